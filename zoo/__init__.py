@@ -1,0 +1,5 @@
+"""The six networks of "Deep Networks for Image Classification". Importing this package registers them with timm."""
+
+from zoo import googlenet
+
+__all__ = ["googlenet"]

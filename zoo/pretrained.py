@@ -1,0 +1,99 @@
+"""What the six networks share with timm's registry: input statistics, weight files, and the error where there are none.
+
+A published model is a folder `model_cards/<model>.<dataset>/` with a `model.safetensors`, next to this package in a
+checkout or an editable install. `ZOO_MODEL_CARDS` names another folder, for an installation without the checkout.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs
+from timm.models._builder import resolve_pretrained_cfg
+from timm.models._pretrained import DefaultCfg
+from torch import nn
+
+MODEL_CARDS = Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
+
+# Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
+# standard deviation of each channel over all pixels of the training split, in units of 0 to 1. (Averaging each image's
+# own deviation would give CIFAR-10's often seen 0.2023, 0.1994, 0.2010, which does not bring the variance to one.)
+INPUTS: dict[str, dict[str, Any]] = {
+    "mnist": {"chans": 1, "mean": (0.13066048,), "std": (0.30810781,)},
+    "cifar10": {
+        "chans": 3,
+        "mean": (0.49139968, 0.48215841, 0.44653091),
+        "std": (0.24703223, 0.24348513, 0.26158784),
+    },
+}
+
+
+def weights_file(model_name: str, dataset: str) -> str | None:
+    """Path of the published weights of a model, None where there are none."""
+    path = MODEL_CARDS / f"{model_name}.{dataset}" / "model.safetensors"
+    return str(path) if path.is_file() else None
+
+
+def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg]:
+    """timm's `default_cfgs` of one architecture: the tags `.cifar10`, the default, and `.mnist`.
+
+    Args:
+        model_name: name of the entrypoint.
+        size: height and width of the input in pixels; images are resized to it whole, without a crop.
+        cfg: further fields of timm's `PretrainedCfg`.
+    """
+    cfgs: dict[str, dict[str, Any]] = {}
+    # timm takes the first tag that has weights for the default, save where a later one bears a star: mnist comes first.
+    for dataset, tag in (("mnist", "mnist"), ("cifar10", "cifar10*")):
+        statistics = INPUTS[dataset]
+        cfgs[f"{model_name}.{tag}"] = {
+            "file": weights_file(model_name, dataset),
+            "input_size": (statistics["chans"], size, size),
+            "mean": statistics["mean"],
+            "std": statistics["std"],
+            "num_classes": 10,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "license": "apache-2.0",
+            **cfg,
+        }
+    return dict(generate_default_cfgs(cfgs))
+
+
+def published_models() -> list[str]:
+    """Names `<model>.<dataset>` of the models whose weights are in `MODEL_CARDS`, sorted."""
+    return sorted(path.parent.name for path in MODEL_CARDS.glob("*/model.safetensors"))
+
+
+def build_model(
+    model_cls: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    pretrained_filter_fn: Callable[..., dict[str, Any]] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """timm's `build_model_with_cfg`, with an error that helps where `pretrained=True` has nothing to load.
+
+    Raises:
+        RuntimeError: weights are asked for and neither published nor named in the cfg or its overlay.
+    """
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        dataset = cfg.tag or "cifar10"
+        raise RuntimeError(
+            f"No weights are published for {variant}.{dataset} (looked in {MODEL_CARDS}). "
+            f"Published: {', '.join(published_models()) or 'none'}. "
+            f"Use pretrained=False for random weights, or train them: "
+            f"accelerate launch train/fit.py --model {variant} --dataset {dataset} --recipe fast"
+        )
+    return build_model_with_cfg(
+        model_cls,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg.to_dict(),
+        pretrained_filter_fn=pretrained_filter_fn,
+        **kwargs,
+    )
