@@ -1,5 +1,5 @@
 """The six networks of "Deep Networks for Image Classification". Importing this package registers them with timm."""
 
-from zoo import googlenet
+from zoo import googlenet, resnet, vgg
 
-__all__ = ["googlenet"]
+__all__ = ["vgg", "resnet", "googlenet"]

@@ -93,7 +93,8 @@ def build_model(
         model_cls,
         variant,
         pretrained,
-        pretrained_cfg=cfg.to_dict(),
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=pretrained_cfg_overlay,
         pretrained_filter_fn=pretrained_filter_fn,
         **kwargs,
     )

@@ -1,0 +1,172 @@
+"""VGG16, vanilla and improved, on timm's VGG.
+
+Papers:
+* `Very Deep Convolutional Networks for Large-Scale Image Recognition` - https://arxiv.org/abs/1409.1556
+* `Deep Networks for Image Classification` (Skoularikis, 2021): the vanilla network is torchvision's `vgg16`; the
+  improved one (section 4) has BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7
+  adaptive average pool.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import register_model
+from timm.models.vgg import VGG, cfgs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.pretrained import build_model, dataset_cfgs
+
+__all__ = ["AdaptiveMaxPool2d", "PooledMlp", "PooledVGG"]
+
+# torchvision's names for what timm calls the pre-logits and the head.
+TORCHVISION_NAMES = {
+    "classifier.0.": "pre_logits.fc1.",
+    "classifier.3.": "pre_logits.fc2.",
+    "classifier.6.": "head.fc.",
+}
+
+
+class AdaptiveMaxPool2d(nn.Module):
+    """`nn.AdaptiveMaxPool2d` that can be exported: [batch, channels, height, width] -> [batch, channels, size, size].
+
+    The exporter has no operator for it unless the map divides evenly. While exporting the same windows are written out
+    as slices and maxima; otherwise PyTorch's own operator runs, as its gradient goes to one element where several tie
+    (`amax` spreads it over all of them).
+    """
+
+    def __init__(self, output_size: int) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+            return self._sliced(x)
+        return F.adaptive_max_pool2d(x, self.output_size)
+
+    @torch.jit.unused
+    def _sliced(self, x: Tensor) -> Tensor:
+        for dim in (2, 3):
+            length = x.shape[dim]
+            # PyTorch's windows: floor(i * length / size) to ceil((i + 1) * length / size); they may overlap.
+            starts = [i * length // self.output_size for i in range(self.output_size)]
+            ends = [-(-(i + 1) * length // self.output_size) for i in range(self.output_size)]
+            windows = [x.narrow(dim, start, end - start) for start, end in zip(starts, ends, strict=True)]
+            x = torch.cat([window.amax(dim, keepdim=True) for window in windows], dim)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class PooledMlp(nn.Module):
+    """VGG's two hidden linear layers on a map pooled to a fixed size: [batch, channels, h, w] -> [batch, 4096, 1, 1].
+
+    torchvision pools maps of every size; the block it replaces in timm's VGG slides over those larger than 7x7. Linear
+    layers stay linear here (timm makes them convolutions), and get section 4's initialisation for such. The output is
+    shaped as timm's, for its classifier head.
+    """
+
+    def __init__(self, in_chs: int, pool: nn.Module, pool_size: int, hidden: int, drop_rate: float, **dd: Any) -> None:
+        super().__init__()
+        self.pool = pool
+        self.fc1 = nn.Linear(in_chs * pool_size**2, hidden, **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(hidden, hidden, **dd)
+        self.act2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(self.pool(x), 1)  # N x (channels * pool_size^2)
+        x = self.drop(self.act1(self.fc1(x)))  # N x 4096
+        x = self.act2(self.fc2(x))  # N x 4096
+        return x[:, :, None, None]
+
+
+class PooledVGG(VGG):
+    """timm's VGG with the fixed-size pool of torchvision's before its linear layers. Input at least 32x32 pixels.
+
+    He-normal (fan out) convolutions, N(0, 0.01) linear layers, zero biases, BatchNorm at 1 and 0: torchvision's
+    initialisation of VGG, section 4's and timm's are the same.
+
+    Args:
+        pool: "avg7" (vanilla) or "max5" (improved).
+        drop_rate: dropout after both hidden linear layers.
+    """
+
+    def __init__(
+        self,
+        cfg: list[int | str],
+        pool: str = "avg7",
+        drop_rate: float = 0.5,
+        device: Any = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        pools: dict[str, tuple[nn.Module, int]] = {
+            "avg7": (nn.AdaptiveAvgPool2d(7), 7),
+            "max5": (AdaptiveMaxPool2d(5), 5),
+        }
+        if pool not in pools:
+            raise ValueError(f"Unknown pool {pool!r}. Valid: {', '.join(map(repr, pools))}.")
+        dd = {"device": device, "dtype": dtype}
+        # timm's own MLP is replaced: one unit wide, it costs neither time nor memory until then.
+        super().__init__(cfg, drop_rate=drop_rate, mlp_ratio=1 / 4096, **kwargs, **dd)
+        self.pre_logits = PooledMlp(self.num_features, *pools[pool], self.head_hidden_size, drop_rate, **dd)
+        self._initialize_weights()
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Give a torchvision checkpoint our parameter names; leave our own checkpoints as they are."""
+    renamed = {}
+    for name, value in state_dict.items():
+        for theirs, ours in TORCHVISION_NAMES.items():
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        renamed[name] = value
+    return renamed
+
+
+def _create_vgg16(variant: str, pretrained: bool, **kwargs: Any) -> VGG:
+    # As timm's VGGs: six feature maps, the first at stride 1.
+    out_indices = kwargs.pop("out_indices", (0, 1, 2, 3, 4, 5))
+    return build_model(
+        PooledVGG,
+        variant,
+        pretrained,
+        model_cfg=cfgs["vgg16"],
+        feature_cfg={"flatten_sequential": True, "out_indices": out_indices},
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **kwargs,
+    )
+
+
+def _cfg(model_name: str, size: int, **kwargs: Any) -> dict[str, Any]:
+    pool_size = (size // 32, size // 32)
+    return dataset_cfgs(model_name, size, pool_size=pool_size, first_conv="features.0", classifier="head.fc", **kwargs)
+
+
+default_cfgs = {
+    # The paper does not say what size its vanilla networks saw. All three run at 32x32 here, CIFAR-10's own: MNIST's
+    # 28x28 is too small for the five pools of VGG16.
+    **_cfg(
+        "vanilla_vgg16",
+        32,
+        paper_name="Very Deep Convolutional Networks for Large-Scale Image Recognition",
+        paper_ids="arXiv:1409.1556",
+    ),
+    **_cfg("improved_vgg16", 64, paper_name="Deep Networks for Image Classification"),
+}
+
+
+@register_model
+def vanilla_vgg16(pretrained: bool = False, **kwargs: Any) -> VGG:
+    """torchvision's VGG16: 134,301,514 parameters with 10 classes."""
+    return _create_vgg16("vanilla_vgg16", pretrained, **kwargs)
+
+
+@register_model
+def improved_vgg16(pretrained: bool = False, **kwargs: Any) -> VGG:
+    """Section 4's VGG16: BatchNorm, 5x5 adaptive max pool; 83,978,314 parameters with 10 classes."""
+    model_args = {"norm_layer": nn.BatchNorm2d, "pool": "max5"}
+    return _create_vgg16("improved_vgg16", pretrained, **dict(model_args, **kwargs))
