@@ -1,0 +1,52 @@
+"""What this machine gives the process: cores, and 8-bit dot products."""
+
+import math
+import os
+import platform
+from pathlib import Path
+
+
+def _quota(root: Path) -> float:
+    """Cores that the control group's CPU quota amounts to; infinity where there is none."""
+    limits = [math.inf]
+    try:
+        groups = [line.split(":", 2)[2] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except (OSError, IndexError):
+        groups = []
+    for group in {"/", *groups}:
+        # A quota of any enclosing group holds too.
+        for part in [Path(group), *Path(group).parents]:
+            folder = root / "sys/fs/cgroup" / str(part).lstrip("/")
+            try:
+                quota, period = (folder / "cpu.max").read_text().split()
+                limits.append(math.inf if quota == "max" else int(quota) / int(period))
+            except (OSError, ValueError):
+                pass
+            old = root / "sys/fs/cgroup/cpu" / str(part).lstrip("/")
+            try:
+                microseconds = int((old / "cpu.cfs_quota_us").read_text())
+                if microseconds > 0:
+                    limits.append(microseconds / int((old / "cpu.cfs_period_us").read_text()))
+            except (OSError, ValueError):
+                pass
+    return min(limits)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use: its affinity, cut by a container's CPU quota (`os.cpu_count` knows neither)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, math.ceil(_quota(root))))
+
+
+def has_int8_dot_product(root: Path = Path("/")) -> bool:
+    """Whether int8 networks run faster than fp32 ones here: AVX-VNNI on x86, the dot product instructions on Arm."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    try:
+        text = (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = {
+        word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()
+    }
+    return bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})

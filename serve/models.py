@@ -1,0 +1,185 @@
+"""From a folder with `model.onnx` and `model.int8.onnx` to a network that runs; sessions live here and nowhere else."""
+
+import ctypes
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from serve.cores import has_int8_dot_product, usable_cores
+from serve.errors import ModelLoadError
+from serve.settings import Settings
+
+log = logging.getLogger("serve")
+FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+OUTPUTS = ("logits", "probabilities")
+Images = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a ready model. `accuracy` is percent of the test split, of this very file; `sha256` is that of
+    the weights it was built from."""
+
+    name: str
+    labels: list[str]
+    image_size: tuple[int, int, int]  # (H, W, C)
+    accuracy: float | None
+    precision: str
+    device: str
+    parameters: int | None
+    sha256: str | None
+    metadata: Mapping[str, str] = field(repr=False)
+
+
+class Model:
+    """A loaded network. `run` may be called from one thread at a time."""
+
+    def __init__(self, info: ModelInfo, session: onnxruntime.InferenceSession, sizes: tuple[int, ...]) -> None:
+        self.info = info
+        self._session = session
+        self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
+
+    def run(self, images: Images) -> tuple[Scores, Scores]:
+        """uint8 [n, H, W, C] -> logits and probabilities, float32 [n, classes] each."""
+        count = len(images)
+        size = next((size for size in self._sizes if size >= count), count)
+        if size > count:
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.uint8)])
+        logits, probabilities = self._session.run(list(OUTPUTS), {"image": images})
+        return logits[:count], probabilities[:count]
+
+
+def find(folder: Path) -> list[str]:
+    """Names of the models under `folder`: every folder in it that holds weights or ONNX files."""
+    if not folder.is_dir():
+        return []
+    marks = (*FILES.values(), "model.safetensors")
+    return sorted(entry.name for entry in folder.iterdir() if any((entry / mark).exists() for mark in marks))
+
+
+def load(folder: Path, settings: Settings) -> Model:
+    """Loads and warms the model in `folder`. Raises ModelLoadError, which says what is wrong and what mends it."""
+    device = "cuda" if settings.device != "cpu" and has_cuda() else "cpu"
+    if settings.device == "cuda" and device == "cpu":
+        raise ModelLoadError("device is 'cuda', but no CUDA device or no CUDA build of ONNX Runtime is here; use cpu")
+    try:
+        return _load(folder, settings, device)
+    except _CudaDidNotLoad as error:
+        if settings.device == "cuda":
+            raise ModelLoadError(f"device is 'cuda', but {error}") from error
+        log.warning("%s; %s runs on the CPU", error, folder.name)
+        return _load(folder, settings, "cpu")
+
+
+def _load(folder: Path, settings: Settings, device: str) -> Model:
+    precision = _choose(folder, settings.precision, device)
+    path = folder / FILES[precision]
+    try:
+        session = _open(path, settings, device)
+        info = _describe(folder.name, session, precision, device)
+        sizes = _padded_sizes(settings.max_batch) if device == "cuda" else ()
+        model = Model(info, session, sizes)
+        # The first runs allocate, and on a GPU choose kernels: they are slow, and nobody should wait for them.
+        for size in sizes or sorted({1, settings.max_batch}):
+            model.run(np.zeros((size, *info.image_size), np.uint8))
+    except (ModelLoadError, _CudaDidNotLoad):
+        raise
+    except Exception as error:  # ONNX Runtime raises a class of its own for each thing wrong with a file
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelLoadError(f"{path} does not load: {reason}") from error
+    return model
+
+
+class _CudaDidNotLoad(Exception):
+    pass
+
+
+def _choose(folder: Path, wanted: str, device: str) -> str:
+    """The precision to load. On a GPU the 8-bit graph is the slower one, as on CPUs without 8-bit dot products."""
+    present = [precision for precision, name in FILES.items() if (folder / name).is_file()]
+    order = ("int8", "fp32") if device == "cpu" and has_int8_dot_product() else ("fp32", "int8")
+    for precision in order if wanted == "auto" else (wanted,):
+        if precision in present:
+            return precision
+    missing = FILES["fp32" if wanted == "auto" else wanted]
+    raise ModelLoadError(f"{folder} has no {missing}; build it with: python train/export.py {folder}")
+
+
+def has_cuda() -> bool:
+    """Whether the driver reports a GPU; whether ONNX Runtime can use it shows when a session is built."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return False
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def _open(path: Path, settings: Settings, device: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        onnxruntime.preload_dlls()
+        # The exhaustive search, the default, is made anew for every shape.
+        providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise _CudaDidNotLoad("ONNX Runtime's CUDA provider did not load")
+    return session
+
+
+def _padded_sizes(max_batch: int) -> tuple[int, ...]:
+    powers = [2**exponent for exponent in range(max_batch.bit_length()) if 2**exponent < max_batch]
+    return (*powers, max_batch)
+
+
+def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, device: str) -> ModelInfo:
+    """Checks that the graph keeps the contract, and reads what its metadata tells."""
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    outputs = {entry.name: entry for entry in session.get_outputs()}
+    if set(inputs) != {"image"} or not set(OUTPUTS) <= set(outputs):
+        raise ModelLoadError(
+            f"{name}: inputs {sorted(inputs)} and outputs {sorted(outputs)}; wanted are ['image'] and {sorted(OUTPUTS)}"
+        )
+    shape = inputs["image"].shape
+    whole = [size for size in shape[1:] if isinstance(size, int) and size > 0]
+    if inputs["image"].type != "tensor(uint8)" or len(shape) != 4 or len(whole) != 3 or whole[2] not in (1, 3):
+        raise ModelLoadError(
+            f"{name}: input is {inputs['image'].type} {shape}; wanted is tensor(uint8) [batch, H, W, C] with C 1 or 3"
+        )
+    if isinstance(shape[0], int):
+        raise ModelLoadError(f"{name}: its batch is fixed at {shape[0]}; it must be dynamic")
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    try:
+        labels = [str(label) for label in json.loads(metadata.get("labels", ""))]
+        accuracy = float(metadata["accuracy"]) if metadata.get("accuracy") else None
+        parameters = int(metadata["parameters"]) if metadata.get("parameters") else None
+    except (ValueError, TypeError) as error:
+        raise ModelLoadError(f"{name}: metadata labels, accuracy or parameters cannot be read: {error}") from error
+    classes = {outputs[output].shape[-1] for output in OUTPUTS}
+    if classes != {len(labels)}:
+        raise ModelLoadError(f"{name}: {len(labels)} labels for outputs of {sorted(map(str, classes))} classes")
+    height, width, channels = whole
+    return ModelInfo(
+        name=name,
+        labels=labels,
+        image_size=(height, width, channels),
+        accuracy=accuracy,
+        precision=precision,
+        device=device,
+        parameters=parameters,
+        sha256=metadata.get("safetensors_sha256"),
+        metadata=metadata,
+    )
