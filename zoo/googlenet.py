@@ -92,6 +92,21 @@ class InceptionAux(nn.Module):
         return self.fc2(self.dropout(x))
 
 
+def _create_stem(stem: str, in_chans: int, **dd: Any) -> nn.Module:
+    """First layers, [batch, in_chans, height, width] -> [batch, 64, height/2, width/2]."""
+    if stem == "conv7x7":
+        return ConvBlock(in_chans, 64, kernel_size=7, stride=2, **dd)
+    if stem == "deep":
+        # The paper gives no widths. 32, 32, 64 are those of the deep ResNet stem (ResNet-C), its improved ResNet's; a
+        # stride of 2 and 64 channels out leave all that follows at the sizes it had.
+        return nn.Sequential(
+            ConvBlock(in_chans, 32, kernel_size=3, stride=2, **dd),
+            ConvBlock(32, 32, kernel_size=3, **dd),
+            ConvBlock(32, 64, kernel_size=3, **dd),
+        )
+    raise ValueError(f"Unknown stem {stem!r}. Valid: 'conv7x7', 'deep'.")
+
+
 class GoogLeNet(nn.Module):
     """GoogLeNet. Input at least 15x15 pixels; shapes in the comments are those of a 64x64 one.
 
@@ -106,7 +121,7 @@ class GoogLeNet(nn.Module):
         aux_logits: build the auxiliary heads.
     """
 
-    aux_logits: torch.jit.Final[bool]
+    __constants__ = ("aux_logits",)  # so that TorchScript leaves the heads' branch out where there are none
 
     def __init__(
         self,
@@ -127,18 +142,7 @@ class GoogLeNet(nn.Module):
         self.drop_rate = drop_rate
         self.aux_logits = aux_logits
 
-        if stem == "conv7x7":
-            self.conv1 = ConvBlock(in_chans, 64, kernel_size=7, stride=2, **dd)
-        elif stem == "deep":
-            # The paper gives no widths. 32, 32, 64 are those of the deep ResNet stem (ResNet-C), which is its improved
-            # ResNet's; the stride of 2 and the 64 channels out leave all that follows at the sizes it had.
-            self.conv1 = nn.Sequential(
-                ConvBlock(in_chans, 32, kernel_size=3, stride=2, **dd),
-                ConvBlock(32, 32, kernel_size=3, **dd),
-                ConvBlock(32, 64, kernel_size=3, **dd),
-            )
-        else:
-            raise ValueError(f"Unknown stem {stem!r}. Valid: 'conv7x7', 'deep'.")
+        self.conv1 = _create_stem(stem, in_chans, **dd)
         self.maxpool1 = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
         self.conv2 = ConvBlock(64, 64, kernel_size=1, **dd)
         self.conv3 = ConvBlock(64, 192, kernel_size=3, **dd)
@@ -157,15 +161,16 @@ class GoogLeNet(nn.Module):
         self.aux1 = InceptionAux(512, num_classes, aux_drop_rate, **dd) if aux_logits else None
         self.aux2 = InceptionAux(528, num_classes, aux_drop_rate, **dd) if aux_logits else None
 
-        self.feature_info = [
+        feature_info: list[dict[str, Any]] = [
             {"num_chs": 64, "reduction": 2, "module": "conv1"},
             {"num_chs": 192, "reduction": 4, "module": "conv3"},
             {"num_chs": 480, "reduction": 8, "module": "inception3b"},
             {"num_chs": 832, "reduction": 16, "module": "inception4e"},
             {"num_chs": 1024, "reduction": 32, "module": "inception5b"},
         ]
+        self.feature_info = feature_info
         self.layer_names = [name for name, _ in self.named_children() if not name.startswith("aux")]
-        self.feature_ends = [self.layer_names.index(info["module"]) for info in self.feature_info]
+        self.feature_ends = [self.layer_names.index(info["module"]) for info in feature_info]
 
         self.num_features = 1024
         self.global_pool, self.head_drop, self.fc = create_classifier(
@@ -290,6 +295,8 @@ class GoogLeNet(nn.Module):
         return x if pre_logits else self.fc(x)
 
     def _forward_with_aux(self, x: Tensor) -> GoogLeNetOutputs:
+        assert self.aux1 is not None
+        assert self.aux2 is not None
         x = self._forward_to_4a(x)
         aux_logits1 = self.aux1(x)
         x = self._forward_4b_to_4d(x)
@@ -298,7 +305,7 @@ class GoogLeNet(nn.Module):
         return GoogLeNetOutputs(logits, aux_logits2, aux_logits1)
 
     # No return annotation: TorchScript cannot have Tensor here and GoogLeNetOutputs there, and infers Tensor so.
-    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
+    def forward(self, x: Tensor):
         if self.aux_logits and self.training:
             if torch.jit.is_scripting():
                 raise RuntimeError("A scripted GoogLeNet has no auxiliary heads: train it unscripted, or call eval().")

@@ -11,7 +11,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models._builder import resolve_pretrained_cfg
-from timm.models._pretrained import DefaultCfg
+from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
 MODEL_CARDS = Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
@@ -43,7 +43,7 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
         size: height and width of the input in pixels; images are resized to it whole, without a crop.
         cfg: further fields of timm's `PretrainedCfg`.
     """
-    cfgs: dict[str, dict[str, Any]] = {}
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     # timm takes the first tag that has weights for the default, save where a later one bears a star: mnist comes first.
     for dataset, tag in (("mnist", "mnist"), ("cifar10", "cifar10*")):
         statistics = INPUTS[dataset]

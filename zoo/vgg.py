@@ -40,8 +40,9 @@ class AdaptiveMaxPool2d(nn.Module):
         self.output_size = output_size
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and torch.compiler.is_exporting():
-            return self._sliced(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102  joined with `and`, TorchScript would compile both
+            if torch.compiler.is_exporting():
+                return self._sliced(x)
         return F.adaptive_max_pool2d(x, self.output_size)
 
     @torch.jit.unused
@@ -112,7 +113,8 @@ class PooledVGG(VGG):
         dd = {"device": device, "dtype": dtype}
         # timm's own MLP is replaced: one unit wide, it costs neither time nor memory until then.
         super().__init__(cfg, drop_rate=drop_rate, mlp_ratio=1 / 4096, **kwargs, **dd)
-        self.pre_logits = PooledMlp(self.num_features, *pools[pool], self.head_hidden_size, drop_rate, **dd)
+        mlp = PooledMlp(self.num_features, *pools[pool], self.head_hidden_size, drop_rate, **dd)
+        self.pre_logits = mlp  # type: ignore[assignment]
         self._initialize_weights()
 
 
