@@ -1,0 +1,103 @@
+"""Run states that survive a kill, a full disk and damage: written aside, checked by digest, renamed, the last two kept."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+
+KEPT = 2
+_MANIFEST = "manifest.json"
+_PARTIAL = "partial-"
+
+
+class CheckpointError(RuntimeError):
+    """A state that cannot be written or read; its message is one line for the user."""
+
+
+def save(accelerator: Accelerator, states: Path, step: int) -> None:
+    """Save everything that the accelerator holds as `states/<step>`; all processes call this together.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, say); the states from before are untouched.
+    """
+    target, partial = states / f"{step:08d}", states / f"{_PARTIAL}{step:08d}"
+    if target.is_dir():
+        return
+    if accelerator.is_main_process:
+        for leftover in states.glob(f"{_PARTIAL}*"):  # of a run killed while it wrote
+            shutil.rmtree(leftover)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _seal(partial)
+            os.replace(partial, target)
+            _sync(states)
+            for old in sorted(_complete(states))[:-KEPT]:
+                shutil.rmtree(old)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"cannot save the state of step {step} in {states}: {error}") from error
+    accelerator.wait_for_everyone()
+
+
+def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
+    """Load the newest undamaged state and return its folder; None where there is no state at all.
+
+    Raises:
+        CheckpointError: there are states, and every one is damaged.
+    """
+    folders = sorted(_complete(states), reverse=True)
+    for folder in folders:
+        damage = _damage(folder)
+        if damage is None:
+            accelerator.load_state(str(folder))
+            return folder
+        accelerator.print(f"{folder} is damaged ({damage}): trying the state before it")
+    if folders:
+        raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start anew")
+    return None
+
+
+def _complete(states: Path) -> Iterator[Path]:
+    return (path for path in states.glob("[0-9]*") if path.is_dir())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _MANIFEST:
+            with path.open("rb") as file:
+                digests[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _seal(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    (folder / _MANIFEST).write_text(json.dumps(_digests(folder), indent=1))
+    _sync(folder / _MANIFEST)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        expected = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"{_MANIFEST}: {error}"
+    found = _digests(folder)
+    return next((f"{name} is not what was written" for name in expected if found.get(name) != expected[name]), None)

@@ -1,0 +1,52 @@
+"""The pictures of a run, as PNG."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from train.files import replacing
+
+matplotlib.use("Agg")
+
+
+def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
+    """Loss and accuracy over the epochs, training and validation (as the paper's Figures 5 to 8)."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in rows]
+    for axes, what, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("Loss", "Accuracy, %"), strict=True):
+        for split in ("train", "validation"):
+            axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel(label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
+    """Counts of true class (rows) against predicted class (columns); the colour shows the errors alone."""
+    n = len(class_names)
+    figure = Figure(figsize=(2 + 0.5 * n, 1.6 + 0.5 * n), layout="constrained")
+    axes = figure.subplots()
+    errors = np.where(np.eye(n, dtype=bool), 0, confusion)
+    axes.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()) * 1.4)
+    for i, j in np.ndindex(n, n):
+        if confusion[i, j]:
+            axes.text(
+                j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, weight="bold" if i == j else None
+            )
+    axes.set_xticks(range(n), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(n), class_names)
+    axes.set_xlabel("Predicted")
+    axes.set_ylabel("True")
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=110)

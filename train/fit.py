@@ -1,0 +1,272 @@
+"""Train a model: `accelerate launch train/fit.py --model improved_googlenet --dataset cifar10 --recipe fast`.
+
+The same command trains on a CPU, on one GPU, on several and on several machines: `accelerate config` or the flags of
+`accelerate launch` say which. Plain `python train/fit.py` takes the GPU where there is one.
+"""
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import save_model
+
+from train import checkpoint, data, loop, measure, models, recipes
+from train.files import replacing, write_json
+from train.preprocess import Preprocess
+
+
+class UsageError(ValueError):
+    """Arguments that cannot be followed; its message is one line for the user."""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch train/fit.py",
+        description="Train a model and leave a run folder with its weights, log, curves and figures.",
+        epilog="Example: accelerate launch train/fit.py --model improved_resnet18 --dataset cifar10 --recipe fast",
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--model", required=True, help=f"one of {', '.join(models.ZOO)}, or any of timm's")
+    what.add_argument("--model-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. aux_logits=True")
+    what.add_argument(
+        "--dataset",
+        required=True,
+        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id",
+    )
+    what.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)"
+    )
+    what.add_argument(
+        "--pretrained", nargs="?", const="published", metavar="PATH",
+        help="start from the published weights, or from those in a safetensors file or run folder",
+    )  # fmt: skip
+    how = parser.add_argument_group("how to train it")
+    how.add_argument("--recipe", default="fast", help="paper (its section 5.1) or fast (default)")
+    how.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
+    how.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per step over all processes; default: the recipe's"
+    )
+    how.add_argument("--learning-rate", type=float, metavar="X", help="default: the recipe's")
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    how.add_argument(
+        "--overfit", type=int, metavar="N", help="sanity check: learn the first N images by heart, unaugmented"
+    )
+    hardware = parser.add_argument_group("on what")
+    hardware.add_argument(
+        "--mixed-precision", choices=["no", "bf16", "fp16"], help="default: accelerate's, else the recipe's"
+    )
+    hardware.add_argument(
+        "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
+    )
+    hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
+    run = parser.add_argument_group("the run")
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="default: runs/<model>.<dataset>.<recipe>.seed<S>")
+    run.add_argument("--resume", action="store_true", help="go on from the newest state in the run folder")
+    run.add_argument(
+        "--save-minutes", type=float, default=10.0, metavar="X", help="time between states within an epoch; default: 10"
+    )
+    run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="also log there")
+    args = parser.parse_args(argv)
+    for name in ("epochs", "batch_size", "overfit", "micro_batches"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
+        parser.error(f"--learning-rate {args.learning_rate}: must be a positive number")
+    return args
+
+
+def model_kwargs(pairs: list[str]) -> dict[str, Any]:
+    """["aux_logits=True", "drop_rate=0.1"] -> {"aux_logits": True, "drop_rate": 0.1}"""
+    kwargs = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.isidentifier():
+            raise UsageError(f"--model-kwargs {pair!r}: must be KEY=VALUE, as in aux_logits=True")
+        try:
+            kwargs[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            kwargs[key] = value
+    return kwargs
+
+
+def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
+    """The recipe with the command line's overrides."""
+    recipe = recipes.get(args.recipe, args.model, args.dataset)
+    changes = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if args.overfit:
+        changes["augmentation"] = recipes.Augmentation()
+        changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
+    # Set by `accelerate launch --mixed_precision` or its configuration file.
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    changes["mixed_precision"] = args.mixed_precision or launched or recipe.mixed_precision
+    return dataclasses.replace(recipe, **changes)
+
+
+def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
+    """Make the run folder, or see that the one to resume is of the same run.
+
+    Raises:
+        UsageError: the folder holds another run, or one that nobody asked to resume.
+    """
+    file = folder / "args.json"
+    if file.is_file():
+        if not resume:
+            raise UsageError(
+                f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
+            )
+        before = json.loads(file.read_text())
+        differing = [key for key in description if before.get(key) != description[key]]
+        if differing:
+            key = differing[0]
+            raise UsageError(
+                f"cannot resume {folder}: its {key} was {json.dumps(before.get(key))}, now it is {json.dumps(description[key])}"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no run: choose another --output-dir")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, description)
+
+
+def fit(args: argparse.Namespace) -> None:
+    recipe = recipe_for(args)
+    model_name = models.tagged(args.model, args.dataset)
+    dataset_name = args.dataset if args.dataset in data.HUB_IDS else Path(args.dataset).name
+    title = f"{args.model}.{dataset_name}"
+    folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
+    parts = accelerator.num_processes * args.micro_batches
+    if recipe.batch_size < 4 * parts:
+        raise UsageError(f"--batch-size {recipe.batch_size} is too small for {parts} pieces: at least {4 * parts}")
+    if accelerator.is_main_process and (folder / "metrics.json").is_file() and args.resume:
+        print(f"{folder} is complete: nothing to resume")
+    if args.resume and (folder / "metrics.json").is_file():
+        return
+
+    with accelerator.main_process_first():
+        config = models.input_config(model_name)
+        dataset = data.load(args.dataset, args.data_dir, image_size=config["input_size"][-1])
+    if args.overfit:
+        few = dataset.train.take(slice(args.overfit))
+        dataset = dataclasses.replace(dataset, train=few, validation=few)
+    description = {
+        "model": args.model,
+        "model_kwargs": model_kwargs(args.model_kwargs),
+        "dataset": args.dataset,
+        "class_names": list(dataset.class_names),
+        "pretrained": args.pretrained,
+        "recipe": args.recipe,
+        "settings": dataclasses.asdict(recipe),
+        "seed": args.seed,
+        "overfit": args.overfit,
+    }
+    description = json.loads(json.dumps(description))  # as it will be read again
+    if accelerator.is_main_process:
+        prepare_folder(folder, description, args.resume)
+    accelerator.wait_for_everyone()
+
+    set_seed(args.seed)
+    model = models.create(
+        args.model,
+        args.dataset,
+        num_classes=len(dataset.class_names),
+        in_chans=dataset.train.images.shape[1],
+        weights=args.pretrained,
+        **description["model_kwargs"],
+    )
+    set_seed(args.seed, device_specific=True)  # each process its own dropout
+    if args.compile:
+        model.compile()
+    if args.tracker:
+        accelerator.init_trackers(
+            "deep-image-zoo", config={"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
+        )
+    accelerator.print(
+        f"Training {title} with recipe {args.recipe!r} on {len(dataset.train):,} images, {recipe.epochs} epochs, "
+        f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision} mixed precision; "
+        f"run folder {folder}"
+    )
+    started, commit = time.perf_counter(), measure.git_commit()
+    model, progress = loop.train(
+        model,
+        dataset,
+        recipe,
+        accelerator,
+        folder,
+        seed=args.seed,
+        micro_batches=args.micro_batches,
+        resume=args.resume,
+        save_minutes=args.save_minutes,
+        title=title,
+    )
+
+    preprocess = Preprocess(model.pretrained_cfg).to(accelerator.device)
+    test = dataset.test.to(accelerator.device)
+    figures = measure.of_logits(
+        loop.predict(model, test, preprocess, accelerator), test.labels, list(dataset.class_names)
+    )
+    last = progress.rows[-1]
+    metrics = {
+        **figures,
+        "validation_accuracy": last["validation_accuracy"],
+        "train_accuracy": last["train_accuracy"],
+        "parameters": measure.parameters(model),
+        "epochs": progress.epoch,
+        "seed": args.seed,
+        "train_images": len(dataset.train),
+        "train_seconds": progress.train_seconds,
+        "session_seconds": time.perf_counter() - started,
+        "images_per_second": progress.epoch * len(dataset.train) / progress.train_seconds,
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        **measure.environment(accelerator.device),
+        "git_commit": commit,
+    }
+    if accelerator.is_main_process:
+        with replacing(folder / "model.safetensors") as aside:
+            save_model(model.to("cpu", memory_format=torch.contiguous_format), str(aside))
+        write_json(folder / "metrics.json", metrics)
+        print(
+            f"Test accuracy {metrics['test_accuracy']:.2f} % on {metrics['test_images']:,} images; run folder {folder}"
+        )
+    accelerator.end_training()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for what the user can mend, 1 for a run that failed, 130 if stopped."""
+    args = parse(argv)
+    datasets.disable_progress_bars()
+    try:
+        fit(args)
+    except (UsageError, data.DataError, models.ModelError) as error:
+        print(f"fit.py: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        if "unknown recipe" not in str(error):
+            raise
+        print(f"fit.py: {error}", file=sys.stderr)
+        return 2
+    except (loop.NonFiniteLoss, checkpoint.CheckpointError) as error:
+        print(f"fit.py: {error}", file=sys.stderr)
+        return 1
+    except loop.Interrupted as error:
+        print(f"fit.py: {error}; the state is saved: the same command with --resume goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

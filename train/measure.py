@@ -1,0 +1,71 @@
+"""The figures of a model on a split."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Any]:
+    """Overall and per-class accuracy in percent, and the confusion matrix (rows: true class, columns: predicted)."""
+    n = len(class_names)
+    confusion = np.bincount(labels * n + predictions, minlength=n * n).reshape(n, n)
+    per_class = 100 * confusion.diagonal() / np.maximum(confusion.sum(1), 1)
+    return {
+        "test_accuracy": round(100 * float(confusion.trace()) / len(labels), 4),
+        "test_images": len(labels),
+        "per_class_accuracy": {
+            name: round(float(value), 4) for name, value in zip(class_names, per_class, strict=True)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def of_logits(logits: Tensor, labels: Tensor, class_names: list[str]) -> dict[str, Any]:
+    """`accuracies` of logits [n, classes] against labels [n]."""
+    return accuracies(logits.argmax(1).cpu().numpy(), labels.cpu().numpy(), class_names)
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a figure was measured on: device, memory at its peak, library versions."""
+    cuda = device.type == "cuda"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"{_processor()}, {torch.get_num_threads()} threads",
+        "device_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+        "host_memory_bytes": peak,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "timm", "accelerate", "datasets")},
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with a plus where files were changed since; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

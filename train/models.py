@@ -1,0 +1,90 @@
+"""From a name on the command line to a timm model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+import zoo  # noqa: F401  registers the models
+
+ZOO = (
+    "vanilla_vgg16",
+    "vanilla_resnet18",
+    "vanilla_googlenet",
+    "improved_vgg16",
+    "improved_resnet18",
+    "improved_googlenet",
+)
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODEL_CARDS = REPOSITORY / "model_cards"
+
+
+class ModelError(ValueError):
+    """A model that cannot be built or loaded; its message is one line for the user."""
+
+
+def tagged(name: str, dataset: str) -> str:
+    """The model's name with the dataset's tag, where it has one: the tag decides input channels and statistics.
+
+    Raises:
+        ModelError: timm has no model of this name, or it has not this tag.
+    """
+    if not timm.is_model(name):
+        raise ModelError(f"unknown model {name!r}: valid are {', '.join(ZOO)}, and any other of timm.list_models()")
+    architecture, _, tag = name.partition(".")
+    tags = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tags:
+        raise ModelError(f"unknown tag in {name!r}: valid are {', '.join(tags)}")
+    full_name = f"{architecture}.{dataset}"
+    return full_name if not tag and full_name in tags else name
+
+
+def input_config(full_name: str) -> dict[str, Any]:
+    """`input_size`, `mean`, `std` and the like of a model, without building it."""
+    return timm.get_pretrained_cfg(full_name).to_dict()
+
+
+def create(
+    name: str, dataset: str, num_classes: int, in_chans: int, weights: str | None = None, **kwargs: Any
+) -> nn.Module:
+    """Build a model for a dataset.
+
+    Args:
+        weights: "published", or the path of a safetensors file or of a run folder; None draws them at random.
+
+    Raises:
+        ModelError: the name is unknown, or the weights do not exist or do not fit.
+    """
+    full_name = tagged(name, dataset)
+    kwargs |= {"num_classes": num_classes, "in_chans": in_chans, "pretrained": weights is not None}
+    if weights not in (None, "published"):
+        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights), num_classes)
+    try:
+        return timm.create_model(full_name, **kwargs)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(f"cannot build {full_name!r}: {error}") from error
+
+
+def overlay(path: Path, num_classes: int) -> dict[str, Any]:
+    """What `pretrained_cfg_overlay` takes to load a weights file or a run folder."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
+    return {"file": str(file)}
+
+
+def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A published model, loaded as anyone loads it, in evaluation mode, and its `config.json`.
+
+    Raises:
+        ModelError: the folder is no published model.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} is no published model: {error}") from error
+    return model.eval(), config

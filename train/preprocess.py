@@ -1,0 +1,31 @@
+"""From a dataset's own pixels to a network's input, as evaluation and the exported graph do it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Preprocess(nn.Module):
+    """uint8 [n, channels, h, w] -> float32 [n, channels, *input_size[1:]], scaled to 0..1, resized and normalised.
+
+    Bilinear, without antialiasing: the networks see images enlarged from 28x28 or 32x32 (section 5.1), or as they are.
+
+    Args:
+        pretrained_cfg: a timm model's; its `input_size`, `mean` and `std` are used.
+    """
+
+    def __init__(self, pretrained_cfg: dict) -> None:
+        super().__init__()
+        channels, height, width = pretrained_cfg["input_size"]
+        self.size = (height, width)
+        for name in ("mean", "std"):
+            values = torch.tensor(pretrained_cfg[name], dtype=torch.float32)
+            if len(values) != channels:
+                raise ValueError(f"{name} {tuple(pretrained_cfg[name])} does not fit {channels} channels")
+            self.register_buffer(name, values.view(1, channels, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float() / 255
+        if self.size != tuple(x.shape[-2:]):
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        return (x - self.mean) / self.std
