@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device, every image with parameters of its own.
 
-All random numbers of an epoch are drawn at once, on the CPU, from (seed, epoch): row i belongs to image i. So an image is
-treated the same however the batches are cut and however many processes share them.
+All random numbers of an epoch are drawn at once, on the CPU, from (seed, epoch): row i belongs to image i. So an image
+is treated the same however the batches are cut and however many processes share them.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Run states that survive a kill, a full disk and damage: written aside, checked by digest, renamed, the last two kept."""
+"""States of a run that survive a kill, a full disk and damage: written aside, renamed, checked, the last two kept."""
 
 import hashlib
 import json

@@ -63,7 +63,7 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     Args:
         name: "mnist", "cifar10", a folder of pictures in ImageFolder layout, or the Hub id of a dataset with an image
             and a label column.
-        data_dir: where `mnist/` and `cifar10/` lie, in the Hub's layout; default `ZOO_DATA_DIR`, and the Hub without it.
+        data_dir: where `mnist/` and `cifar10/` lie, in the Hub's layout; default `ZOO_DATA_DIR`, without it the Hub.
         image_size: side in pixels to which pictures of differing sizes are cropped and resized; MNIST and CIFAR-10 keep
             their own.
 

@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -132,7 +131,8 @@ def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> N
         if differing:
             key = differing[0]
             raise UsageError(
-                f"cannot resume {folder}: its {key} was {json.dumps(before.get(key))}, now it is {json.dumps(description[key])}"
+                f"cannot resume {folder}: its {key} was {json.dumps(before.get(key))}, "
+                f"now it is {json.dumps(description[key])}"
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run: choose another --output-dir")
@@ -246,7 +246,7 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for what the user can mend, 1 for a run that failed, 130 if stopped."""
+    """Run the command line. Exit status: 2 for what the user can mend, 1 for a run that failed, 130 for one stopped."""
     args = parse(argv)
     datasets.disable_progress_bars()
     try:
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
-    except (loop.NonFiniteLoss, checkpoint.CheckpointError) as error:
+    except (loop.NonFiniteLossError, checkpoint.CheckpointError) as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as error:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import tqdm
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from train import checkpoint, figures
 from train.augment import augment, draw
@@ -33,11 +33,11 @@ EVALUATION_BATCH = 500
 STEPS_BETWEEN_CHECKS = 50
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  no error
     """SIGTERM or Ctrl-C came; the state is saved."""
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The loss became infinite or not a number."""
 
 
@@ -151,7 +151,7 @@ def train(
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C, after saving.
-        NonFiniteLoss: naming the step.
+        NonFiniteLossError: naming the step.
         checkpoint.CheckpointError: a state cannot be written, or none can be read.
     """
     device = accelerator.device
@@ -186,7 +186,7 @@ def train(
     def collect() -> None:
         """Move what the processes have counted into the progress; stop at a loss that was not finite."""
         if not finite:
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"the loss is not finite at step {int(bad_step)} "
                 f"(epoch {int(bad_step) // len(plan) + 1}, batch {int(bad_step) % len(plan) + 1} of {len(plan)}): "
                 f"try a learning rate below {recipe.learning_rate}"
@@ -203,13 +203,12 @@ def train(
             draws = draw(len(train_split), recipe.augmentation, seed, progress.epoch).to(device)
             model.train()
             bar = tqdm(
-                main_process_only=True,
                 total=sum(batch.stop - batch.start for batch in plan),
                 initial=progress.seen,
                 desc=f"Epoch {progress.epoch + 1}/{recipe.epochs}",
                 unit="img",
                 leave=False,
-                disable=None,
+                disable=None if accelerator.is_local_main_process else True,  # None: off where nobody watches
                 mininterval=1.0,
             )
             before, resumed_seconds = time.perf_counter(), progress.epoch_seconds

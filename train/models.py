@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
