@@ -63,7 +63,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     hardware = parser.add_argument_group("on what")
     hardware.add_argument(
-        "--mixed-precision", choices=["no", "bf16", "fp16"], help="default: accelerate's, else the recipe's"
+        "--mixed-precision",
+        choices=["no", "bf16", "fp16"],
+        help="default: what `accelerate launch` was told, else the recipe's",
     )
     hardware.add_argument(
         "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
@@ -108,9 +110,9 @@ def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
     if args.overfit:
         changes["augmentation"] = recipes.Augmentation()
         changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
-    # Set by `accelerate launch --mixed_precision` or its configuration file.
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    changes["mixed_precision"] = args.mixed_precision or launched or recipe.mixed_precision
+    # `accelerate launch` sets this to "no" also where nobody asked for it: only another value is a wish.
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    changes["mixed_precision"] = args.mixed_precision or (launched if launched != "no" else recipe.mixed_precision)
     return dataclasses.replace(recipe, **changes)
 
 
