@@ -1,0 +1,58 @@
+"""Shared networks: the VGGs are large, and drawing their weights takes longer than most tests."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import zoo  # noqa: F401
+
+NAMES = [f"{form}_{network}" for form in ("vanilla", "improved") for network in ("vgg16", "resnet18", "googlenet")]
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each of the six; a test that parametrizes `name` itself gets those it names."""
+    return request.param
+
+
+def enliven(model: nn.Module) -> None:
+    """Weights and BatchNorm statistics under which every layer matters: GoogLeNet's own draw all but vanishes."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+@functools.cache
+def _build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    enliven(model)
+    return model
+
+
+@pytest.fixture
+def model(name: str) -> Iterator[nn.Module]:
+    """The network `name` with live weights, in evaluation mode; one instance for all tests, to be left unchanged."""
+    model = _build(name).eval()
+    yield model
+    model.eval().zero_grad(set_to_none=True)
+
+
+@pytest.fixture
+def images(name: str) -> Callable[..., torch.Tensor]:
+    """Draws a batch of the network's own input size."""
+
+    def draw(batch: int = 2, chans: int = 3, device: str = "cpu") -> torch.Tensor:
+        size = timm.get_pretrained_cfg(name).input_size[-1]
+        return torch.randn(batch, chans, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+
+    return draw

@@ -1,0 +1,176 @@
+"""The networks are those of the paper: sizes, layers, dropout, initialisation, gradients."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zoo.googlenet import GoogLeNet
+from zoo.vgg import AdaptiveMaxPool2d, PooledMlp, PooledVGG
+
+PARAMETERS = {
+    "vanilla_vgg16": 134_301_514,
+    "vanilla_resnet18": 11_181_642,
+    "vanilla_googlenet": 5_610_154,
+    "improved_vgg16": 83_978_314,
+    "improved_resnet18": 11_200_874,
+    "improved_googlenet": 5_629_386,
+}
+# With one input channel the first convolution loses two thirds: kernel area x widths x 2 channels.
+FIRST_CONV_LOSS = {
+    "vanilla_vgg16": 3 * 3 * 64 * 2,
+    "vanilla_resnet18": 7 * 7 * 64 * 2,
+    "vanilla_googlenet": 7 * 7 * 64 * 2,
+    "improved_vgg16": 3 * 3 * 64 * 2,
+    "improved_resnet18": 3 * 3 * 32 * 2,
+    "improved_googlenet": 3 * 3 * 32 * 2,
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parameter_counts(name: str) -> None:
+    assert count(timm.create_model(name, device="meta")) == PARAMETERS[name]
+    assert count(timm.create_model(f"{name}.mnist", device="meta")) == PARAMETERS[name] - FIRST_CONV_LOSS[name]
+
+
+def test_parameter_count_with_auxiliary_heads() -> None:
+    assert count(timm.create_model("vanilla_googlenet", aux_logits=True, device="meta")) == 9_960_638
+
+
+def test_logits_depend_on_the_image(model: nn.Module, images: Callable[..., torch.Tensor]) -> None:
+    with torch.no_grad():
+        logits = model(images(4))
+    assert logits.shape == (4, 10)
+    assert (logits.std(dim=0) > 1e-4).all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (45, 70), (224, 224)])
+def test_any_input_size(name: str, size: tuple[int, int]) -> None:
+    model = timm.create_model(name, device="meta").eval()
+    assert model(torch.empty(2, 3, *size, device="meta")).shape == (2, 10)
+
+
+def test_gradient_reaches_every_parameter(model: nn.Module, images: Callable[..., torch.Tensor]) -> None:
+    loss = F.cross_entropy(model.train()(images(4)), torch.tensor([0, 3, 5, 9]))
+    loss.backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_gradient_reaches_the_auxiliary_heads() -> None:
+    model = timm.create_model("improved_googlenet", aux_logits=True).train()
+    outputs = model(torch.randn(4, 3, 64, 64))
+    assert [tuple(logits.shape) for logits in outputs] == [(4, 10)] * 3
+    sum(F.cross_entropy(logits, torch.tensor([0, 3, 5, 9])) for logits in outputs).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_auxiliary_heads_are_silent_in_evaluation() -> None:
+    model = timm.create_model("vanilla_googlenet", aux_logits=True).eval()
+    assert isinstance(model(torch.randn(2, 3, 32, 32)), torch.Tensor)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("improved_resnet18", 0.1), ("improved_googlenet", 0.2)])
+def test_dropout_before_the_classifier(name: str, rate: float) -> None:
+    model = timm.create_model(name).train()
+    torch.manual_seed(0)
+    dropped = model.forward_head(torch.ones(64, model.num_features, 1, 1), pre_logits=True)
+    assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
+    assert dropped.max().item() == pytest.approx(1 / (1 - rate))
+
+
+def test_improved_vgg_keeps_both_dropouts() -> None:
+    model = timm.create_model("improved_vgg16", device="meta")
+    rates = {n: m.p for n, m in model.named_modules() if isinstance(m, nn.Dropout)}
+    assert rates == {"pre_logits.drop": 0.5, "head.drop": 0.5}
+    mlp = PooledMlp(1, AdaptiveMaxPool2d(5), 5, 2048, 0.5)
+    nn.init.zeros_(mlp.fc1.weight)
+    nn.init.ones_(mlp.fc1.bias)
+    into_fc2: list[torch.Tensor] = []
+    mlp.fc2.register_forward_pre_hook(lambda _module, args: into_fc2.append(args[0]))
+    mlp(torch.ones(8, 1, 2, 2))
+    assert set(into_fc2[0].unique().tolist()) == {0.0, 2.0}
+
+
+def test_improved_vgg_has_batchnorm_after_every_convolution() -> None:
+    layers = list(timm.create_model("improved_vgg16", device="meta").features)
+    convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 13
+    for i in convolutions:
+        assert isinstance(layers[i + 1], nn.BatchNorm2d)
+        assert isinstance(layers[i + 2], nn.ReLU)
+
+
+@pytest.mark.parametrize("name", ["improved_vgg16", "improved_resnet18"])
+def test_initialisation_of_section_4(name: str) -> None:
+    torch.manual_seed(0)
+    for module in timm.create_model(name).modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            tolerance = 5 / math.sqrt(2 * module.weight.numel())  # five deviations of the estimate
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=tolerance)
+            assert module.bias is None or not module.bias.any()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert not module.bias.any()
+        elif isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.01, rel=5 / math.sqrt(2 * module.weight.numel()))
+            assert not module.bias.any()
+
+
+def test_improved_googlenet_changes_the_stem_alone() -> None:
+    """Three 3x3 convolutions, with the 7x7 one's stride and width; all else as in the vanilla network."""
+    vanilla, improved = (timm.create_model(f"{form}_googlenet", device="meta") for form in ("vanilla", "improved"))
+    stem = [m for m in improved.conv1.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.kernel_size, m.stride) for m in stem] == [
+        (32, (3, 3), (2, 2)),
+        (32, (3, 3), (1, 1)),
+        (64, (3, 3), (1, 1)),
+    ]
+
+    def rest(model: nn.Module) -> dict[str, torch.Size]:
+        return {n: v.shape for n, v in model.state_dict().items() if not n.startswith("conv1.")}
+
+    assert rest(vanilla) == rest(improved)
+    images = torch.empty(2, 3, 64, 64, device="meta")
+    assert vanilla.conv1(images).shape == improved.conv1(images).shape == (2, 64, 32, 32)
+
+
+def test_initialisation_of_the_improved_googlenet_is_the_vanilla_one() -> None:
+    torch.manual_seed(0)
+    for module in timm.create_model("improved_googlenet").modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.01, rel=5 / math.sqrt(2 * module.weight.numel()))
+
+
+@pytest.mark.parametrize(("model_cls", "argument"), [(GoogLeNet, "stem"), (PooledVGG, "pool")])
+def test_unknown_variants_are_refused(model_cls: type[nn.Module], argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"Unknown {argument} 'round'. Valid: '"):
+        model_cls(**({"cfg": [64]} if model_cls is PooledVGG else {}), **{argument: "round"})
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 6, 7, 9, 10, 13])
+@pytest.mark.parametrize("width", [1, 2, 5, 8, 11])
+def test_exported_max_pool_equals_pytorchs(height: int, width: int) -> None:
+    pool, reference = AdaptiveMaxPool2d(5), nn.AdaptiveMaxPool2d(5)
+    x = torch.randn(2, 3, height, width)
+    assert torch.equal(pool(x), reference(x))
+    exported = torch.export.export(pool, (x,))
+    assert "adaptive_max_pool" not in str(exported.graph)
+    assert torch.equal(exported.module()(x), reference(x))
+
+
+def test_max_pool_gives_the_gradient_of_ties_to_one_element() -> None:
+    gradients = []
+    for pool in (AdaptiveMaxPool2d(5), nn.AdaptiveMaxPool2d(5)):
+        x = torch.ones(1, 1, 7, 7, requires_grad=True)
+        pool(x).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)

@@ -1,0 +1,137 @@
+"""Where weights come from, what happens where there are none, and how they fit other inputs and classes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+# `import zoo` looks for published weights once, so each question about them is put to a fresh interpreter.
+QUESTIONS = """
+import json, os, sys
+import timm, torch, zoo
+
+def error(name):
+    try:
+        timm.create_model(name, pretrained=True)
+    except RuntimeError as e:
+        return str(e)
+
+cards = os.environ["ZOO_MODEL_CARDS"]
+mnist = timm.create_model("improved_resnet18.mnist", pretrained=True).eval()
+local = timm.create_model(f"local-dir:{cards}/improved_resnet18.mnist", pretrained=True).eval()
+default = timm.create_model("vanilla_googlenet", pretrained=True).eval()
+features = timm.create_model("vanilla_googlenet", pretrained=True, features_only=True)
+gray = torch.linspace(-1, 1, 64 * 64).view(1, 1, 64, 64)
+rgb = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+with torch.no_grad():
+    answers = {
+        "list_pretrained": timm.list_pretrained(["improved_*", "vanilla_*"]),
+        "default_tag": timm.create_model("improved_resnet18").default_cfg["tag"],
+        "dtypes": sorted({str(p.dtype) for m in (mnist, local, default, features) for p in m.parameters()}),
+        "mnist": mnist(gray).tolist(),
+        "local": local(gray).tolist(),
+        "default": default(rgb).tolist(),
+        "error_default": error("improved_resnet18"),
+        "error_tag": error("vanilla_vgg16.mnist"),
+    }
+print(json.dumps(answers))
+"""
+
+
+def halve(model: nn.Module) -> nn.Module:
+    """Round the weights to half precision, and keep them in single: what loading a half checkpoint must give."""
+    model.load_state_dict({n: v.half().to(v.dtype) for n, v in model.state_dict().items()})
+    return model.eval()
+
+
+def test_published_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models = {n: halve(timm.create_model(n)) for n in ("improved_resnet18.mnist", "vanilla_googlenet.cifar10")}
+    for name, model in models.items():
+        half = timm.create_model(name).half()
+        half.load_state_dict(model.state_dict())
+        save_for_hf(half, tmp_path / name, safe_serialization=True)
+
+    environment = {**os.environ, "ZOO_MODEL_CARDS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", QUESTIONS], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+
+    assert answers["list_pretrained"] == sorted(models)
+    assert answers["default_tag"] == "cifar10"
+    assert answers["dtypes"] == ["torch.float32"]
+    with torch.no_grad():
+        gray = torch.linspace(-1, 1, 64 * 64).view(1, 1, 64, 64)
+        expected = models["improved_resnet18.mnist"](gray)
+        torch.testing.assert_close(torch.tensor(answers["mnist"]), expected)
+        torch.testing.assert_close(torch.tensor(answers["local"]), expected)
+        rgb = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+        torch.testing.assert_close(torch.tensor(answers["default"]), models["vanilla_googlenet.cifar10"](rgb))
+    for key, name, dataset in (
+        ("error_default", "improved_resnet18", "cifar10"),
+        ("error_tag", "vanilla_vgg16", "mnist"),
+    ):
+        assert f"No weights are published for {name}.{dataset}" in answers[key]
+        assert "Published: improved_resnet18.mnist, vanilla_googlenet.cifar10." in answers[key]
+        command = f"accelerate launch train/fit.py --model {name} --dataset {dataset} --recipe fast"
+        assert answers[key].endswith(command)
+
+
+def create_from(path: Path, name: str, **kwargs: Any) -> nn.Module:
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs).eval()
+
+
+@pytest.fixture
+def checkpoint(model: nn.Module, tmp_path: Path) -> Path:
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def test_own_checkpoint_loads_unchanged(name: str, model: nn.Module, checkpoint: Path) -> None:
+    loaded = create_from(checkpoint, name).state_dict()
+    for parameter, value in model.state_dict().items():
+        assert torch.equal(loaded[parameter], value), parameter
+
+
+@pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18", "vanilla_googlenet", "improved_googlenet"])
+def test_three_channels_to_one(name: str, model: nn.Module, checkpoint: Path) -> None:
+    gray = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        adapted = create_from(checkpoint, name, in_chans=1)(gray)
+        torch.testing.assert_close(adapted, model(gray.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4)
+
+
+def test_one_channel_to_three(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model(f"{name}.mnist").eval()
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    gray = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        adapted = create_from(tmp_path / "weights.pth", f"{name}.mnist", in_chans=3)
+        expected = source(gray)
+        torch.testing.assert_close(adapted(gray.repeat(1, 3, 1, 1)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_googlenet"])
+def test_other_classes_keep_the_body(name: str, model: nn.Module, checkpoint: Path) -> None:
+    adapted = create_from(checkpoint, name, num_classes=5)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(adapted.forward_features(x), model.forward_features(x))
+        assert adapted(x).shape == (2, 5)
+        assert create_from(checkpoint, name, num_classes=0)(x).shape == (2, model.head_hidden_size)
+
+
+def test_unknown_tag_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="cifar100"):
+        timm.create_model("improved_googlenet.cifar100")

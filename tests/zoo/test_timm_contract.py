@@ -1,0 +1,201 @@
+"""What a timm user expects of a model: registry, configuration, heads, features, tracing."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import create_feature_extractor, group_parameters
+from torch import nn
+
+CIFAR10 = ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784))
+MNIST = ((0.13066048,), (0.30810781,))
+
+Images = Callable[..., torch.Tensor]
+
+
+def test_registered_names_and_tags() -> None:
+    networks = ["googlenet", "resnet18", "vgg16"]
+    for form in ("improved", "vanilla"):
+        names = [f"{form}_{network}" for network in networks]
+        assert timm.list_models(f"{form}_*") == names
+        tags = [f"{name}.{dataset}" for name in names for dataset in ("cifar10", "mnist")]
+        assert timm.list_models(f"{form}_*", include_tags=True) == tags
+
+
+def test_import_is_quiet_and_brings_torch_and_timm_only() -> None:
+    code = """
+import sys, torch, timm
+before = set(sys.modules)
+import zoo
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - {"torch", "timm"} - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['zoo']"
+
+
+@pytest.mark.parametrize(
+    ("tag", "chans", "statistics"), [("", 3, CIFAR10), (".cifar10", 3, CIFAR10), (".mnist", 1, MNIST)]
+)
+def test_configuration(name: str, tag: str, chans: int, statistics: tuple[tuple[float, ...], ...]) -> None:
+    model = timm.create_model(name + tag, device="meta").eval()
+    size = 64 if name.startswith("improved") else 32
+    config = resolve_model_data_config(model)
+    assert config["input_size"] == (chans, size, size)
+    assert (config["mean"], config["std"]) == statistics
+    assert (config["interpolation"], config["crop_pct"]) == ("bilinear", 1.0)
+    cfg = model.default_cfg
+    assert (cfg["num_classes"], cfg["license"], cfg["tag"]) == (10, "apache-2.0", tag[1:] or "cifar10")
+    assert model.get_submodule(cfg["first_conv"]).in_channels == model.in_chans == chans
+    assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
+    last_map = model.forward_features(torch.empty(2, chans, size, size, device="meta"))
+    assert last_map.shape == (2, model.num_features, *cfg["pool_size"])
+
+
+def test_heads(name: str, images: Images) -> None:
+    model = timm.create_model(name, num_classes=7, device="meta").eval()
+    x = images(device="meta")
+    assert model(x).shape == (2, 7)
+    features = model.forward_features(x)
+    assert model.forward_head(features).shape == (2, 7)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    model.reset_classifier(5)
+    assert model(x).shape == (2, 5)
+    assert model.get_classifier().out_features == model.num_classes == 5
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.head_hidden_size)
+    assert timm.create_model(name, num_classes=0, device="meta")(x).shape == (2, model.head_hidden_size)
+
+
+def test_forward_is_features_then_head(model: nn.Module, images: Images) -> None:
+    with torch.no_grad():
+        assert torch.equal(model(images()), model.forward_head(model.forward_features(images())))
+
+
+@pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18", "vanilla_googlenet", "improved_googlenet"])
+def test_global_pool(name: str, images: Images) -> None:
+    x = images(device="meta")
+    both = timm.create_model(name, global_pool="catavgmax", device="meta")
+    assert both(x).shape == (2, 10)
+    assert both.head_hidden_size == 2 * both.num_features
+    none = timm.create_model(name, num_classes=0, global_pool="", device="meta")
+    assert none(x).shape == (2, none.num_features, *none.default_cfg["pool_size"])
+
+
+def test_drop_rate_can_be_chosen(name: str) -> None:
+    model = timm.create_model(name, drop_rate=0.0, device="meta").train()
+    assert model.drop_rate == 0.0
+    assert [m.p for n, m in model.named_modules() if isinstance(m, nn.Dropout)] in ([], [0.0], [0.0, 0.0])
+
+
+def test_resetting_the_classifier_resets_the_auxiliary_ones(images: Images) -> None:
+    model = timm.create_model("vanilla_googlenet", aux_logits=True, device="meta").train()
+    model.reset_classifier(4)
+    outputs = model(torch.empty(2, 3, 32, 32, device="meta"))
+    assert [tuple(logits.shape) for logits in outputs] == [(2, 4)] * 3
+
+
+def test_intermediates(model: nn.Module, images: Images) -> None:
+    x = images()
+    with torch.no_grad():
+        last, maps = model.forward_intermediates(x)
+        assert torch.equal(last, model.forward_features(x))
+        assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+        reductions = [x.shape[-1] // m.shape[-1] for m in maps]
+        assert reductions == [info["reduction"] for info in model.feature_info]
+        early = model.forward_intermediates(x, indices=[1, 3], stop_early=True, intermediates_only=True)
+    assert len(early) == 2
+    assert torch.equal(early[0], maps[1])
+    assert torch.equal(early[1], maps[3])
+
+
+def test_features_only(name: str, images: Images) -> None:
+    extractor = timm.create_model(name, features_only=True, device="meta")
+    maps = extractor(images(device="meta"))
+    assert [m.shape[1] for m in maps] == extractor.feature_info.channels()
+    size = images().shape[-1]
+    assert [size // m.shape[-1] for m in maps] == extractor.feature_info.reduction()
+    assert (
+        len(timm.create_model(name, features_only=True, out_indices=(0, 2), device="meta")(images(device="meta"))) == 2
+    )
+
+
+def test_pruning_to_an_intermediate(name: str, images: Images) -> None:
+    model = timm.create_model(name, device="meta").eval()
+    expected = model.forward_intermediates(images(device="meta"), intermediates_only=True)[1]
+    before = sum(p.numel() for p in model.parameters())
+    model.prune_intermediate_layers([1])
+    assert model.forward_features(images(device="meta")).shape == expected.shape
+    assert sum(p.numel() for p in model.parameters()) < before / 10
+
+
+def test_unknown_output_format_is_refused() -> None:
+    model = timm.create_model("vanilla_googlenet", device="meta")
+    with pytest.raises(ValueError, match=r"Unknown output_fmt 'NLC'\. Valid: 'NCHW'"):
+        model.forward_intermediates(torch.empty(1, 3, 32, 32, device="meta"), output_fmt="NLC")
+
+
+def test_parameter_groups_rise_from_stem_to_head(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    layer = group_parameters(model, model.group_matcher(), reverse=True)
+    assert layer.keys() == {n for n, _ in model.named_parameters()}
+    assert layer[model.default_cfg["first_conv"] + ".weight"] == 0
+    assert layer[model.default_cfg["classifier"] + ".weight"] == max(layer.values())
+    assert len(set(layer.values())) >= 5
+
+
+@pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18"])
+def test_gradient_checkpointing(model: nn.Module, images: Images) -> None:
+    with torch.no_grad():
+        expected = model(images())
+    model.set_grad_checkpointing()
+    try:
+        torch.testing.assert_close(model(images()), expected)
+    finally:
+        model.set_grad_checkpointing(False)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+def test_torchscript(model: nn.Module, images: Images) -> None:
+    scripted = torch.jit.script(model)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(images()), model(images()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+def test_scripted_auxiliary_heads_evaluate_and_refuse_to_train() -> None:
+    model = timm.create_model("vanilla_googlenet", aux_logits=True).eval()
+    scripted = torch.jit.script(model)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(x), model(x))
+        with pytest.raises(torch.jit.Error, match="no auxiliary heads"):
+            scripted.train()(x)
+
+
+def test_fx(model: nn.Module, images: Images) -> None:
+    graph = create_feature_extractor(model, {model.default_cfg["classifier"]: "logits"})
+    with torch.no_grad():
+        assert torch.equal(graph(images())["logits"], model(images()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_onnx_export(model: nn.Module, images: Images) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    program = torch.onnx.export(model, (images(),), dynamo=True, dynamic_shapes={"x": {0: "batch"}}, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (graph_input,) = session.get_inputs()
+    assert graph_input.shape[0] == "batch"
+    for batch in (1, 5):
+        x = images(batch)
+        (logits,) = session.run(None, {graph_input.name: x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-4, atol=1e-4)
