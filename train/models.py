@@ -1,4 +1,4 @@
-"""From a name on the command line to a timm model."""
+"""From a name on the command line to a timm model: one to train, one that a run left, a published one."""
 
 import json
 from pathlib import Path
@@ -61,23 +61,47 @@ def create(
     full_name = tagged(name, dataset)
     kwargs |= {"num_classes": num_classes, "in_chans": in_chans, "pretrained": weights is not None}
     if weights not in (None, "published"):
-        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights), num_classes)
+        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
     try:
         return timm.create_model(full_name, **kwargs)
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise ModelError(f"cannot build {full_name!r}: {error}") from error
 
 
-def overlay(path: Path, num_classes: int) -> dict[str, Any]:
-    """What `pretrained_cfg_overlay` takes to load a weights file or a run folder."""
+def overlay(path: Path) -> dict[str, Any]:
+    """What `pretrained_cfg_overlay` takes to load a weights file or a run folder.
+
+    Raises:
+        ModelError: no weights are there.
+    """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
-    return {"file": str(file)}
+    run = file.parent / "args.json"
+    if not run.is_file():
+        return {"file": str(file)}
+    return {"file": str(file), "num_classes": len(json.loads(run.read_text())["class_names"])}
+
+
+def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that a finished run left, in evaluation mode, and the run's `args.json`.
+
+    Raises:
+        ModelError: the folder is no finished run.
+    """
+    missing = [name for name in ("args.json", "metrics.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
+    run = json.loads((folder / "args.json").read_text())
+    in_chans = input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
+    model = create(run["model"], run["dataset"], len(run["class_names"]), in_chans, str(folder), **run["model_kwargs"])
+    return model.eval(), run
 
 
 def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A published model, loaded as anyone loads it, in evaluation mode, and its `config.json`.
+
+    Beside timm's own fields the config has `dataset`, the name, and `image_size`, the dataset's own pixels: [H, W, C].
 
     Raises:
         ModelError: the folder is no published model.
@@ -88,3 +112,21 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} is no published model: {error}") from error
     return model.eval(), config
+
+
+def cards() -> list[Path]:
+    """The folders of all published models."""
+    return sorted(path.parent for path in MODEL_CARDS.glob("*/model.safetensors"))
+
+
+def card(name: str) -> Path:
+    """The folder of a published model, by name (`improved_googlenet.mnist`) or by path.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for folder in (MODEL_CARDS / name, Path(name)):
+        if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+            return folder
+    published = ", ".join(folder.name for folder in cards()) or "none"
+    raise ModelError(f"no published model {name!r}: published are {published}")

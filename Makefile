@@ -1,0 +1,51 @@
+# make demo   install everything, build the ONNX files, serve the pretrained models with the app
+# make test   install everything, lint, type-check, run the tests
+# make onnx   build the ONNX files of all published models
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export GRADIO_ANALYTICS_ENABLED := False
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format onnx
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: $(VENV)/.demo
+	@$(BIN)/python train/export.py --missing
+	@$(BIN)/python -m serve $(ARGS)
+
+test: check onnx
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: check onnx
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+onnx: $(VENV)/.test
+	$(BIN)/python train/export.py --missing
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing (some gigabytes the first time: minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,serve]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	@echo "Installing (some gigabytes the first time: minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,serve,dev]'
+	@touch $@ $(VENV)/.demo

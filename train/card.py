@@ -1,0 +1,204 @@
+"""The README.md of a published model, every figure of it from `metrics.json`."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from train import data
+
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+# Means of the paper's per-class test accuracies, its Tables 2 and 3.
+PAPER_ACCURACY = {
+    "mnist": {
+        "vanilla_googlenet": 99.50,
+        "vanilla_resnet18": 98.94,
+        "vanilla_vgg16": 99.18,
+        "improved_googlenet": 99.64,
+        "improved_resnet18": 99.62,
+        "improved_vgg16": 99.64,
+    },
+    "cifar10": {
+        "vanilla_googlenet": 83.15,
+        "vanilla_resnet18": 65.53,
+        "vanilla_vgg16": 75.98,
+        "improved_googlenet": 85.85,
+        "improved_resnet18": 81.87,
+        "improved_vgg16": 79.02,
+    },
+}
+CHANGES = {
+    "vanilla_vgg16": "torchvision's `vgg16` with a head for ten classes",
+    "vanilla_resnet18": "torchvision's `resnet18` with a head for ten classes",
+    "vanilla_googlenet": "torchvision's `googlenet` with a head for ten classes",
+    "improved_vgg16": (
+        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7 average pool"
+    ),
+    "improved_resnet18": "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier",
+    "improved_googlenet": "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one",
+}
+
+
+def render(folder: Path) -> str:
+    """The text of a card folder's README.md, from its `metrics.json` and `config.json`."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    model, dataset = metrics["model"], metrics["dataset"]
+    title = TITLES.get(dataset, dataset)
+    return "\n".join(
+        [
+            "---",
+            _header(folder.name, metrics, title),
+            "---",
+            "",
+            f"# {folder.name}",
+            "",
+            f"{CHANGES.get(model, model)}, trained on {title}. Part of a model zoo for *Deep Networks for Image "
+            "Classification* (Skoularikis, 2021).",
+            "",
+            *_figures(metrics, title),
+            *_usage(folder.name, model, config),
+            *_training(metrics),
+            *_limits(dataset, config, metrics),
+        ]
+    )
+
+
+def _header(name: str, metrics: dict, title: str) -> str:
+    dataset = metrics["dataset"]
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type=data.HUB_IDS.get(dataset, dataset),
+        dataset_name=title,
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name="Accuracy",
+        metric_value=round(metrics["test_accuracy"] / 100, 6),
+    )
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm"],
+        datasets=[data.HUB_IDS.get(dataset, dataset)],
+        model_name=name,
+        eval_results=[result],
+    ).to_yaml()
+
+
+def _figures(metrics: dict, title: str) -> list[str]:
+    paper = PAPER_ACCURACY.get(metrics["dataset"], {}).get(metrics["model"])
+    onnx = metrics["onnx_test_accuracy"]
+    images = f"{metrics['test_images']:,}"
+    rows = [
+        f"| Test accuracy, {images} images | {metrics['test_accuracy']:.2f} % |",
+        *([f"| The paper's, mean of its per-class table | {paper:.2f} % |"] if paper else []),
+        f"| Validation accuracy, last epoch | {metrics['validation_accuracy']:.2f} % |",
+        f"| ONNX fp32 / int8, test accuracy | {onnx['fp32']:.2f} % / {onnx['int8']:.2f} % |",
+        f"| Parameters | {metrics['parameters']:,} |",
+    ]
+    per_class = [f"| {name} | {value:.2f} |" for name, value in metrics["per_class_accuracy"].items()]
+    return [
+        "## Figures",
+        "",
+        "| | |",
+        "|---|---|",
+        *rows,
+        "",
+        f"| Class | Test accuracy on {title}, % |",
+        "|---|---|",
+        *per_class,
+        "",
+        "![Confusion matrix on the test split](confusion_matrix.png)",
+        "![Loss and accuracy over the epochs](curves.png)",
+        "",
+    ]
+
+
+def _usage(name: str, model: str, config: dict) -> list[str]:
+    _, height, width = config["pretrained_cfg"]["input_size"]
+    image = "digit.png" if config["image_size"][2] == 1 else "picture.png"
+    mode = "L" if config["image_size"][2] == 1 else "RGB"
+    return [
+        "## Usage",
+        "",
+        "```python",
+        "import timm, torch, zoo  # zoo registers the models",
+        "from PIL import Image",
+        "",
+        f'model = timm.create_model("{name}", pretrained=True).eval()',
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        f'image = Image.open("{image}").convert("{mode}")',
+        "probabilities = model(transform(image)[None]).softmax(1)[0]",
+        f"print({config['label_names']}[probabilities.argmax()])",
+        "```",
+        "",
+        f"The network sees {width}x{height} pixels; the transform enlarges the dataset's "
+        f"{config['image_size'][1]}x{config['image_size'][0]} ones. From a copy of this folder: "
+        f'`timm.create_model("local-dir:{name}", pretrained=True)`. As ONNX, with all preprocessing in the graph: '
+        f"`python train/export.py {name}`.",
+        "",
+    ]
+
+
+def _training(metrics: dict) -> list[str]:
+    settings = metrics["settings"]
+    augmentation = {
+        key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])
+    }
+    hours, minutes = divmod(round(metrics["train_seconds"] / 60), 60)
+    overrides = f" --epochs {settings['epochs']}"
+    start = f"the weights of {metrics['pretrained']}" if metrics["pretrained"] else "random weights"
+    return [
+        "## Training",
+        "",
+        "```",
+        f"accelerate launch train/fit.py --model {metrics['model']} --dataset {metrics['dataset']} "
+        f"--recipe {metrics['recipe']}{overrides} --seed {metrics['seed']}",
+        "```",
+        "",
+        f"One run, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of "
+        f"{metrics['train_images']:,} images; "
+        "the weights are those after the last epoch. "
+        f"Recipe `{metrics['recipe']}`: batch {settings['batch_size']}, {settings['schedule']} learning rate "
+        f"{settings['learning_rate']:g}, SGD with momentum {settings['momentum']:g}"
+        f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
+        f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}, label smoothing "
+        f"{settings['label_smoothing']:g}; augmentation: "
+        f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
+        "",
+        f"Hardware: {metrics['device']}; {hours} h {minutes} min of training "
+        f"({metrics['images_per_second']:.0f} images/s), "
+        f"{metrics['mixed_precision']} mixed precision. "
+        f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`.",
+        "",
+    ]
+
+
+def _plain(value: object) -> str:
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
+    hardest = sorted(metrics["per_class_accuracy"], key=metrics["per_class_accuracy"].__getitem__)[:2]
+    classes = ", ".join(config["label_names"])
+    lines = [
+        f"- It knows {len(config['label_names'])} classes: {classes}. Anything else gets one of them too, at times "
+        "with confidence.",
+        f"- Its weakest classes on the test split are {hardest[0]} and {hardest[1]}.",
+    ]
+    if dataset == "mnist":
+        lines.append(
+            "- It expects a white digit on black, 20 pixels at its longest side, centred by its mass in 28x28 pixels, "
+            "as MNIST's are. A photograph or a drawing has to be brought to that form first."
+        )
+    else:
+        lines.append(
+            "- It was trained on pictures of 32x32 pixels: a large photograph is reduced to that, and what matters has "
+            "to fill it."
+        )
+    lines.append(
+        "- The figures are those of the stored weights, read back as above. Before storing, the network had "
+        f"{metrics['trained_test_accuracy']:.2f} % on the test split."
+    )
+    return ["## Limits", "", *lines, ""]

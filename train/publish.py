@@ -1,0 +1,144 @@
+"""A finished run as a model card folder in the Hub's layout: `python train/publish.py runs/RUN_FOLDER`.
+
+The weights are stored in half precision, read back as anyone will read them, and measured on the test split, with torch
+and as ONNX: those are the figures that the card states.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from train import card, data, evaluate, export, figures, measure, models
+from train.files import replacing, write_json, write_text
+
+
+def compact(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's state with its matrices in half precision; vectors (norms, biases) are few, and stay as they are.
+
+    Raises:
+        ValueError: a weight is too large for half precision.
+    """
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim > 1:
+            tensor = tensor.half()
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} does not fit half precision: publish with --full-precision")
+        tensors[name] = tensor.contiguous()
+    return tensors
+
+
+def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool) -> Path:
+    """Make the card folder of a run and return it; an earlier one is replaced whole, or left as it is on a failure."""
+    model, run = models.load_run(run_folder)
+    dataset_name = run["dataset"] if run["dataset"] in data.HUB_IDS else Path(run["dataset"]).name
+    dataset = data.load(run["dataset"], data_dir, model.pretrained_cfg["input_size"][-1])
+    if list(dataset.class_names) != run["class_names"]:
+        raise data.DataError(f"{run['dataset']!r} has classes {dataset.class_names}, the run had {run['class_names']}")
+    target = target or models.MODEL_CARDS / f"{run['model']}.{dataset_name}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as name:
+        # One folder deep: the folder that takes the target's place has a usual folder's permissions.
+        folder = Path(name) / target.name
+        folder.mkdir()
+        _write(folder, run_folder, model, run, dataset, dataset_name, full_precision)
+        replaced = Path(name) / "replaced"
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(folder, target)
+    return target
+
+
+def _write(
+    folder: Path,
+    run_folder: Path,
+    model: nn.Module,
+    run: dict[str, Any],
+    dataset: data.Dataset,
+    dataset_name: str,
+    full_precision: bool,
+) -> None:
+    tensors = model.state_dict() if full_precision else compact(model)
+    with replacing(folder / "model.safetensors") as aside:
+        save_file(tensors, aside, metadata={"format": "pt"})
+    _, channels, height, width = dataset.test.images.shape
+    model.pretrained_cfg["tag"] = dataset_name
+    save_config_for_hf(
+        model,
+        str(folder / "config.json"),
+        model_config={
+            "label_names": run["class_names"],
+            "dataset": run["dataset"],
+            "image_size": [height, width, channels],
+        },
+    )
+    shutil.copy(run_folder / "log.csv", folder)
+    shutil.copy(run_folder / "curves.png", folder)
+
+    published, _ = models.load_card(folder)
+    logits = evaluate.torch_logits(published, dataset.test)
+    trained = json.loads((run_folder / "metrics.json").read_text())
+    metrics = {
+        "model": run["model"],
+        "dataset": run["dataset"],
+        **trained,
+        **measure.accuracies(logits.argmax(1), dataset.test.labels.numpy(), run["class_names"]),
+        "trained_test_accuracy": trained["test_accuracy"],
+        "recipe": run["recipe"],
+        "settings": run["settings"],
+        "pretrained": run["pretrained"],
+        "safetensors_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+    }
+    write_json(folder / "metrics.json", metrics)
+    exported = {}
+    for precision, path in zip(export.FILES, export.export(folder), strict=True):
+        predictions = export.predict(path, dataset.test.images).argmax(1)
+        exported[precision] = round(100 * float(np.mean(predictions == dataset.test.labels.numpy())), 4)
+    write_json(folder / "metrics.json", metrics | {"onnx_test_accuracy": exported})
+    for _ in export.export(folder):  # once more: now they state their own accuracy
+        pass
+    figures.confusion_matrix(
+        np.array(metrics["confusion_matrix"]),
+        run["class_names"],
+        f"{run['model']}.{dataset_name}, test split",
+        folder / "confusion_matrix.png",
+    )
+    write_text(folder / "README.md", card.render(folder))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python train/publish.py", description="Make the model card folder of a finished run."
+    )
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--output-dir", type=Path, help="default: model_cards/<model>.<dataset>")
+    parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
+    parser.add_argument("--full-precision", action="store_true", help="keep the weights in float32")
+    args = parser.parse_args(argv)
+    datasets.disable_progress_bars()
+    try:
+        target = publish(args.run, args.output_dir, args.data_dir, args.full_precision)
+    except (models.ModelError, data.DataError, ValueError) as error:
+        print(f"publish.py: {error}", file=sys.stderr)
+        return 2
+    metrics = json.loads((target / "metrics.json").read_text())
+    size = (target / "model.safetensors").stat().st_size / 1e6
+    print(f"{target}: test accuracy {metrics['test_accuracy']:.2f} %, {size:.1f} MB of weights")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
