@@ -1,0 +1,76 @@
+"""The Gradio app: draw a digit, classify a picture, compare the models, see where they look, read their cards.
+
+All inference goes through the engine's own queue, the same that the HTTP routes use: Gradio puts none before it.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read when gradio is imported: nothing may leave the machine.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from fastapi import FastAPI
+
+from serve.app_api import add_api
+from serve.app_parts import HERE, LIVE, Seen, chooser
+from serve.app_study_tabs import compare_tab, models_tab, understand_tab
+from serve.app_tabs import digit_tab, picture_tab
+from serve.engine import Engine
+
+
+def mount(app: FastAPI, engine: Engine) -> FastAPI:
+    """Puts the app at `/` of `app`. Routes that `app` has already go first."""
+    theme = gr.themes.Default(
+        primary_hue=gr.themes.colors.blue,
+        neutral_hue=gr.themes.colors.slate,
+        # Names only: a font of Google's would be fetched from outside.
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"],
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
+    gr.mount_gradio_app(
+        app,
+        build(engine),
+        path="/",
+        theme=theme,
+        css_paths=HERE / "app_style.css",
+        footer_links=["api"],
+        # Else every stroke would be kept in the browser's storage as a run.
+        run_history=False,
+        max_file_size=engine.settings.max_body,
+        ssr_mode=False,
+    )
+    return app
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The page. It can be built before any model is ready: choosers fill when it is opened."""
+    # Pictures of visitors are deleted an hour after they came.
+    page = gr.Blocks(title="Deep networks for image classification", delete_cache=(600, 3600))
+    with page:
+        gr.HTML(
+            "<h1>Deep networks for image classification</h1>"
+            "<p>VGG16, ResNet18 and GoogLeNet, as published and improved, on MNIST and CIFAR-10.</p>",
+            elem_classes="zoo-title",
+            apply_default_css=False,
+        )
+        seen = gr.State(Seen())
+        with gr.Tabs():
+            with gr.Tab("Draw a digit"):
+                digit_model = digit_tab(engine, seen)
+            with gr.Tab("Classify a picture"):
+                picture_model = picture_tab(engine, seen)
+            with gr.Tab("Compare") as tab:
+                compare_tab(engine, seen, tab)
+            with gr.Tab("Understand") as tab:
+                understand_tab(engine, seen, tab)
+            with gr.Tab("Models") as tab:
+                models_tab(engine, tab)
+        add_api(engine)
+
+        def fill() -> list[gr.Dropdown]:
+            return [chooser(engine, "mnist"), chooser(engine, "cifar10")]
+
+        page.load(fill, outputs=[digit_model, picture_model], **LIVE)
+    return page

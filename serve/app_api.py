@@ -1,0 +1,81 @@
+"""The app's named calls for `gradio_client`: the same preparation and models as the page, answers as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from serve.app_answer import Answer
+from serve.app_ask import ask, ask_all, digit_from_file, picture_from_file, ready
+from serve.app_parts import picture_input
+from serve.engine import Engine
+from serve.errors import ApiError
+
+DIRECT: dict[str, Any] = {"queue": False, "api_visibility": "public"}
+
+
+def add_api(engine: Engine) -> None:
+    """Adds `/classify_digit`, `/classify_picture`, `/compare` and `/models` to the page's API."""
+
+    async def classify_digit(image: str, model: str = "") -> dict[str, Any]:
+        """The digit in a drawing or photo. `model` is a name of /models; empty takes the most accurate.
+
+        Returns the model, its predictions (label, index, probability, best first), and `problem`: null, or why the
+        answer is none or unsure (blank, dot, several, scribble).
+        """
+        try:
+            digit = await digit_from_file(image)
+            said = None if digit.pixels is None else await ask(engine, model or _best(engine, "mnist"), digit.pixels)
+        except ApiError as error:
+            raise gr.Error(error.message) from error
+        return {**(_answer(said) if said else {"model": None, "predictions": []}), "problem": digit.problem}
+
+    async def classify_picture(image: str, model: str = "") -> dict[str, Any]:
+        """The CIFAR-10 class of a picture's centre square. `model` as in /classify_digit."""
+        try:
+            return _answer(await ask(engine, model or _best(engine, "cifar10"), await picture_from_file(image)))
+        except ApiError as error:
+            raise gr.Error(error.message) from error
+
+    async def compare(image: str, dataset: str = "cifar10") -> list[dict[str, Any]]:
+        """One picture through every ready model of `dataset`, mnist or cifar10; a list of answers with milliseconds."""
+        if dataset not in ("mnist", "cifar10"):
+            raise gr.Error(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
+        try:
+            pixels = (await digit_from_file(image)).pixels if dataset == "mnist" else await picture_from_file(image)
+            if pixels is None:
+                raise gr.Error("there is no digit in the picture")
+            answers = await ask_all(engine, dataset, pixels)
+        except ApiError as error:
+            raise gr.Error(error.message) from error
+        return [{**_answer(answer), "milliseconds": round(1e3 * answer.seconds, 2)} for answer in answers]
+
+    def models() -> list[str]:
+        """Names of the ready models, for each dataset the most accurate first."""
+        return ready(engine, "mnist") + ready(engine, "cifar10")
+
+    with gr.Column(visible=False):
+        image = picture_input("image", "api-image")
+        model = gr.Textbox("", label="model")
+        dataset = gr.Textbox("cifar10", label="dataset")
+        answer = gr.JSON(label="answer")
+        gr.Button().click(classify_digit, [image, model], answer, api_name="classify_digit", **DIRECT)
+        gr.Button().click(classify_picture, [image, model], answer, api_name="classify_picture", **DIRECT)
+        gr.Button().click(compare, [image, dataset], answer, api_name="compare", **DIRECT)
+        gr.Button().click(models, None, answer, api_name="models", **DIRECT)
+
+
+def _best(engine: Engine, dataset: str) -> str:
+    names = ready(engine, dataset)
+    if not names:
+        raise ApiError(503, f"no model of {dataset} is ready")
+    return names[0]
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    predictions = [
+        {"label": answer.labels[i], "index": i, "probability": round(float(answer.probabilities[i]), 6)}
+        for i in answer.order
+    ]
+    return {"model": answer.model, "predictions": predictions}

@@ -1,0 +1,120 @@
+"""What the folders of published models tell: cards, figures, confusion matrices; and the paper's figures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int64]
+
+# Means over the paper's runs, its Tables 2 (MNIST) and 3 (CIFAR-10); test accuracy in percent.
+PAPER = {
+    "vanilla_vgg16": {"mnist": 99.18, "cifar10": 75.98},
+    "vanilla_resnet18": {"mnist": 98.94, "cifar10": 65.53},
+    "vanilla_googlenet": {"mnist": 99.50, "cifar10": 83.15},
+    "improved_vgg16": {"mnist": 99.64, "cifar10": 79.02},
+    "improved_resnet18": {"mnist": 99.62, "cifar10": 81.87},
+    "improved_googlenet": {"mnist": 99.64, "cifar10": 85.85},
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A published model's folder. `metrics` is its metrics.json, empty where there is none."""
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def architecture(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def dataset(self) -> str:
+        return self.name.partition(".")[2]
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's test accuracy of this architecture on this dataset, percent."""
+        return PAPER.get(self.architecture, {}).get(self.dataset)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy, percent."""
+        return _number(self.metrics.get("test_accuracy"))
+
+    @property
+    def parameters(self) -> int | None:
+        count = _number(self.metrics.get("parameters"))
+        return None if count is None else int(count)
+
+    @property
+    def confusion(self) -> Counts | None:
+        """Test images by true class (rows) and predicted class (columns), int64 [classes, classes]."""
+        try:
+            counts = np.array(self.metrics.get("confusion_matrix"), dtype=np.int64)
+        except (TypeError, ValueError):
+            return None
+        square = counts.ndim == 2 and counts.shape[0] == counts.shape[1] and counts.shape[0] > 1
+        return counts if square else None
+
+
+def cards(folder: Path) -> dict[str, Card]:
+    """The cards under `folder` by name; a folder without README.md and metrics.json is none."""
+    found = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (entry / "README.md").is_file() or (entry / "metrics.json").is_file():
+            found[entry.name] = Card(entry.name, entry, _metrics(entry / "metrics.json"))
+    return found
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def markdown(path: Path) -> str:
+    """A Markdown file for the page: without its YAML head, and with its local pictures inside it.
+
+    Pictures become data URLs, so that no file of the folder has to be served; one outside the folder stays out.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+
+    def embed(match: re.Match[str]) -> str:
+        file = (path.parent / match["file"]).resolve()
+        kind, _ = mimetypes.guess_type(file.name)
+        if (
+            not file.is_relative_to(path.parent.resolve())
+            or not file.is_file()
+            or not (kind or "").startswith("image/")
+        ):
+            return match["text"]
+        return f"![{match['text']}](data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()})"
+
+    return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)\s:]+)\)", embed, text)
+
+
+def mistakes(confusion: Counts, count: int = 5) -> list[tuple[int, int, int]]:
+    """The most frequent confusions as (true class, predicted class, images), most first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(int(true), int(said), int(wrong[true, said])) for true, said in pairs if wrong[true, said]]

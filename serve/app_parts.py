@@ -1,0 +1,85 @@
+"""Parts of the page that several tabs use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from serve.app_answer import Pixels, title
+from serve.app_ask import ready
+from serve.engine import Engine
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE / "examples"
+
+# Every event of the page runs at once, without a queue of Gradio's; of inputs that come while one runs, the last
+# counts.
+LIVE: dict[str, Any] = {
+    "queue": False,
+    "trigger_mode": "always_last",
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a visitor last showed, prepared: uint8 pixels by dataset, and the dataset of the latest."""
+
+    mnist: Pixels | None = None
+    cifar10: Pixels | None = None
+    latest: str = "mnist"
+
+    def of(self, dataset: str) -> Pixels | None:
+        return self.mnist if dataset == "mnist" else self.cifar10
+
+
+def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
+    """A dropdown of the ready models of `dataset`, the most accurate first and chosen."""
+    models = engine.models()
+    choices = []
+    for name in ready(engine, dataset):
+        accuracy = models[name].accuracy
+        choices.append((title(name) + (f" · {accuracy:.2f} %" if accuracy is not None else ""), name))
+    value = choices[0][1] if choices else None
+    return gr.Dropdown(
+        choices, value=value, label="Model, and its share of right answers on test pictures", interactive=True
+    )
+
+
+def html(value: str, elem_id: str) -> gr.HTML:
+    return gr.HTML(value, apply_default_css=False, elem_id=elem_id)
+
+
+def pad() -> gr.HTML:
+    """The drawing pad; its value is a PNG as a data URL, or empty."""
+    return gr.HTML(
+        "",
+        html_template=(HERE / "app_pad.html").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "app_pad.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="pad",
+    )
+
+
+def _path(payload: ImageData | None) -> str | None:
+    return None if payload is None else payload.path
+
+
+def picture_input(label: str, elem_id: str) -> gr.Image:
+    """An upload, paste and camera box whose value reaches Python as a path, undecoded."""
+    box = gr.Image(
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        label=label,
+        height=300,
+        elem_id=elem_id,
+        elem_classes="photo",
+    )
+    # Gradio would open the file itself, without the limits of serve.images.
+    box.preprocess = _path  # type: ignore[method-assign]
+    return box

@@ -1,0 +1,98 @@
+"""Where a model looks, by occlusion: each spot of the picture is covered in turn, and the model asked again.
+
+The exported models give logits and probabilities only, so a map from inside the network (class activation) would need
+another output, and VGG16's dense head has none to give. Covering needs nothing but answers, is the same measure for all
+six networks, and costs GRID * GRID runs in a few batches (Zeiler and Fergus, arXiv 1311.2901, section 4.2).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from serve.app_answer import Answer, Pixels
+from serve.engine import Engine
+
+Floats = npt.NDArray[np.float32]
+
+GRID = 9  # spots along each side
+PATCH = 0.27  # side of the cover, as a share of the picture's
+
+
+@dataclass(frozen=True)
+class Attention:
+    """`heat` float32 [H, W] from 0 to 1: how much of the answer is lost when this place is covered, where 1 is the
+    largest loss; `loss` is that largest loss as a share of the answer's probability.
+    """
+
+    answer: Answer
+    heat: Floats
+    loss: float
+    seconds: float
+
+
+async def attention(engine: Engine, model: str, pixels: Pixels) -> Attention:
+    """Where `model` looks in uint8 [H, W, C] for the class that it names. Raises ApiError, as the engine does."""
+    start = time.perf_counter()
+    covered, corners, side = cover(pixels)
+    images = np.concatenate([pixels[None], covered])
+    # Shares of what one request may hold, so that the queue takes them however it is set.
+    share = min(engine.settings.max_images, engine.settings.max_batch)
+    parts = [
+        (await engine.infer(model, part)).probabilities for part in np.split(images, range(share, len(images), share))
+    ]
+    probabilities = np.concatenate(parts)
+    seconds = time.perf_counter() - start
+    answer = Answer(model, engine.models()[model].labels, probabilities[0], seconds)
+    before, after = probabilities[0, answer.best], probabilities[1:, answer.best]
+    losses = np.maximum(before - after, 0)
+    heat = _spread(losses, corners, side, pixels.shape[:2])
+    return Attention(answer, heat, float(losses.max() / before), seconds)
+
+
+def cover(pixels: Pixels) -> tuple[Pixels, list[tuple[int, int]], int]:
+    """uint8 [GRID * GRID, H, W, C] with one spot covered in each, the spots' top left corners (y, x), and their side.
+
+    A digit's ink is covered with its paper, black; of a photo the spot is blurred beyond recognition, because a box of
+    one colour would be an object of its own.
+    """
+    height, width, channels = pixels.shape
+    side = max(2, round(PATCH * height))
+    if channels == 1:
+        plain = np.zeros_like(pixels)
+    else:
+        plain = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(height / 4)))
+    corners = [
+        (round(y), round(x)) for y in np.linspace(0, height - side, GRID) for x in np.linspace(0, width - side, GRID)
+    ]
+    covered = np.repeat(pixels[None], len(corners), axis=0)
+    for image, (y, x) in zip(covered, corners, strict=True):
+        image[y : y + side, x : x + side] = plain[y : y + side, x : x + side]
+    return covered, corners, side
+
+
+def _spread(losses: Floats, corners: list[tuple[int, int]], side: int, shape: tuple[int, ...]) -> Floats:
+    """Each pixel's mean loss over the spots that cover it, scaled to 1 at most: float32 of `shape` [H, W]."""
+    total = np.zeros(shape, np.float32)
+    count = np.zeros(shape, np.float32)
+    for loss, (y, x) in zip(losses, corners, strict=True):
+        total[y : y + side, x : x + side] += loss
+        count[y : y + side, x : x + side] += 1
+    heat = total / np.maximum(count, 1)
+    return np.asarray(heat / max(float(heat.max()), 1e-6), np.float32)
+
+
+def overlay(pixels: Pixels, heat: Floats, size: int = 336) -> Pixels:
+    """The picture in grey with the heat over it, uint8 [size, size, 3]."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    grey = np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST), np.float32)[..., None]
+    warm = np.asarray(Image.fromarray(heat).resize((size, size), Image.Resampling.BICUBIC), np.float32).clip(0, 1)
+    # Dark red through orange to yellow: it grows lighter with the heat, so it reads without colour vision too.
+    stops = np.array([[90, 0, 60], [200, 40, 30], [250, 140, 20], [255, 230, 90]], np.float32)
+    colour = np.stack([np.interp(warm, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
+    weight = (0.75 * warm**0.8)[..., None]
+    return ((0.8 * grey + 25) * (1 - weight) + colour * weight).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,112 @@
+"""The tabs that explain: compare the models, see where one looks, and read the cards."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from serve.app_answer import Pixels, message, title
+from serve.app_ask import ask_all, example, ready
+from serve.app_cards import Card, cards, markdown
+from serve.app_parts import LIVE, Seen, chooser, html
+from serve.app_study import attention
+from serve.app_tables import DATASETS, comparison, confusion_table, explanation, published
+from serve.engine import Engine
+from serve.errors import ApiError
+
+SOURCES = [("The digit", "mnist"), ("The picture", "cifar10")]
+# These take long enough to say that they are under way.
+SLOW = {**LIVE, "show_progress": "minimal"}
+
+
+async def _shown(seen: Seen, dataset: str) -> tuple[Pixels, str]:
+    """What the visitor showed for `dataset`, else an example, with a line that says so."""
+    pixels = seen.of(dataset)
+    if pixels is not None:
+        return pixels, ""
+    what = "drawn" if dataset == "mnist" else "chosen"
+    return await example(dataset), f'<p class="note">This is an example: you have {what} nothing yet.</p>'
+
+
+def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
+    """One picture through all published models of its dataset."""
+
+    async def compare(dataset: str, seen: Seen) -> str:
+        if not ready(engine, dataset):
+            return message("No model is ready.")
+        try:
+            pixels, note = await _shown(seen, dataset)
+            answers = await ask_all(engine, dataset, pixels)
+        except ApiError as error:
+            return message(f"No answer: {error.message}.")
+        parameters = {name: info.parameters for name, info in engine.models().items()}
+        return note + comparison(pixels, answers, cards(engine.settings.models), parameters)
+
+    async def enter(seen: Seen) -> tuple[gr.Radio, str]:
+        return gr.Radio(value=seen.latest), await compare(seen.latest, seen)
+
+    source = gr.Radio(SOURCES, value="mnist", label="Compare the models on")
+    table = html("", "comparison")
+    tab.select(enter, seen, [source, table], **SLOW)
+    source.input(compare, [source, seen], table, **SLOW)
+
+
+def understand_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
+    """Where one model looks, and what it mixes up."""
+
+    async def explain(dataset: str, model: str | None, seen: Seen) -> str:
+        if model is None:
+            return message("No model is ready.")
+        try:
+            pixels, note = await _shown(seen, dataset)
+            found = await attention(engine, model, pixels)
+        except ApiError as error:
+            return message(f"No answer: {error.message}.")
+        return note + explanation(pixels, found, cards(engine.settings.models).get(model))
+
+    async def turn(dataset: str, seen: Seen) -> tuple[gr.Dropdown, str]:
+        names = ready(engine, dataset)
+        return chooser(engine, dataset), await explain(dataset, names[0] if names else None, seen)
+
+    async def enter(seen: Seen) -> tuple[gr.Radio, gr.Dropdown, str]:
+        return gr.Radio(value=seen.latest), *await turn(seen.latest, seen)
+
+    with gr.Row():
+        source = gr.Radio(SOURCES, value="mnist", label="Where the model looks in")
+        model = chooser(engine, "mnist")
+    study = html("", "study")
+    tab.select(enter, seen, [source, model, study], **SLOW)
+    source.input(turn, [source, seen], [model, study], **SLOW)
+    model.input(explain, [source, model, seen], study, **SLOW)
+
+
+def models_tab(engine: Engine, tab: gr.Tab) -> None:
+    """All published figures beside the paper's, and each model's card."""
+    folder = engine.settings.models
+
+    def name(card: Card) -> str:
+        return f"{title(card.name)}, {DATASETS.get(card.dataset, card.dataset)}"
+
+    def read(chosen: str | None) -> tuple[str, str]:
+        card = cards(folder).get(chosen or "")
+        if card is None:
+            return "", ""
+        text = markdown(card.folder / "README.md") if (card.folder / "README.md").is_file() else ""
+        info = engine.models().get(card.name)
+        counts = card.confusion
+        labels = info.labels if info else [str(i) for i in range(0 if counts is None else len(counts))]
+        matrix = confusion_table(counts, labels) if counts is not None and len(counts) == len(labels) else ""
+        return text, matrix
+
+    def enter() -> tuple[str, gr.Dropdown, str, str]:
+        found = cards(folder)
+        if not found:
+            return message(f"No model is published in {folder.name}."), gr.Dropdown([], value=None), "", ""
+        choices = [(name(card), card.name) for card in found.values()]
+        return published(found), gr.Dropdown(choices, value=choices[0][1]), *read(choices[0][1])
+
+    table = html("", "published")
+    choice = gr.Dropdown([], label="Read the card of", interactive=True)
+    matrix = html("", "confusion")
+    card = gr.Markdown("", elem_id="card")
+    tab.select(enter, None, [table, choice, card, matrix], **SLOW)
+    choice.input(read, choice, [card, matrix], **SLOW)

@@ -1,0 +1,151 @@
+"""The app's tables as HTML: models side by side, confusions, published figures. Text from outside is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from serve.app_answer import Answer, Pixels, percent, png, title
+from serve.app_cards import Card, Counts, mistakes
+from serve.app_study import GRID, Attention, overlay
+
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+NONE = "-"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Cells are HTML. Each bears its column's name: on a narrow screen a row becomes a block of named lines."""
+    top = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(
+        "<tr>"
+        + f'<th scope="row">{row[0]}</th>'
+        + "".join(f'<td data-name="{escape(name)}">{cell}</td>' for name, cell in zip(head[1:], row[1:], strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    caption = f'<caption class="visually-hidden">{escape(caption)}</caption>'
+    return f'<table class="figures">{caption}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def accuracy(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f} %"
+
+
+def millions(count: int | None) -> str:
+    return NONE if count is None else f"{count / 1e6:.1f} M"
+
+
+def comparison(
+    pixels: Pixels, answers: Sequence[Answer], cards: dict[str, Card], parameters: dict[str, int | None]
+) -> str:
+    """Every model's answer to one picture, in the order given."""
+    votes = [answer.best for answer in answers]
+    agreed = max(votes.count(vote) for vote in votes)
+    winner = max(votes, key=votes.count)
+    says = answers[0].labels[winner]
+    rows = []
+    for answer in answers:
+        card = cards.get(answer.model)
+        share = float(answer.probabilities[answer.best])
+        style = "" if answer.best == winner else ' class="other"'
+        rows.append(
+            [
+                escape(title(answer.model)),
+                f"<strong{style}>{escape(answer.labels[answer.best])}</strong>",
+                f'{percent(share)}<span class="track" aria-hidden="true"><i style="width:{share:.0%}"></i></span>',
+                f"{1e3 * answer.seconds:.1f} ms",
+                millions(parameters.get(answer.model)),
+                accuracy(card.accuracy if card else None),
+                accuracy(card.paper if card else None),
+            ]
+        )
+    everyone = f"All {len(answers)} models say" if len(answers) > 1 else "The one published model says"
+    who = everyone if agreed == len(answers) else f"{agreed} of {len(answers)} models say"
+    head = ["Model", "Says", "Probability", "Time", "Parameters", "Test accuracy", "In the paper"]
+    return (
+        f'<div class="study"><figure><img src="{png(pixels)}" alt="The picture as the models see it"></figure>'
+        f'<p role="status" class="unsure">{who} {escape(says)}</p></div>'
+        + _table(head, rows, "One picture through every published model")
+        + '<p class="note">Time is from question to answer, one model after another, the server\'s queue included.'
+        " Accuracies are over the dataset's 10,000 test images; the paper's are the means of its Tables 2 and 3.</p>"
+    )
+
+
+def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
+    """The heat map, what it is, and what the model takes for what."""
+    answer = found.answer
+    label = escape(answer.labels[answer.best])
+    share = percent(float(answer.probabilities[answer.best]))
+    if found.loss < 0.05:
+        left = percent(1 - found.loss)
+        says = f"No single spot decides: whatever is covered, {label} keeps at least {left} of its probability."
+    else:
+        says = (
+            f"The warmer a place, the more of the probability of {label} is lost when it is covered"
+            f" (at the most {percent(found.loss)} of it)."
+        )
+    method = (
+        f"Measured from outside: {GRID * GRID} copies of the picture, each with one spot covered, were put to the model"
+        f" ({1e3 * found.seconds:.0f} ms in all)."
+    )
+    return (
+        f'<div class="study heat"><figure><img src="{png(overlay(pixels, found.heat))}" alt="Heat map on the picture">'
+        f'<figcaption class="scale">covered, it matters <span>less</span><i></i><span>more</span></figcaption></figure>'
+        f'<div><p class="says" role="status">{label} <small>{share}</small></p><p class="note">{says}</p>'
+        f'<p class="note">{method}</p>{confusions(card, answer)}</div></div>'
+    )
+
+
+def confusions(card: Card | None, answer: Answer) -> str:
+    """What the model took for what among its dataset's test images, for the class that it names now and overall."""
+    counts = card.confusion if card else None
+    if counts is None or len(counts) != len(answer.labels):
+        return '<p class="note">No confusion matrix is published with this model.</p>'
+    labels = [escape(label) for label in answer.labels]
+    best = answer.best
+    said, right = int(counts[:, best].sum()), int(counts[best, best])
+    lines = [f"Of {said:,} test images that it called {labels[best]}, {right:,} were."]
+    others = [(int(counts[i, best]), labels[i]) for i in np.argsort(-counts[:, best], kind="stable") if i != best]
+    wrong = ", ".join(f"{label} ({count})" for count, label in others[:3] if count)
+    if wrong:
+        lines.append(f"The others were {wrong}.")
+    pairs = "".join(
+        f"<li>{labels[true]} taken for {labels[called]}: {count}</li>" for true, called, count in mistakes(counts)
+    )
+    return f'<h3>What it mixes up</h3><p class="note">{" ".join(lines)}</p><ol class="mistakes">{pairs}</ol>'
+
+
+def published(cards: dict[str, Card]) -> str:
+    """All published models with their figures beside the paper's."""
+    rows = [
+        [
+            escape(title(card.name)),
+            escape(DATASETS.get(card.dataset, card.dataset)),
+            accuracy(card.accuracy),
+            accuracy(card.paper),
+            millions(card.parameters),
+        ]
+        for card in sorted(cards.values(), key=lambda card: (card.dataset != "mnist", -(card.accuracy or 0)))
+    ]
+    return _table(["Model", "Dataset", "Test accuracy", "In the paper", "Parameters"], rows, "Published models")
+
+
+def confusion_table(counts: Counts, labels: Sequence[str]) -> str:
+    """A confusion matrix, its errors shaded by their number."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    most = max(int(wrong.max()), 1)
+    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
+    rows = []
+    for i, label in enumerate(labels):
+        cells = []
+        for j, count in enumerate(counts[i]):
+            shade = "" if i == j else f' style="--share:{100 * int(wrong[i, j]) / most:.0f}%"'
+            cells.append(f"<td{' class=right' if i == j else ''}{shade}>{int(count) or ''}</td>")
+        rows.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
+    return (
+        '<div class="wide"><table class="confusion"><caption>Test images by true class (rows) and by what the model'
+        f" said (columns)</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )

@@ -1,0 +1,94 @@
+"""The two tabs that take a picture: draw (or photograph) a digit, and classify a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+
+from serve.app_answer import digit_answer, message, picture_answer
+from serve.app_ask import ask, digit_from_drawing, digit_from_file, picture_from_file
+from serve.app_parts import EXAMPLES, LIVE, Seen, chooser, html, pad, picture_input
+from serve.drawing import Digit
+from serve.engine import Engine
+from serve.errors import ApiError
+
+BLANK = Digit(None, "blank")
+NO_PICTURE = "Choose a picture, paste one, or take a photo."
+
+
+def digit_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
+    """Lays the tab out and returns its chooser of models. What is drawn goes into `seen`."""
+    shown = gr.State(BLANK)
+
+    async def answer(digit: Digit, model: str | None) -> str:
+        if digit.pixels is None:
+            return digit_answer(digit, None)
+        if model is None:
+            return message("No model for digits is ready.")
+        try:
+            return digit_answer(digit, await ask(engine, model, digit.pixels))
+        except ApiError as error:
+            return message(f"No answer: {error.message}.")
+
+    async def draw(data_url: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
+        try:
+            digit = await digit_from_drawing(data_url)
+        except ApiError as error:
+            return message(f"{error.message}."), BLANK, seen
+        return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
+
+    async def photograph(path: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
+        try:
+            digit = BLANK if path is None else await digit_from_file(path)
+        except ApiError as error:
+            return message(f"{error.message}."), BLANK, seen
+        return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
+
+    with gr.Row():
+        with gr.Column(min_width=300), gr.Tabs():
+            with gr.Tab("Draw"):
+                canvas = pad()
+            with gr.Tab("Photo"):
+                photo = picture_input("A digit on paper", "digit-photo")
+                gr.Examples(sorted(str(path) for path in EXAMPLES.glob("digit-*")), photo, label="Examples")
+        with gr.Column(min_width=300):
+            result = html(digit_answer(BLANK, None), "digit-answer")
+            model = chooser(engine, "mnist")
+    canvas.change(draw, [canvas, model, seen], [result, shown, seen], **LIVE)
+    photo.change(photograph, [photo, model, seen], [result, shown, seen], **LIVE)
+    model.change(answer, [shown, model], result, **LIVE)
+    return model
+
+
+def picture_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
+    """Lays the tab out and returns its chooser of models. What is chosen goes into `seen`."""
+
+    async def answer(seen: Seen, model: str | None) -> str:
+        if seen.cifar10 is None:
+            return message(NO_PICTURE)
+        if model is None:
+            return message("No model for pictures is ready.")
+        try:
+            return picture_answer(seen.cifar10, await ask(engine, model, seen.cifar10))
+        except ApiError as error:
+            return message(f"No answer: {error.message}.")
+
+    async def look(path: str | None, model: str | None, seen: Seen) -> tuple[str, Seen]:
+        try:
+            pixels = None if path is None else await picture_from_file(path)
+        except ApiError as error:
+            return message(f"{error.message}."), replace(seen, cifar10=None)
+        seen = replace(seen, cifar10=pixels, latest="cifar10")
+        return await answer(seen, model), seen
+
+    with gr.Row():
+        with gr.Column(min_width=300):
+            picture = picture_input("A picture", "picture")
+            gr.Examples(sorted(str(path) for path in EXAMPLES.glob("picture-*")), picture, label="Examples")
+        with gr.Column(min_width=300):
+            result = html(message(NO_PICTURE), "picture-answer")
+            model = chooser(engine, "cifar10")
+    picture.change(look, [picture, model, seen], [result, seen], **LIVE)
+    model.change(answer, [seen, model], result, **LIVE)
+    return model
