@@ -13,6 +13,15 @@ import zoo  # noqa: F401
 NAMES = [f"{form}_{network}" for form in ("vanilla", "improved") for network in ("vgg16", "resnet18", "googlenet")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small layers on a busy machine: threads that wait for each other cost several times what they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     """Each of the six; a test that parametrizes `name` itself gets those it names."""

@@ -108,8 +108,9 @@ def test_improved_vgg_has_batchnorm_after_every_convolution() -> None:
         assert isinstance(layers[i + 2], nn.ReLU)
 
 
-@pytest.mark.parametrize("name", ["improved_vgg16", "improved_resnet18"])
+@pytest.mark.parametrize("name", ["vanilla_vgg16", "improved_vgg16", "improved_resnet18"])
 def test_initialisation_of_section_4(name: str) -> None:
+    """torchvision's of VGG16 is the same."""
     torch.manual_seed(0)
     for module in timm.create_model(name).modules():
         if isinstance(module, nn.Conv2d):

@@ -92,7 +92,7 @@ def test_drop_rate_can_be_chosen(name: str) -> None:
     assert [m.p for n, m in model.named_modules() if isinstance(m, nn.Dropout)] in ([], [0.0], [0.0, 0.0])
 
 
-def test_resetting_the_classifier_resets_the_auxiliary_ones(images: Images) -> None:
+def test_resetting_the_classifier_resets_the_auxiliary_ones() -> None:
     model = timm.create_model("vanilla_googlenet", aux_logits=True, device="meta").train()
     model.reset_classifier(4)
     outputs = model(torch.empty(2, 3, 32, 32, device="meta"))
