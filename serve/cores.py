@@ -35,7 +35,7 @@ def _quota(root: Path) -> float:
 def usable_cores(root: Path = Path("/")) -> int:
     """Cores this process may use: its affinity, cut by a container's CPU quota (`os.cpu_count` knows neither)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(_quota(root))))
+    return max(1, math.ceil(min(allowed, _quota(root))))
 
 
 def has_int8_dot_product(root: Path = Path("/")) -> bool:

@@ -5,16 +5,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from queue import SimpleQueue
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from serve import models
-from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
+from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
 from serve.metrics import Metrics
 from serve.models import Images, Model, ModelInfo, Scores
+from serve.repository import Repository
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
@@ -38,61 +39,62 @@ class _Job:
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
-    """A name's place in the repository. A reload makes a new slot: jobs stay with the version they were checked for."""
+class _Line:
+    """The jobs that wait for one loaded model. A reload begins a new line: a job stays with the version that its images
+    were checked for."""
 
-    name: str
-    state: str  # LOADING, READY, UNAVAILABLE, as the model repository extension spells them
-    reason: str = ""
-    model: Model | None = None
-    jobs: deque[_Job] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.jobs = deque()
+    model: Model
+    jobs: deque[_Job] = field(default_factory=deque)
 
 
 class Engine:
     """Runs models for everybody who asks.
 
-    `infer` puts images into one bounded queue; a thread of its own takes from it, oldest first, up to `max_batch` images
-    of one model, the moment the last run is over. Nothing polls: without work the thread sleeps in the kernel.
+    `infer` puts images into one bounded queue. A thread of the engine's own takes from it, oldest first, up to
+    `max_batch` images of one model, the moment the last run is over: under load batches are full without anybody
+    waiting for them to fill, and a lone image runs at once. Nothing polls; without work the thread sleeps.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self._slots: dict[str, _Slot] = {}
-        self._leaving: list[_Slot] = []  # replaced or unloaded, with jobs left
-        self._lock = threading.Lock()
-        self._loading = threading.Lock()
-        self._waiting = 0
-        self._idle = False
-        self._wake: SimpleQueue[bool] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._loaded = threading.Event()
+        self.repository = Repository(settings)
         self.draining = False
+        self._lines: dict[Model, _Line] = {}  # those with jobs
+        self._lock = threading.Lock()
+        self._waiting = 0  # images
+        self._idle = False
+        self._closed = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         self.metrics.depth.set_function(lambda: self._waiting)
         self.metrics.models.set_function(lambda: len(self.models()))
-
-    # Lifecycle
 
     def start(self) -> None:
         """Begins to load every model of the folder, and returns; `wait` tells when that is done."""
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
-        for name in models.find(self.settings.models):
-            self._slots[name] = _Slot(name, "LOADING")
-        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
+        self.repository.start()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until every model of the folder is loaded or known to be broken; False when `timeout` came first."""
-        return self._loaded.wait(timeout)
+        return self.repository.settled.wait(timeout)
+
+    def abandon(self) -> None:
+        """Answers 503 to all that waits, and from now on to all that comes."""
+        self.draining = True
+        with self._lock:
+            self._closed = True
+            left = [job for line in self._lines.values() for job in line.jobs]
+            self._lines.clear()
+            self._waiting = 0
+        _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
-        """Ends the thread after the run it is in; what waits is answered 503."""
-        self.draining = True
+        """Ends the thread after the run it is in; see `abandon`."""
+        self.abandon()
         if self._thread is not None:
-            self._wake.put(False)
+            self._wake.put(None)
             self._thread.join()
             self._thread = None
 
@@ -104,67 +106,38 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # Repository
-
     @property
     def ready(self) -> bool:
-        """Whether all that will load has loaded, and nothing is shutting down."""
-        return self._loaded.is_set() and not self.draining and bool(self.models())
+        """Whether all that can be loaded is, at least one model, and nothing is shutting down."""
+        return self.repository.settled.is_set() and not self.draining and bool(self.models())
 
     def models(self) -> dict[str, ModelInfo]:
         """The ready models by name."""
-        return {name: slot.model.info for name, slot in list(self._slots.items()) if slot.model is not None}
-
-    def _load_all(self) -> None:
-        for name in list(self._slots):
-            try:
-                self._load(name)
-            except ApiError as error:
-                log.warning("%s", error.message)
-        self._loaded.set()
-
-    def _load(self, name: str) -> None:
-        with self._loading:
-            try:
-                model = models.load(self.settings.models / name, self.settings)
-            except ApiError as error:
-                slot = self._slots[name]
-                if slot.model is None:
-                    slot.state, slot.reason = "UNAVAILABLE", error.message
-                raise
-            self._slots[name] = _Slot(name, "READY", model=model)
-
-    # Inference
+        return {name: model.info for name, model in self.repository.ready().items()}
 
     async def infer(self, model: str, images: Images, *, deadline: float | None = None) -> Result:
         """Scores of `images`, uint8 [n, H, W, C] of the model's own size, n >= 1.
 
-        `deadline` is the seconds from now after which the answer is of no use. Raises ApiError: 400 for another shape,
-        404 for an unknown model, 503 for one that is not ready or a full queue, 504 when it is too late.
+        `deadline` is the seconds from now after which the answer is of no use, at most `settings.timeout`. Raises
+        ApiError: 400 for another shape, 404 for an unknown model, 503 for one that is not ready or a full queue, 504
+        when it is too late. Cancelled, the images leave the queue at once.
         """
-        slot = self._slots.get(model)
-        if slot is None:
-            raise ModelNotFound(model, list(self._slots))
-        if slot.model is None:
-            raise ModelNotReady(model, slot.reason or slot.state.lower())
-        self._check(slot.model.info, images)
-        loop = asyncio.get_running_loop()
+        loaded = self.repository.get(model)
+        self._check(loaded.info, images)
         seconds = self.settings.timeout if deadline is None else min(deadline, self.settings.timeout)
-        job = _Job(images, loop.create_future(), loop, time.monotonic())
-        with self._lock:
-            if self._waiting + len(images) > self.settings.max_queue:
-                raise Overloaded
-            slot.jobs.append(job)
-            self._waiting += len(images)
-            wake, self._idle = self._idle, False
-        if wake:
-            self._wake.put(True)
-        timer = loop.call_later(seconds, _expire, job.answer, seconds)
+        if seconds <= 0:
+            raise DeadlineExceeded(max(0.0, seconds))
+        loop = asyncio.get_running_loop()
+        job = _Job(images, loop.create_future(), loop, time.perf_counter())
+        self._put(loaded, job)
+        timer = loop.call_later(seconds, _expire, job, seconds)
         try:
             return await job.answer
+        except (asyncio.CancelledError, DeadlineExceeded):
+            self._take_back(loaded, job)
+            raise
         finally:
             timer.cancel()
-            self._forget(slot, job)
 
     def _check(self, info: ModelInfo, images: Images) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != info.image_size or not len(images):
@@ -173,55 +146,120 @@ class Engine:
         if len(images) > self.settings.max_images:
             raise BadRequest(f"{len(images)} images in one request; at most {self.settings.max_images}")
 
-    def _forget(self, slot: _Slot, job: _Job) -> None:
-        """Takes a job whose caller has gone out of the queue, so that it neither costs a run nor fills a place."""
-        if slot.jobs:
-            with self._lock:
-                if job in slot.jobs:
-                    slot.jobs.remove(job)
-                    self._waiting -= len(job.images)
+    def _put(self, model: Model, job: _Job) -> None:
+        with self._lock:
+            if self._closed:
+                raise Overloaded("the server is shutting down")
+            if self._waiting + len(job.images) > self.settings.max_queue:
+                raise Overloaded
+            self._lines.setdefault(model, _Line(model)).jobs.append(job)
+            self._waiting += len(job.images)
+            wake, self._idle = self._idle, False
+        if wake:
+            self._wake.put(None)
+
+    def _take_back(self, model: Model, job: _Job) -> None:
+        with self._lock:
+            line = self._lines.get(model)
+            if line is not None and job in line.jobs:
+                line.jobs.remove(job)
+                self._waiting -= len(job.images)
+                if not line.jobs:
+                    del self._lines[model]
 
     def _work(self) -> None:
-        while True:
+        while not self._closed:
             with self._lock:
-                taken = self._take()
-                self._idle = taken is None
-            if taken is not None:
-                self._run(*taken)
-            elif not self._wake.get():
-                return
+                line, pause = self._next()
+                batch = self._take(line) if line is not None and not pause else []
+                self._idle = not batch
+            if batch and line is not None:
+                self._answer(line.model, batch)
+                # Else the last batch's arrays, and a model that is gone by now, would stay until the next one.
+                del line, batch
+            else:
+                del line, batch
+                with suppress(Empty):
+                    self._wake.get(timeout=pause)
 
-    def _take(self) -> tuple[Model, list[_Job]] | None:
-        waiting = [slot for slot in self._slots.values() if slot.jobs]
-        if not waiting:
-            return None
-        slot = min(waiting, key=lambda slot: slot.jobs[0].queued)
-        batch: list[_Job] = []
-        size = 0
-        while slot.jobs and (not batch or size + len(slot.jobs[0].images) <= self.settings.max_batch):
-            job = slot.jobs.popleft()
+    def _next(self) -> tuple[_Line | None, float | None]:
+        """The line whose first job has waited longest, and the seconds to wait for it to fill up yet."""
+        line = min(self._lines.values(), key=lambda line: line.jobs[0].queued, default=None)
+        if line is None or not self.settings.max_delay:
+            return line, None
+        pause = line.jobs[0].queued + self.settings.max_delay - time.perf_counter()
+        full = sum(len(job.images) for job in line.jobs) >= self.settings.max_batch
+        return line, None if full or pause <= 0 else pause
+
+    def _take(self, line: _Line) -> list[_Job]:
+        batch = [line.jobs.popleft()]
+        size = len(batch[0].images)
+        while line.jobs and size + len(line.jobs[0].images) <= self.settings.max_batch:
+            job = line.jobs.popleft()
             size += len(job.images)
             batch.append(job)
+        if not line.jobs:
+            del self._lines[line.model]
         self._waiting -= size
-        assert slot.model is not None
-        return slot.model, batch
+        return batch
 
-    def _run(self, model: Model, batch: Sequence[_Job]) -> None:
+    def _answer(self, model: Model, batch: Sequence[_Job]) -> None:
+        # Between cancelling and leaving the queue there is a moment in which a job can still be taken.
+        batch = [job for job in batch if not job.answer.done()]
+        if not batch:
+            return
+        try:
+            _deliver(zip(batch, self._run(model, batch), strict=True))
+        except Exception as error:
+            if len(batch) > 1:
+                # One of them must not fail the others.
+                for job in batch:
+                    self._answer(model, [job])
+            else:
+                log.exception("a run of %s failed", model.info.name)
+                _deliver([(batch[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
+
+    def _run(self, model: Model, batch: Sequence[_Job]) -> list[Result]:
+        name, limit = model.info.name, self.settings.max_batch
         images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
-        logits, probabilities = model.run(images)
+        began = time.perf_counter()
+        # A single request may be longer than a batch.
+        parts = [model.run(images[start : start + limit]) for start in range(0, len(images), limit)]
+        ended = time.perf_counter()
+        logits, probabilities = (
+            parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
+        )
+        self.metrics.ran(name, len(images), ended - began, [began - job.queued for job in batch])
+        results = []
         start = 0
         for job in batch:
-            end = start + len(job.images)
-            result = Result(logits[start:end], probabilities[start:end], model.info)
-            job.loop.call_soon_threadsafe(_answer, job.answer, result)
-            start = end
+            rows = slice(start, start + len(job.images))
+            results.append(Result(logits[rows], probabilities[rows], model.info))
+            start = rows.stop
+        return results
 
 
-def _answer(answer: asyncio.Future[Result], result: Result) -> None:
-    if not answer.done():
-        answer.set_result(result)
+def _deliver(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
+    """Hands answers to the event loops that wait for them, each loop woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Result | ApiError]]] = {}
+    for job, answer in answers:
+        loops.setdefault(job.loop, []).append((job, answer))
+    for loop, part in loops.items():
+        # A loop that is closed takes nothing, and who waited in it is gone with it.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, part)
 
 
-def _expire(answer: asyncio.Future[Result], seconds: float) -> None:
-    if not answer.done():
-        answer.set_exception(DeadlineExceeded(seconds))
+def _settle(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
+    for job, answer in answers:
+        if job.answer.done():
+            continue
+        if isinstance(answer, ApiError):
+            job.answer.set_exception(answer)
+        else:
+            job.answer.set_result(answer)
+
+
+def _expire(job: _Job, seconds: float) -> None:
+    if not job.answer.done():
+        job.answer.set_exception(DeadlineExceeded(seconds))

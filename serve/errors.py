@@ -1,8 +1,8 @@
-"""What can go wrong on the way to an answer; every error knows its HTTP status, so that each route says the same thing."""
+"""What can go wrong on the way to an answer. Every error knows its HTTP status: all routes say the same thing."""
 
 
 class ApiError(Exception):
-    """A request that gets no result. `status` is the HTTP status, `message` what the caller reads in `{"error": ...}`."""
+    """A request that gets no result. `status` is the HTTP status, `message` what stands in `{"error": ...}`."""
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)

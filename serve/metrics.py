@@ -34,6 +34,14 @@ class Metrics:
         self.in_flight = Gauge("serve_requests_in_flight", "Requests being answered", registry=self.registry)
         self.models = Gauge("serve_models_ready", "Models ready to run", registry=self.registry)
 
+    def ran(self, model: str, images: int, seconds: float, waits: list[float]) -> None:
+        """Accounts for one run of `images` images, whose requests waited for `waits` seconds."""
+        self.batch.labels(model).observe(images)
+        self.run.labels(model).observe(seconds)
+        queued = self.queued.labels(model)
+        for wait in waits:
+            queued.observe(wait)
+
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
         return generate_latest(self.registry)

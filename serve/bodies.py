@@ -1,0 +1,113 @@
+"""Request bodies: whole, bounded in bytes (also after decompression), and bounded in sum over all requests."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from serve.errors import ApiError, BadRequest, Overloaded
+from serve.settings import Settings
+
+# Bodies up to here are not counted: a thousand of them are little.
+SMALL = 64 * 2**10
+CODINGS = ("gzip", "deflate")
+
+
+class Gone(Exception):
+    """The client has left; nobody waits for an answer."""
+
+
+class Bodies:
+    """Reads bodies. Large ones take memory: two of the largest size may be held at a time, and the others are left in
+    their sockets until there is room."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limit = settings.max_body
+        self._seconds = settings.timeout
+        self._room = 2 * max(settings.max_body, SMALL)
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, decompressed; it counts until the context ends. Raises ApiError: 400 for a broken coding, 408 where
+        the body does not arrive, 413 where it is too large, 415 for another coding, 503 where no room came free."""
+        headers = request.headers
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in (*CODINGS, "identity"):
+            raise ApiError(415, f"content-encoding {coding!r} is not supported; valid are {', '.join(CODINGS)}")
+        length = self._length(headers.get("content-length"))
+        if length <= SMALL and coding == "identity":
+            yield await _receive(request.receive, length, length)
+            return
+        # Compressed, nothing tells how much it will be.
+        size = length if coding == "identity" else length + self._limit
+        size = min(size, 2 * self._limit)
+        await self._reserve(size)
+        try:
+            yield await self._read(request.receive, length, coding)
+        finally:
+            self._room += size
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _length(self, header: str | None) -> int:
+        # The HTTP parser has seen to it that a length is a number; without one the body comes in chunks.
+        length = self._limit if header is None else int(header)
+        if length > self._limit:
+            raise self._too_large()
+        return length
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is too large: at most {self._limit:,} bytes, also after decompression")
+
+    async def _reserve(self, size: int) -> None:
+        try:
+            async with asyncio.timeout(self._seconds), self._changed:
+                await self._changed.wait_for(lambda: self._room >= size)
+                self._room -= size
+        except TimeoutError:
+            raise Overloaded("too many large requests") from None
+
+    async def _read(self, receive: Receive, length: int, coding: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await _receive(receive, length, self._limit)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {self._seconds:g} s") from None
+        if len(body) > self._limit:
+            raise self._too_large()
+        return body if coding == "identity" else await asyncio.to_thread(self._decompress, body)
+
+    def _decompress(self, body: bytes) -> bytes:
+        # Twice the largest window: zlib sees by itself whether it is gzip or deflate.
+        stream = zlib.decompressobj(wbits=2 * zlib.MAX_WBITS + 2)
+        try:
+            plain = stream.decompress(body, self._limit + 1)
+        except zlib.error as error:
+            raise BadRequest(f"the body cannot be decompressed: {error}") from None
+        if len(plain) > self._limit:
+            raise self._too_large()
+        if not stream.eof or stream.unused_data:
+            raise BadRequest("the body cannot be decompressed: it is cut off, or has bytes after its end")
+        return plain
+
+
+async def _receive(receive: Receive, length: int, limit: int) -> bytes:
+    """The body's bytes; stops early, with more than `limit` of them, once there are too many."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        return bytes(message.get("body", b""))
+    parts = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part = message.get("body", b"")
+        size += len(part)
+        parts.append(part)
+        if not message.get("more_body", False) or size > limit:
+            return b"".join(parts)
+        message = await receive()

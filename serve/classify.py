@@ -1,0 +1,72 @@
+"""POST /classify/{model}: a picture in, the best classes out."""
+
+import time
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from serve.bodies import SMALL, Bodies
+from serve.clients import ClientWaits
+from serve.decoding import Decoder
+from serve.engine import Engine
+from serve.errors import ApiError, BadRequest
+from serve.gate import RECORD
+
+TOP = 5
+
+
+class Classify:
+    """The route's handler. It takes the request as it is: the framework's own parsing costs more than all of this."""
+
+    def __init__(self, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
+        self._engine = engine
+        self._bodies = bodies
+        self._decoder = decoder
+
+    async def post(self, request: Request) -> Response:
+        """Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
+        late = time.monotonic() + self._engine.settings.timeout
+        name = request.path_params["model"]
+        record = request.scope[RECORD]
+        record.route = "classify"
+        info = self._engine.repository.get(name).info
+        record.model = name
+        top = _top(request.query_params.get("top_k"))
+        async with self._bodies.read(request) as body:
+            data = await _picture(request, body)
+            async with ClientWaits(request.receive):
+                images = await self._decoder(data, info.image_size, deadline=late - time.monotonic())
+                result = await self._engine.infer(name, images, deadline=late - time.monotonic())
+        probabilities: list[float] = result.probabilities[0].tolist()
+        labels = result.model.labels
+        best = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)[:top]
+        answer = [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in best]
+        return Response(orjson.dumps({"model": name, "predictions": answer}), media_type="application/json")
+
+
+def _top(text: str | None) -> int:
+    if text is None:
+        return TOP
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise ApiError(422, f"top_k is {text!r:.50}; valid is a whole number from 1")
+    return int(text)
+
+
+async def _picture(request: Request, body: bytes) -> bytes:
+    """The raw body, or the field `file` of a form."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return body
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    # A broken form is starlette's HTTPException, 400.
+    async with Request(request.scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
+        file = form.get("file")
+        if file is None:
+            raise BadRequest(f"the form has no field 'file'; it has: {', '.join(form) or 'none'}"[:300])
+        if isinstance(file, str):
+            raise BadRequest("the form's field 'file' holds text; it must be a file, with a filename")
+        return await file.read()

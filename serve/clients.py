@@ -1,0 +1,36 @@
+"""Clients that leave: what they asked for is dropped."""
+
+import asyncio
+from types import TracebackType
+
+from starlette.types import Receive
+
+from serve.bodies import Gone
+
+
+class ClientWaits:
+    """Context in which a request's work goes on only as long as its client waits: raises Gone when it has left. The
+    body must have been read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        self._work = asyncio.current_task()
+        self._watch = asyncio.get_running_loop().create_task(self._wait_for_leaving())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        if self._gone and kind is asyncio.CancelledError and self._work is not None:
+            self._work.uncancel()
+            raise Gone from None
+
+    async def _wait_for_leaving(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        if self._work is not None:
+            self._work.cancel()

@@ -1,0 +1,73 @@
+"""Where pictures are decoded: tiny ones at once, the others beside the event loop, the large ones one after another."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from serve.cores import usable_cores
+from serve.errors import DeadlineExceeded, Overloaded
+from serve.images import decode, finish, fit, open_header
+from serve.metrics import Metrics
+from serve.models import Images
+from serve.settings import Settings
+
+# Up to here decoding takes less time than handing it to another thread.
+TINY_BYTES = 16 * 2**10
+TINY_PIXELS = 128 * 128
+# From here on a picture's memory matters, so that only one of them is in work.
+LARGE_PIXELS = 4_000_000
+WAITING = 128
+# Pixels a side that are plenty for networks that see 64 of them.
+ENOUGH = 256
+
+
+class Decoder:
+    """Turns bytes of strangers into pictures of a model's size without holding up anybody else's request."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._common = ThreadPoolExecutor(usable_cores(), "decode")
+        self._large = ThreadPoolExecutor(1, "decode-large")
+        self._waiting = 0
+
+    async def __call__(self, data: bytes, shape: tuple[int, int, int], *, deadline: float) -> Images:
+        """uint8 [1, H, W, C] of `shape`. `deadline` is in seconds from now. Raises BadImage, 503 when too many pictures
+        wait, 504 after the deadline."""
+        began = time.perf_counter()
+        image = open_header(data, max_pixels=self._settings.max_pixels) if len(data) <= TINY_BYTES else None
+        if image is not None and image.width * image.height <= TINY_PIXELS:
+            pixels = fit(finish(image), shape)
+        else:
+            pixels = await self._beside(data, shape, deadline)
+        self._metrics.decode.observe(time.perf_counter() - began)
+        return pixels[None]
+
+    async def _beside(self, data: bytes, shape: tuple[int, int, int], deadline: float) -> Images:
+        if self._waiting >= WAITING:
+            raise Overloaded("too many pictures wait to be decoded")
+        loop = asyncio.get_running_loop()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(deadline):
+                image = await loop.run_in_executor(self._common, self._header, data)
+                pool = self._large if image.width * image.height > LARGE_PIXELS else self._common
+                return await loop.run_in_executor(pool, _pixels, data, shape, self._settings.max_pixels)
+        except TimeoutError:
+            raise DeadlineExceeded(deadline) from None
+        finally:
+            self._waiting -= 1
+
+    def _header(self, data: bytes) -> Image.Image:
+        return open_header(data, max_pixels=self._settings.max_pixels)
+
+    def close(self) -> None:
+        """Ends the threads once the pictures in work are done."""
+        self._common.shutdown(cancel_futures=True)
+        self._large.shutdown(cancel_futures=True)
+
+
+def _pixels(data: bytes, shape: tuple[int, int, int], max_pixels: int) -> Images:
+    return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH), shape)

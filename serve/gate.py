@@ -1,0 +1,142 @@
+"""What holds for every request, whatever it asks for: an id, the key, the account, an answer come what may."""
+
+import base64
+import binascii
+import hmac
+import logging
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.bodies import Gone
+from serve.engine import Engine
+
+log = logging.getLogger("serve")
+access = logging.getLogger("serve.access")
+
+RECORD = "serve.record"
+OPEN = ("/v2/health/live", "/v2/health/ready")
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+OUTCOMES = {408: "late", 499: "gone", 503: "overloaded", 504: "late"}
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a request; the routes fill in what they find."""
+
+    id: str
+    route: str = "other"
+    model: str = ""
+    status: int = 0
+
+
+class Gate:
+    """ASGI middleware around all routes, the app's included."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+        self._key = (engine.settings.api_key or "").encode()
+        self._counters: dict[tuple[str, str, str], Any] = {}
+        self._latencies: dict[str, Any] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket" and not self._admits(scope):
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        record = Record(_request_id(scope))
+        scope[RECORD] = record
+        extra = [(b"x-request-id", record.id.encode())]
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                headers = [*message.get("headers", ()), *extra]
+                if self._engine.draining:
+                    # The client should come back by another connection, to another server.
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            await send(message)
+
+        self._engine.metrics.in_flight.inc()
+        try:
+            if self._admits(scope):
+                await self._app(scope, receive, answer)
+            else:
+                await _refuse(answer)
+        except Gone:
+            record.status = 499
+        except Exception:
+            log.exception("request %s failed", record.id)
+            if not record.status:
+                await _say(answer, 500, f"internal error; the log has it under request id {record.id}")
+            record.status = 500
+        finally:
+            self._engine.metrics.in_flight.dec()
+            self._account(scope, record, time.perf_counter() - began)
+
+    def _admits(self, scope: Scope) -> bool:
+        if not self._key or scope["path"] in OPEN:
+            return True
+        headers = Headers(scope=scope)
+        kind, _, value = headers.get("authorization", "").partition(" ")
+        offered = [headers.get("x-api-key", "")]
+        if kind.lower() == "bearer":
+            offered.append(value.strip())
+        elif kind.lower() == "basic":
+            # What a browser sends for the app: any user name, the key as the password.
+            with suppress(binascii.Error, UnicodeDecodeError):
+                offered.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
+        return any(hmac.compare_digest(key.encode(), self._key) for key in offered)
+
+    def _account(self, scope: Scope, record: Record, seconds: float) -> None:
+        status = record.status
+        outcome = OUTCOMES.get(status) or ("ok" if status < 400 else "refused" if status < 500 else "failed")
+        key = (record.route, record.model, outcome)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._engine.metrics.requests.labels(*key)
+            self._latencies[record.route] = self._engine.metrics.latency.labels(record.route)
+        counter.inc()
+        self._latencies[record.route].observe(seconds)
+        if self._engine.settings.access_log:
+            client = scope.get("client")
+            fields = {
+                "request_id": record.id,
+                "client": client[0] if client else "",
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "milliseconds": round(seconds * 1000, 2),
+            }
+            access.info("%(client)s %(method)s %(path)s %(status)s %(milliseconds)s ms %(request_id)s", fields)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return str(value.decode())
+    return os.urandom(8).hex()
+
+
+async def _refuse(send: Send) -> None:
+    await _say(
+        send, 401, "this server wants a key: Authorization: Bearer KEY", ("www-authenticate", 'Basic realm="key"')
+    )
+
+
+async def _say(send: Send, status: int, text: str, *headers: tuple[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in (("content-type", "application/json"), *headers)]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": orjson.dumps({"error": text})})

@@ -1,0 +1,38 @@
+"""Log lines to stderr: text for people, JSON for machines."""
+
+import json
+import logging
+import time
+
+from serve.settings import Settings
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; a record whose arguments are a mapping (the access lines) gives them as fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if isinstance(record.args, dict):
+            line.update(record.args)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(settings: Settings) -> None:
+    """Sets up the loggers of the server and of what it runs in; meant for a process of its own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(levelname)s: %(message)s")
+    )
+    for name, level in (("serve", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

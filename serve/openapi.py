@@ -1,0 +1,233 @@
+"""What the API's description says of bodies that the routes read and write themselves."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Error(BaseModel):
+    """Every answer that is no success."""
+
+    error: str = Field(description="what is wrong, and what would be right")
+
+
+class Prediction(BaseModel):
+    label: str
+    index: int
+    probability: float = Field(ge=0, le=1)
+
+
+class Classification(BaseModel):
+    model: str
+    predictions: list[Prediction] = Field(description="best first")
+
+
+class ServerMetadata(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    live: bool
+
+
+class Ready(BaseModel):
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    name: str
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any size")
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, str]
+
+
+class ConfigTensor(BaseModel):
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfig(BaseModel):
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    dynamic_batching: dict[str, list[int]]
+
+
+class OutputTensor(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float] | list[str] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class Inference(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class Empty(BaseModel):
+    pass
+
+
+class IndexEntry(BaseModel):
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+REASONS = {
+    400: "the request is wrong",
+    404: "unknown model",
+    408: "the body did not arrive in time",
+    413: "too many bytes, pixels or images",
+    415: "a format or coding that is not read",
+    422: "a parameter is wrong",
+    503: "not ready, or overloaded: try again after Retry-After seconds",
+    504: "no result in time",
+}
+OBJECT: dict[str, Any] = {"type": "object"}
+JSON_NUMBERS: dict[str, Any] = {
+    "type": "array",
+    "description": "flat, or nested like the shape",
+    "items": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 255}, {"type": "array", "items": {}}]},
+}
+OUTPUT_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "binary_data": {"type": "boolean"},
+        "classification": {"type": "integer", "minimum": 0, "description": "answer with the best classes as text"},
+    },
+}
+INFER: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "binary_data_output": {"type": "boolean"},
+                "timeout": {"type": "integer", "minimum": 0, "description": "microseconds"},
+            },
+        },
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"const": "image"},
+                    "shape": {
+                        "type": "array",
+                        "items": {"type": "integer", "minimum": 1},
+                        "minItems": 4,
+                        "maxItems": 4,
+                        "description": "[n, H, W, C], as the model's metadata say",
+                    },
+                    "datatype": {"const": "UINT8"},
+                    "data": JSON_NUMBERS,
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"binary_data_size": {"type": "integer", "minimum": 1}},
+                    },
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": {"enum": ["logits", "probabilities"]},
+                    "parameters": OUTPUT_PARAMETERS,
+                },
+            },
+        },
+    },
+}
+
+
+def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for its `responses`."""
+    return {code: {"model": Error, "description": REASONS[code]} for code in codes}
+
+
+TOP_K: dict[str, Any] = {
+    "name": "top_k",
+    "in": "query",
+    "required": False,
+    "description": "how many classes to answer with",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5},
+}
+LENGTH: dict[str, Any] = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "required": False,
+    "description": "bytes of JSON, where raw tensors follow it",
+    "schema": {"type": "integer", "minimum": 0},
+}
+PICTURE: dict[str, Any] = {
+    "required": True,
+    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP: as it is, or as the field `file` of a form",
+    "content": {
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        },
+    },
+}
+LOAD = {"type": "object", "properties": {"parameters": {"type": "object", "maxProperties": 0}}}
+INDEX = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "only the ready ones"}}}
+TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+INFERENCE: dict[str, Any] = {
+    "model": Inference,
+    "description": "the scores; as raw tensors behind the JSON where they were asked for",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
+def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
+    """A parameter in the path."""
+    found: dict[str, Any] = {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": text,
+        "schema": {"type": "string", "minLength": 1},
+    }
+    return found if example is None else {**found, "example": example}
+
+
+def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """A JSON body."""
+    return {"required": required, "content": {"application/json": {"schema": schema}}}

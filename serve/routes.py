@@ -1,0 +1,109 @@
+"""The API's routes as one table: what is where, what it answers, and what it tells of itself in /docs."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
+
+from serve import openapi
+from serve.classify import Classify
+from serve.gate import RECORD
+from serve.metrics import Metrics
+from serve.v2 import V2
+
+Handler = Callable[[Request], Awaitable[Response]]
+VERSION = {"version": openapi.path("version", "always 1", "1")}
+MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/index lists it")}
+
+
+class Raw(APIRoute):
+    """A route that the API's description knows, and whose handler takes the request as it is: parsing by FastAPI would
+    cost more than the rest of the way to the engine."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        return self.endpoint
+
+
+def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> APIRouter:
+    """All routes but the app's."""
+    router = APIRouter(route_class=Raw)
+
+    def add(
+        method: str,
+        path: str,
+        handler: Handler,
+        summary: str,
+        answer: Any,
+        *codes: int,
+        parameters: tuple[dict[str, Any], ...] = (),
+        body: dict[str, Any] | None = None,
+    ) -> None:
+        in_path = [(VERSION | MODEL)[name] for name in re.findall(r"{(\w+)}", path)]
+        extra: dict[str, Any] = {"parameters": [*in_path, *parameters]}
+        router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            summary=summary,
+            operation_id=re.sub(r"\W+", "_", f"{method}{path}".lower()).strip("_"),
+            tags=[path.split("/")[1]],
+            responses={200: answer if isinstance(answer, dict) else {"model": answer}, **openapi.errors(*codes)},
+            response_model=None,
+            openapi_extra=extra if body is None else {**extra, "requestBody": body},
+        )
+
+    bodies = (408, 413, 415, 503)
+    add("POST", "/classify/{model}", classify.post, "Classify a picture", openapi.Classification,
+        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE)  # fmt: skip
+    add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
+    add("GET", "/v2/health/live", v2.live, "Whether the process lives", openapi.Live)
+    add("GET", "/v2/health/ready", v2.ready, "Whether all models are ready", openapi.Ready, 503)
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        add("GET", path, v2.model, "A model's tensors and metadata", openapi.ModelMetadata, 404, 503)
+        add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
+        add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
+        add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
+            parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER))  # fmt: skip
+    add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
+        body=openapi.json_body(openapi.INDEX, required=False))  # fmt: skip
+    add("POST", "/v2/repository/models/{model}/load", v2.load, "Load, or load anew", openapi.Empty, 400, 404, *bodies,
+        body=openapi.json_body(openapi.LOAD, required=False))  # fmt: skip
+    add("POST", "/v2/repository/models/{model}/unload", v2.unload, "Unload", openapi.Empty, 400, 404, *bodies,
+        body=openapi.json_body(openapi.OBJECT, required=False))  # fmt: skip
+
+    async def render(request: Request) -> Response:
+        request.scope[RECORD].route = "metrics"
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    add("GET", "/metrics", render, "Prometheus metrics", openapi.TEXT)
+    return router
+
+
+class Rest(BaseRoute):
+    """What of the API's paths no route takes: 404, or 405 with the methods that would do."""
+
+    def __init__(self, routes: list[BaseRoute]) -> None:
+        self._routes = [route for route in routes if isinstance(route, Route)]
+        self._roots = {route.path.split("/")[1] for route in self._routes}
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        root = f"{scope['path']}/".split("/")[1]
+        return (Match.FULL if scope["type"] == "http" and root in self._roots else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods: set[str] = set()
+        for route in self._routes:
+            if route.matches(scope)[0] is Match.PARTIAL:
+                methods |= route.methods or set()
+        if methods:
+            allowed = ", ".join(sorted(methods))
+            raise HTTPException(405, f"{scope['method']} is not allowed here; valid is {allowed}", {"allow": allowed})
+        raise HTTPException(404, f"nothing is at {scope['path']!r:.200}; /docs tells what is where")

@@ -1,0 +1,91 @@
+"""The process's life: listening, ready, SIGTERM, the last answer."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from serve.engine import Engine
+from serve.settings import Settings
+
+# New connections whose request is still on its way when listening ends.
+LAST_REQUESTS = 0.25
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with three differences: it says when the models are ready, does not poll, and loses nothing on SIGTERM.
+
+    From SIGTERM on the server is not ready, and goes on serving for `settings.linger` seconds while load balancers
+    learn of it; every answer closes its connection. Then it stops listening and finishes what it has accepted, for at
+    most `settings.shutdown_timeout` seconds. SIGINT skips the lingering; a second signal ends the process at once.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                # What has to be cut off is answered by the engine first.
+                timeout_graceful_shutdown=int(settings.shutdown_timeout) + 2,
+            )
+        )
+        self.engine: Engine = app.state.engine
+        self.failed = False
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._linger = 0.0
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        yield
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        if self.engine.draining:
+            self.force_exit = True
+        self.engine.draining = True
+        self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
+        self._stop.set()
+
+    async def main_loop(self) -> None:
+        """Until a signal; also ends when not one model could be loaded."""
+        announced = asyncio.create_task(self._announce())
+        await self._stop.wait()
+        announced.cancel()
+        if not self.failed and not self.force_exit:
+            await asyncio.sleep(self._linger)
+
+    async def _announce(self) -> None:
+        await asyncio.to_thread(self.engine.wait)
+        count = len(self.engine.models())
+        if not count:
+            self.failed = True
+            self._stop.set()
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        print(f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes what waits to be accepted, stops listening, answers, closes."""
+        for entry in sockets or []:
+            # Further clients are turned away by the kernel instead of being dropped half-way.
+            entry.listen(0)
+        await asyncio.sleep(0.01)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0 if self.force_exit else LAST_REQUESTS)
+        cut = asyncio.get_running_loop().call_later(self._settings.shutdown_timeout, self.engine.abandon)
+        await super().shutdown(sockets)
+        cut.cancel()

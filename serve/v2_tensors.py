@@ -1,0 +1,204 @@
+"""The Open Inference Protocol's inference messages: JSON with, or without, raw tensors behind it.
+
+Bytes to `Request` and `Result` to bytes; no HTTP and no engine in here.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serve.engine import Result
+from serve.errors import BadRequest
+from serve.models import OUTPUTS, Images
+
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that is asked for: raw or JSON, or, with `classes`, its best classes as text."""
+
+    name: str
+    binary: bool
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An inference request. `seconds` is the time that the client grants, None without one."""
+
+    id: str | None
+    images: Images
+    outputs: list[Output]
+    seconds: float | None
+
+
+def parse(body: bytes, header_length: str | None, shape: tuple[int, int, int], *, max_images: int) -> Request:
+    """The request in `body`, whose first `header_length` bytes are JSON (all of them when it is None).
+
+    `shape` is (H, W, C) of the model. Raises BadRequest with what is wrong, and what would be right.
+    """
+    length = _header_length(header_length, len(body))
+    try:
+        message = orjson.loads(memoryview(body)[:length])
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the request is not JSON: {error}") from None
+    message = _object(message, "the request")
+    if message.get("id") is not None and not isinstance(message["id"], str):
+        raise BadRequest(f"id is {message['id']!r:.100}; it must be a string")
+    parameters = _object(message.get("parameters"), "parameters")
+    for name in SEQUENCE:
+        if parameters.get(name):
+            raise BadRequest(f"parameter {name} is not supported: these models keep no state")
+    return Request(
+        id=message.get("id"),
+        images=_images(message.get("inputs"), memoryview(body)[length:], shape, max_images),
+        outputs=_outputs(message.get("outputs"), parameters),
+        seconds=_seconds(parameters.get("timeout")),
+    )
+
+
+def _header_length(header: str | None, total: int) -> int:
+    if header is None:
+        return total
+    if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
+        raise BadRequest(f"Inference-Header-Content-Length is {header!r:.50}; valid are 0 to {total}")
+    return int(header)
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if value is None and name != "the request":
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _seconds(timeout: Any) -> float | None:
+    if timeout is None or timeout == 0:
+        return None
+    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
+        raise BadRequest(f"parameter timeout is {timeout!r:.50}; it must be a whole number of microseconds")
+    return timeout / 1e6
+
+
+def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_images: int) -> Images:
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise BadRequest("inputs must be a list with the one tensor 'image'")
+    tensor = inputs[0]
+    wanted = ["n", *shape]
+    if tensor.get("name") != "image":
+        raise BadRequest(f"input {tensor.get('name')!r:.100} is unknown; valid is 'image'")
+    if tensor.get("datatype") != "UINT8":
+        raise BadRequest(f"datatype of 'image' is {tensor.get('datatype')!r:.50}; valid is 'UINT8'")
+    size = tensor.get("shape")
+    if not isinstance(size, list) or not all(type(part) is int and part > 0 for part in size):
+        raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
+    if tuple(size[1:]) != shape:
+        raise BadRequest(f"shape of 'image' is {size}; valid is {wanted}")
+    if size[0] > max_images:
+        raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
+    parameters = _object(tensor.get("parameters"), "parameters of 'image'")
+    _no_shared_memory(parameters)
+    binary = parameters.get("binary_data_size")
+    if binary is None:
+        if len(raw):
+            raise BadRequest(f"{len(raw)} bytes after the JSON, but 'image' has no binary_data_size")
+        return _from_json(tensor.get("data"), size)
+    if "data" in tensor:
+        raise BadRequest("'image' has both data and binary_data_size")
+    total = math.prod(size)
+    if binary != total or len(raw) != total or isinstance(binary, bool):
+        raise BadRequest(
+            f"binary_data_size is {binary!r:.50} and {len(raw)} bytes follow the JSON; shape {size} takes {total}"
+        )
+    return np.frombuffer(raw, np.uint8).reshape(size)
+
+
+def _from_json(data: Any, size: list[int]) -> Images:
+    """Flat or nested, as the protocol allows."""
+    if not isinstance(data, list):
+        raise BadRequest("'image' has neither a list of data nor binary_data_size")
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError):
+        raise BadRequest("data of 'image' is neither flat nor nested like its shape") from None
+    if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
+        raise BadRequest("data of 'image' must be whole numbers from 0 to 255")
+    if values.shape not in ((math.prod(size),), tuple(size)):
+        raise BadRequest(f"data of 'image' has shape {list(values.shape)}; valid are {size} and [{math.prod(size)}]")
+    return values.astype(np.uint8).reshape(size)
+
+
+def _outputs(asked: Any, parameters: dict[str, Any]) -> list[Output]:
+    usual = parameters.get("binary_data_output", False)
+    if not isinstance(usual, bool):
+        raise BadRequest(f"parameter binary_data_output is {usual!r:.50}; valid are true and false")
+    if asked is None or asked == []:
+        return [Output(name, usual, 0) for name in OUTPUTS]
+    if not isinstance(asked, list):
+        raise BadRequest("outputs must be a list")
+    outputs = [_output(_object(entry or 0, "an output"), usual) for entry in asked]
+    if len({output.name for output in outputs}) < len(outputs):
+        raise BadRequest("an output is asked for twice")
+    return outputs
+
+
+def _output(entry: dict[str, Any], usual: bool) -> Output:
+    name = entry.get("name")
+    if name not in OUTPUTS:
+        raise BadRequest(f"output {name!r:.100} is unknown; valid are {', '.join(OUTPUTS)}")
+    parameters = _object(entry.get("parameters"), f"parameters of {name!r}")
+    _no_shared_memory(parameters)
+    binary, classes = parameters.get("binary_data", usual), parameters.get("classification", 0)
+    if not isinstance(binary, bool):
+        raise BadRequest(f"parameter binary_data is {binary!r:.50}; valid are true and false")
+    if type(classes) is not int or classes < 0:
+        raise BadRequest(f"parameter classification is {classes!r:.50}; it must be a whole number of classes")
+    return Output(name, binary, classes)
+
+
+def _no_shared_memory(parameters: dict[str, Any]) -> None:
+    if any(name in parameters for name in SHARED):
+        raise BadRequest("shared memory is not supported; send the tensor in the request")
+
+
+def render(request: Request, result: Result, version: str) -> tuple[bytes, int | None]:
+    """The response's body, and the length of its JSON when raw tensors follow it, else None."""
+    raw: list[bytes] = []
+    message: dict[str, Any] = {"model_name": result.model.name, "model_version": version, "outputs": []}
+    if request.id is not None:
+        message["id"] = request.id
+    for output in request.outputs:
+        values = getattr(result, output.name)
+        if output.classes:
+            texts = _best(values, result.model.labels, output.classes)
+            entry: dict[str, Any] = {"name": output.name, "datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
+            flat = [text for row in texts for text in row]
+            data: Any = flat
+            packed = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in flat)
+        else:
+            entry = {"name": output.name, "datatype": "FP32", "shape": list(values.shape)}
+            data, packed = values, b""
+        if output.binary:
+            packed = packed or values.astype("<f4", copy=False).tobytes()
+            entry["parameters"] = {"binary_data_size": len(packed)}
+            raw.append(packed)
+        else:
+            entry["data"] = data if output.classes else values.ravel().tolist()
+        message["outputs"].append(entry)
+    head = orjson.dumps(message)
+    return b"".join([head, *raw]), len(head) if raw else None
+
+
+def _best(values: Any, labels: list[str], classes: int) -> list[list[str]]:
+    """`value:index:label` of the best classes of each row, best first."""
+    rows = []
+    for row in values.tolist():
+        order = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:classes]
+        rows.append([f"{row[index]:f}:{index}:{labels[index]}" for index in order])
+    return rows
