@@ -56,7 +56,7 @@ class Decoder:
                 pool = self._large if image.width * image.height > LARGE_PIXELS else self._common
                 return await loop.run_in_executor(pool, _pixels, data, shape, self._settings.max_pixels)
         except TimeoutError:
-            raise DeadlineExceeded(deadline) from None
+            raise DeadlineExceeded from None
         finally:
             self._waiting -= 1
 

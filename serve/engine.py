@@ -126,11 +126,11 @@ class Engine:
         self._check(loaded.info, images)
         seconds = self.settings.timeout if deadline is None else min(deadline, self.settings.timeout)
         if seconds <= 0:
-            raise DeadlineExceeded(max(0.0, seconds))
+            raise DeadlineExceeded
         loop = asyncio.get_running_loop()
         job = _Job(images, loop.create_future(), loop, time.perf_counter())
         self._put(loaded, job)
-        timer = loop.call_later(seconds, _expire, job, seconds)
+        timer = loop.call_later(seconds, _expire, job)
         try:
             return await job.answer
         except (asyncio.CancelledError, DeadlineExceeded):
@@ -260,6 +260,6 @@ def _settle(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
             job.answer.set_result(answer)
 
 
-def _expire(job: _Job, seconds: float) -> None:
+def _expire(job: _Job) -> None:
     if not job.answer.done():
-        job.answer.set_exception(DeadlineExceeded(seconds))
+        job.answer.set_exception(DeadlineExceeded())

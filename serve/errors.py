@@ -52,8 +52,8 @@ class Overloaded(ApiError):
 class DeadlineExceeded(ApiError):
     """504: the result did not come in time; work that has not begun by then is never begun."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(504, f"no result within {seconds:g} s")
+    def __init__(self) -> None:
+        super().__init__(504, "no result in time")
 
 
 class ModelLoadError(ApiError):

@@ -1,0 +1,165 @@
+"""Tiny models that keep the ONNX contract and answer exactly: whole numbers through and through, so that a swapped or
+mixed-up result cannot pass for rounding."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def weights(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """float32 [H*W*C, 10] of whole numbers: sums of pixels times these are exact in any order."""
+    return np.random.default_rng(seed).integers(-2, 3, (int(np.prod(shape)), 10)).astype(np.float32)
+
+
+@dataclass
+class Tiny:
+    """A model on disk, and what it must answer."""
+
+    folder: Path
+    shape: tuple[int, int, int] = (32, 32, 3)
+    seed: int = 0
+    labels: list[str] = field(default_factory=lambda: [f"class {index}" for index in range(10)])
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """float32 [n, 10] for uint8 [n, H, W, C], to the bit."""
+        return images.reshape(len(images), -1).astype(np.float32) @ weights(self.shape, self.seed) / np.float32(4096)
+
+    def best(self, image: np.ndarray) -> int:
+        return int(self.logits(image[None])[0].argmax())
+
+    def write(self, precision: str = "fp32", *, cost: int = 0, fragile: bool = False, **metadata: str) -> "Tiny":
+        """Writes the file of `precision`. `cost` makes each run slow, about 5 ms a step on one core; a `fragile` model
+        fails on a batch with an image whose first byte is 255."""
+        nodes = [
+            helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["float"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["sums"]),
+            helper.make_node("Div", ["sums", "scale"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        ]
+        constants = {"weights": weights(self.shape, self.seed), "scale": np.float32(4096)}
+        extra = []
+        if cost:
+            constants |= {"zero": np.float32(0), "square": np.eye(512, dtype=np.float32)}
+            extra += [
+                helper.make_node("ReduceSum", ["float"], ["total"], keepdims=0),
+                helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+                helper.make_node("Add", ["square", "nothing"], ["step0"]),
+                *(helper.make_node("MatMul", [f"step{i}", "step0"], [f"step{i + 1}"]) for i in range(cost)),
+                helper.make_node("ReduceSum", [f"step{cost}"], ["work"], keepdims=0),
+                helper.make_node("Mul", ["work", "zero"], ["no_work"]),
+                helper.make_node("Add", ["sums", "no_work"], ["late_sums"]),
+            ]
+            nodes[3].input[0] = "late_sums"
+        if fragile:
+            constants |= {"table": np.zeros(255, np.float32), "zero_index": np.array([0], np.int64)}
+            extra += [
+                helper.make_node("Gather", ["flat", "zero_index"], ["first"], axis=1),
+                helper.make_node("Cast", ["first"], ["first_index"], to=TensorProto.INT64),
+                helper.make_node("Gather", ["table", "first_index"], ["looked_up"]),
+                helper.make_node("Add", ["sums", "looked_up"], ["checked_sums"]),
+            ]
+            nodes[3].input[0] = "checked_sums"
+        tensor = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes[:3] + extra + nodes[3:],
+            self.name,
+            [tensor("image", TensorProto.UINT8, ["batch", *self.shape])],
+            [tensor(name, TensorProto.FLOAT, ["batch", 10]) for name in ("logits", "probabilities")],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        usual = {"model": self.name, "tag": "test", "labels": json.dumps(self.labels), "parameters": "30720"}
+        helper.set_model_props(model, {**usual, "precision": precision, "safetensors_sha256": "0" * 64, **metadata})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, self.folder / {"fp32": "model.onnx", "int8": "model.int8.onnx"}[precision])
+        return self
+
+    def images(self, count: int, seed: int = 0) -> np.ndarray:
+        """uint8 [count, H, W, C], all different."""
+        return np.random.default_rng(seed).integers(0, 255, (count, *self.shape), dtype=np.uint8)
+
+
+class Running:
+    """`python -m serve` in a process of its own."""
+
+    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "serve", "--port", "0", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline().strip()
+        self.url = self.line.rpartition(" ")[2]
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Signals, waits, and returns the exit status and what was written to stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def processor_seconds(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> type[Tiny]:
+    """Makes models: tiny(folder / "name", shape=(28, 28, 1), seed=1).write()."""
+    return Tiny
+
+
+@pytest.fixture(scope="session")
+def running() -> type[Running]:
+    """Starts servers: `with running("--models", folder) as server`."""
+    return Running
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """Pixels, uint8 [H, W, C], or a picture of Pillow's as a file's bytes: encode(pixels), encode(image, "JPEG")."""
+
+    def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+        stream = io.BytesIO()
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.squeeze())
+        image.save(stream, kind, **options)
+        return stream.getvalue()
+
+    return encode

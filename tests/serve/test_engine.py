@@ -1,0 +1,320 @@
+"""The engine alone: batches, limits, deadlines, and never another's result."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve.engine import Engine
+from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
+from serve.models import Model
+from serve.settings import Settings
+
+
+@pytest.fixture
+def two(tiny: Any, tmp_path: Any) -> list[Any]:
+    """A model of each shape."""
+    return [tiny(tmp_path / "a").write(), tiny(tmp_path / "b", shape=(28, 28, 1), seed=1).write()]
+
+
+def run(engine: Engine, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with engine:
+        return asyncio.run(work())
+
+
+def batches(engine: Engine) -> tuple[float, float]:
+    """Runs and images so far."""
+    samples = {
+        sample.name: sample.value
+        for metric in engine.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name in ("serve_batch_size_count", "serve_batch_size_sum")
+    }
+    return samples.get("serve_batch_size_count", 0), samples.get("serve_batch_size_sum", 0)
+
+
+class Gate:
+    """Holds every run until it is opened, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.sizes: list[int] = []
+        real = Model.run
+
+        def held(model: Model, images: np.ndarray) -> Any:
+            self.entered.set()
+            assert self.open.wait(20)
+            self.sizes.append(len(images))
+            return real(model, images)
+
+        monkeypatch.setattr(Model, "run", held)
+
+
+def test_every_image_gets_its_own_scores(two: list[Any], tmp_path: Any) -> None:
+    engine = Engine(Settings(models=tmp_path))
+
+    async def work() -> None:
+        for model in two:
+            for count in (1, 2, 31, 32, 33, 100):
+                images = model.images(count, seed=count)
+                result = await engine.infer(model.name, images)
+                np.testing.assert_array_equal(result.logits, model.logits(images))
+                np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-5)
+
+    run(engine, work)
+
+
+def test_waiting_requests_share_a_run(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path))
+    model = two[0]
+    images = model.images(41)
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        first = asyncio.create_task(engine.infer(model.name, images[:1]))
+        await asyncio.to_thread(gate.entered.wait)
+        others = [asyncio.create_task(engine.infer(model.name, images[i : i + 1])) for i in range(1, 41)]
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        results = await asyncio.gather(first, *others)
+        assert gate.sizes == [1, 32, 8]
+        np.testing.assert_array_equal(np.concatenate([result.logits for result in results]), model.logits(images))
+
+    run(engine, work)
+
+
+def test_a_run_may_wait_for_company(two: list[Any], tmp_path: Any) -> None:
+    engine = Engine(Settings(models=tmp_path, max_delay=2.0, max_batch=4))
+    model = two[0]
+
+    async def work() -> None:
+        began = time.monotonic()
+        await asyncio.gather(*(engine.infer(model.name, model.images(1, seed)) for seed in range(4)))
+        assert time.monotonic() - began < 1.5, "a full batch does not wait"
+        assert batches(engine) == (1, 4)
+        began = time.monotonic()
+        await engine.infer(model.name, model.images(1))
+        assert time.monotonic() - began >= 2.0
+
+    run(engine, work)
+
+
+def test_the_oldest_request_goes_first(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path, max_batch=2))
+    order: list[str] = []
+
+    async def ask(model: Any, seed: int) -> None:
+        await engine.infer(model.name, model.images(1, seed))
+        order.append(model.name)
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        tasks = [asyncio.create_task(ask(two[0], 0))]
+        await asyncio.to_thread(gate.entered.wait)
+        for seed, model in enumerate((two[0], two[1], two[0], two[0], two[1])):
+            tasks.append(asyncio.create_task(ask(model, seed)))
+            await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a", "a", "a", "b", "b", "a"]
+
+    run(engine, work)
+
+
+def test_a_full_queue_refuses_at_once(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path, max_queue=8, max_images=8))
+    model = two[0]
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        tasks = [asyncio.create_task(engine.infer(model.name, model.images(1)))]
+        await asyncio.to_thread(gate.entered.wait)
+        tasks += [asyncio.create_task(engine.infer(model.name, model.images(4, seed))) for seed in (1, 2)]
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(Overloaded) as caught:
+            await engine.infer(model.name, model.images(1))
+        assert time.monotonic() - began < 0.1
+        assert caught.value.status == 503
+        assert int(caught.value.headers["retry-after"]) >= 1
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        await engine.infer(model.name, model.images(8))
+
+    run(engine, work)
+
+
+def test_late_and_cancelled_work_is_never_run(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path, max_queue=8, max_images=8))
+    model = two[0]
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        first = asyncio.create_task(engine.infer(model.name, model.images(1)))
+        await asyncio.to_thread(gate.entered.wait)
+        cancelled = asyncio.create_task(engine.infer(model.name, model.images(3)))
+        late = asyncio.create_task(engine.infer(model.name, model.images(5), deadline=0.05))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        # Their places are free again.
+        rest = asyncio.create_task(engine.infer(model.name, model.images(8)))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(first, rest)
+        assert gate.sizes == [1, 8]
+
+    run(engine, work)
+
+
+def test_a_result_that_comes_too_late_is_an_error(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(models=tmp_path, timeout=0.1))
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await engine.infer("a", two[0].images(1))
+        assert time.monotonic() - began < 5
+        with pytest.raises(DeadlineExceeded):
+            await engine.infer("a", two[0].images(1), deadline=0)
+        gate.open.set()
+
+    run(engine, work)
+
+
+def test_one_bad_image_fails_alone(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(tmp_path / "fragile").write(fragile=True)
+    engine = Engine(Settings(models=tmp_path))
+    images = model.images(9)
+    images[5, 0, 0, 0] = 255
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        tasks = [asyncio.create_task(engine.infer(model.name, image[None])) for image in images]
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[5], ApiError)
+        assert results[5].status == 500
+        for index in (0, 1, 2, 3, 4, 6, 7, 8):
+            np.testing.assert_array_equal(results[index].logits, model.logits(images[index : index + 1]))
+
+    run(engine, work)
+
+
+def test_wrong_images_and_names_are_refused(two: list[Any], tmp_path: Any) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
+    engine = Engine(Settings(models=tmp_path, max_images=4))
+
+    async def work() -> None:
+        good = two[0].images(2)
+        for images in (good[:0], good[0], good.astype(np.float32), good[:, 1:], two[0].images(5)):
+            with pytest.raises(BadRequest):
+                await engine.infer("a", images)
+        with pytest.raises(ModelNotFound, match="this server has: a, b, broken"):
+            await engine.infer("../a", good)
+        with pytest.raises(ModelNotReady, match="does not load"):
+            await engine.infer("broken", good)
+
+    run(engine, work)
+
+
+def test_closing_answers_everybody(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path))
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        first = asyncio.create_task(engine.infer("a", two[0].images(1)))
+        await asyncio.to_thread(gate.entered.wait)
+        waiting = asyncio.create_task(engine.infer("a", two[0].images(1)))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(engine.close))
+        with pytest.raises(Overloaded, match="shutting down"):
+            await waiting
+        with pytest.raises(Overloaded, match="shutting down"):
+            await engine.infer("a", two[0].images(1))
+        gate.open.set()
+        await first
+        await closing
+        assert not engine.ready
+
+    run(engine, work)
+
+
+def test_without_work_the_processor_rests(two: list[Any], tmp_path: Any) -> None:
+    with Engine(Settings(models=tmp_path)) as engine:
+        asyncio.run(engine.infer("a", two[0].images(32)))
+        time.sleep(0.2)
+        began = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - began < 0.02
+
+
+REQUEST = st.tuples(
+    st.sampled_from([0, 1]),  # model
+    st.integers(1, 12),  # images
+    st.sampled_from(["answer", "answer", "answer", "cancel", "deadline"]),
+    st.floats(0, 0.004),  # seconds before it is sent, and until it is cancelled or late
+)
+
+
+@given(
+    requests=st.lists(REQUEST, min_size=1, max_size=60),
+    max_batch=st.integers(1, 16),
+    max_queue=st.integers(12, 200),
+    max_delay=st.sampled_from([0.0, 0.001]),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_hammered_every_answer_is_right(
+    two: list[Any], tmp_path: Any, requests: list[Any], max_batch: int, max_queue: int, max_delay: float
+) -> None:
+    """Models, sizes, cancellations and deadlines mixed: each answer equals the single-image results, each request has
+    exactly one outcome, and nothing stays behind."""
+    limits = {"max_batch": max_batch, "max_queue": max_queue, "max_delay": max_delay, "max_images": 12}
+    engine = Engine(Settings(models=tmp_path, **limits))
+
+    async def ask(index: int, which: int, count: int, fate: str, seconds: float) -> str:
+        model = two[which]
+        images = model.images(count, seed=index)
+        await asyncio.sleep(seconds)
+        call = engine.infer(model.name, images, deadline=seconds if fate == "deadline" else None)
+        task = asyncio.create_task(call)
+        if fate == "cancel":
+            asyncio.get_running_loop().call_later(seconds, task.cancel)
+        try:
+            result = await task
+        except Overloaded:
+            return "refused"
+        except DeadlineExceeded:
+            assert fate == "deadline"
+            return "late"
+        except asyncio.CancelledError:
+            assert fate == "cancel"
+            return "cancelled"
+        one_by_one = np.concatenate([model.logits(image[None]) for image in images])
+        np.testing.assert_array_equal(result.logits, one_by_one)
+        assert result.model.name == model.name
+        return "answered"
+
+    async def work() -> list[str]:
+        return await asyncio.gather(*(ask(index, *request) for index, request in enumerate(requests)))
+
+    outcomes = run(engine, work)
+    assert len(outcomes) == len(requests)
+    assert engine.metrics.registry.get_sample_value("serve_queue_images") == 0
+    if sum(count for _, count, _, _ in requests) <= max_queue:
+        assert "refused" not in outcomes
