@@ -36,7 +36,7 @@ def evaluate(name: str, data_dir: Path | None, runtime: str = "torch") -> tuple[
         card = models.card(name)
         model, config = models.load_card(card)
         dataset_name, class_names, title = config["dataset"], config["label_names"], card.name
-    test = data.load(dataset_name, data_dir, model.pretrained_cfg["input_size"][-1]).test
+    test = data.load(dataset_name, data_dir, models.pretrained_cfg(model)["input_size"][-1]).test
     if runtime == "torch":
         logits = torch_logits(model, test)
     else:
@@ -51,7 +51,7 @@ def torch_logits(model: torch.nn.Module, split: data.Split) -> np.ndarray:
     """Logits float32 [n, classes], in full precision, on the GPU where there is one."""
     accelerator = Accelerator(mixed_precision="no")
     model = model.to(accelerator.device)
-    preprocess = Preprocess(model.pretrained_cfg).to(accelerator.device)
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     return loop.predict(model, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
 
 

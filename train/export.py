@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.preprocess = Preprocess(model.pretrained_cfg)
+        self.preprocess = Preprocess(models.pretrained_cfg(model))
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
 
 def _preprocessing(proto: onnx.ModelProto) -> list[str]:
     """Names of the nodes before the first convolution."""
-    names = []
+    names: list[str] = []
     for node in proto.graph.node:
         if node.op_type == "Conv":
             return names

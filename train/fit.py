@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, data, loop, measure, models, recipes
+from train import checkpoint, data, interrupt, loop, measure, models, recipes
 from train.files import replacing, write_json
 from train.preprocess import Preprocess
 
@@ -215,7 +215,7 @@ def fit(args: argparse.Namespace) -> None:
         title=title,
     )
 
-    preprocess = Preprocess(model.pretrained_cfg).to(accelerator.device)
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
     figures = measure.of_logits(
         loop.predict(model, test, preprocess, accelerator), test.labels, list(dataset.class_names)
@@ -239,7 +239,7 @@ def fit(args: argparse.Namespace) -> None:
     }
     if accelerator.is_main_process:
         with replacing(folder / "model.safetensors") as aside:
-            save_model(model.to("cpu", memory_format=torch.contiguous_format), str(aside))
+            save_model(model.cpu().to(memory_format=torch.contiguous_format), str(aside))
         write_json(folder / "metrics.json", metrics)
         print(
             f"Test accuracy {metrics['test_accuracy']:.2f} % on {metrics['test_images']:,} images; run folder {folder}"
@@ -264,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     except (loop.NonFiniteLossError, checkpoint.CheckpointError) as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
-    except loop.Interrupted as error:
+    except interrupt.Interrupted as error:
         print(f"fit.py: {error}; the state is saved: the same command with --resume goes on", file=sys.stderr)
         return 130
     return 0

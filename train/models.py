@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from safetensors import SafetensorError
@@ -43,8 +43,15 @@ def tagged(name: str, dataset: str) -> str:
 
 
 def input_config(full_name: str) -> dict[str, Any]:
-    """`input_size`, `mean`, `std` and the like of a model, without building it."""
-    return timm.get_pretrained_cfg(full_name).to_dict()
+    """`input_size`, `mean`, `std` and the like of a model that `tagged` named, without building it."""
+    cfg = timm.get_pretrained_cfg(full_name)
+    assert cfg is not None  # every registered name has one
+    return dict(cfg.to_dict())
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """What a timm model carries with it: `input_size`, `mean`, `std`, `tag`. (torch types them as a module.)"""
+    return cast(dict[str, Any], model.pretrained_cfg)
 
 
 def create(

@@ -14,6 +14,9 @@ class Preprocess(nn.Module):
         pretrained_cfg: a timm model's; its `input_size`, `mean` and `std` are used.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, pretrained_cfg: dict) -> None:
         super().__init__()
         channels, height, width = pretrained_cfg["input_size"]

@@ -45,7 +45,7 @@ def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_p
     """Make the card folder of a run and return it; an earlier one is replaced whole, or left as it is on a failure."""
     model, run = models.load_run(run_folder)
     dataset_name = run["dataset"] if run["dataset"] in data.HUB_IDS else Path(run["dataset"]).name
-    dataset = data.load(run["dataset"], data_dir, model.pretrained_cfg["input_size"][-1])
+    dataset = data.load(run["dataset"], data_dir, models.pretrained_cfg(model)["input_size"][-1])
     if list(dataset.class_names) != run["class_names"]:
         raise data.DataError(f"{run['dataset']!r} has classes {dataset.class_names}, the run had {run['class_names']}")
     target = target or models.MODEL_CARDS / f"{run['model']}.{dataset_name}"
@@ -75,7 +75,7 @@ def _write(
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape
-    model.pretrained_cfg["tag"] = dataset_name
+    models.pretrained_cfg(model)["tag"] = dataset_name
     save_config_for_hf(
         model,
         str(folder / "config.json"),

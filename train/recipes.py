@@ -1,5 +1,6 @@
 """What a run does: the paper's recipe (section 5.1) to the letter, and a faster, more accurate one of ours."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -132,3 +133,19 @@ def _fast(dataset: str) -> Recipe:
         mixed_precision="bf16",
         augmentation=augmentation,
     )
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The rate of optimiser step `step`, counted from 0.
+
+    A function of the step alone: there is no scheduler whose state could drift from the optimiser's on a resume, or
+    that Accelerate would step once for every process.
+    """
+    if recipe.schedule == "fixed":
+        return recipe.learning_rate
+    if recipe.schedule == "milestones":
+        epoch = step // steps_per_epoch + 1
+        return recipe.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in recipe.milestones)
+    done = (step + 0.5) / (recipe.epochs * steps_per_epoch)
+    up = 0.2  # of the run, linearly; then half a cosine down to nothing
+    return recipe.learning_rate * (done / up if done < up else 0.5 * (1 + math.cos(math.pi * (done - up) / (1 - up))))
