@@ -91,14 +91,15 @@ class Gate:
             return True
         headers = Headers(scope=scope)
         kind, _, value = headers.get("authorization", "").partition(" ")
-        offered = [headers.get("x-api-key", "")]
+        # Header values are Latin-1 by the standard; taken back to bytes, a key may hold any characters.
+        offered = [headers.get("x-api-key", "").encode("latin-1")]
         if kind.lower() == "bearer":
-            offered.append(value.strip())
+            offered.append(value.strip().encode("latin-1"))
         elif kind.lower() == "basic":
             # What a browser sends for the app: any user name, the key as the password.
-            with suppress(binascii.Error, UnicodeDecodeError):
-                offered.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
-        return any(hmac.compare_digest(key.encode(), self._key) for key in offered)
+            with suppress(binascii.Error):
+                offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
+        return any(hmac.compare_digest(key, self._key) for key in offered)
 
     def _account(self, scope: Scope, record: Record, seconds: float) -> None:
         status = record.status

@@ -22,6 +22,8 @@ UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Pillow's remarks on broken files are for people at a terminal; here strangers would write the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 

@@ -102,7 +102,7 @@ class Running:
     """`python -m serve` in a process of its own."""
 
     def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "serve", "--port", "0", *map(str, arguments)]
+        command = [sys.executable, "-m", "serve", "--port", "0", "--linger", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
