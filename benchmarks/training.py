@@ -1,0 +1,161 @@
+"""Images per second of the training loop, beside the bare training step and timm's train.py.
+
+`python benchmarks/training.py [--timm CHECKOUT]`. Everything runs at 64x64 in batches of 128 on one machine, in turns,
+so that a change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is
+forward, backward and optimiser on random data that is ready in memory, at the same precision and memory format: what no
+loop can exceed. The loop is `fit.py`'s with recipe `fast` and the paper's whole CIFAR-10 augmentation, which costs more
+than the recipe's own. timm's script trains resnet18 with its defaults and two loader workers. Both train on the images
+that ship with the project, in a process of their own each time, and the second epoch counts.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from train import data, export, models, recipes
+from train import loop as training_loop
+from train.objective import make_optimizer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+IMPROVED = ("improved_googlenet", "improved_resnet18", "improved_vgg16")
+BATCH = 128
+
+
+def bare(model_name: str, precision: str, steps: int) -> float:
+    """Images per second of the training step alone, the first one not counted."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = recipes.get("fast", model_name, "cifar10")
+    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3).to(device).train()
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, recipe)
+    x = torch.randn(BATCH, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (BATCH,), device=device)
+    seconds = []
+    for _ in range(steps + 1):
+        before = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(model(x).float(), labels, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - before)
+    return BATCH * steps / sum(seconds[1:])
+
+
+def loop(model_name: str, precision: str) -> float:
+    """Images per second of `fit.py`'s loop, everything included but the validation."""
+    augmentation = recipes.get("paper", model_name, "cifar10").augmentation
+    recipe = replace(recipes.get("fast", model_name, "cifar10"), augmentation=augmentation, epochs=2)
+    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
+    samples = data.load("cifar10", export.SAMPLES)
+    with tempfile.TemporaryDirectory() as folder:
+        accelerator = Accelerator(mixed_precision=precision)
+        _, progress = training_loop.train(model, samples, recipe, accelerator, Path(folder), seed=0)
+    return progress.rows[-1]["images_per_second"]
+
+
+@contextmanager
+def image_folder() -> Iterator[Path]:
+    """The shipped CIFAR-10 training images as a folder of PNGs, as timm's script reads them."""
+    from PIL import Image
+
+    split = data.load("cifar10", export.SAMPLES).train
+    with tempfile.TemporaryDirectory() as name:
+        for part in ("train", "validation"):
+            for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+                if part == "validation" and i >= BATCH:
+                    break
+                folder = Path(name) / part / str(int(label))
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+        yield Path(name)
+
+
+def timm_script(checkout: Path, folder: Path) -> float:
+    """Images per second that timm's train.py prints for its second epoch."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, checkout / "train.py", "--data-dir", folder, "--model", "resnet18"]
+        command += [
+            "--input-size",
+            "3",
+            "64",
+            "64",
+            "--num-classes",
+            "10",
+            "--batch-size",
+            str(BATCH),
+            "--workers",
+            "2",
+        ]
+        command += ["--epochs", "2", "--warmup-epochs", "0", "--log-interval", "1", "--output", output]
+        printed = _run(command)
+    # Train: 1 [  12/14 ( 92%)]  Loss: 2.30 (2.30)  Time: 0.9s,  140.1/s  (1.0s,  126.3/s)  LR: ...: the mean so far.
+    means = re.findall(r"Train: 1 \[.*?\(\s*[\d.]+s,\s*([\d.]+)/s\)", printed)
+    if not means:
+        raise RuntimeError(f"timm's train.py printed no images per second:\n{printed[-2000:]}")
+    return float(means[-1])
+
+
+def _run(command: list) -> str:
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{result.stderr[-2000:]}")
+    return result.stdout + result.stderr
+
+
+def row(name: str, pairs: list[tuple[float, float]]) -> str:
+    """A line of the table: medians, and the median of the turns' ratios with their range."""
+    ours, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return f"| {name} | {ours:.0f} | {other:.0f} | {statistics.median(ratios):.2f} | {spread} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python benchmarks/training.py", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(IMPROVED), choices=IMPROVED)
+    parser.add_argument("--turns", type=int, default=3, help="default: 3")
+    parser.add_argument("--steps", type=int, default=12, help="of the bare step in each turn; default: 12")
+    parser.add_argument("--precision", choices=["bf16", "no"], default="bf16", help="default: bf16")
+    parser.add_argument("--timm", type=Path, metavar="CHECKOUT", help="also time timm's train.py from there")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # what to measure, in a process of its own
+    args = parser.parse_args()
+    if args.measure:
+        what, model_name, precision = args.measure
+        print(f"measured {loop(model_name, precision) if what == 'loop' else bare(model_name, precision, args.steps)}")
+        return 0
+
+    def measure(what: str, model_name: str) -> float:
+        command = [sys.executable, Path(__file__).resolve(), "--steps", args.steps]
+        printed = _run([*command, "--measure", what, model_name, args.precision])
+        return float(printed.rpartition("measured ")[2].split()[0])
+
+    threads = torch.get_num_threads()
+    print(f"{threads} threads, torch {torch.__version__}, precision {args.precision}, {args.turns} turns\n")
+    print("| | the loop, images/s | the other, images/s | ratio | its range |\n|---|---|---|---|---|", flush=True)
+    for model_name in args.models:
+        pairs = [(measure("loop", model_name), measure("bare", model_name)) for _ in range(args.turns)]
+        print(row(f"{model_name} against its bare step", pairs), flush=True)
+    if args.timm:
+        with image_folder() as folder:
+            pairs = [(measure("loop", "improved_resnet18"), timm_script(args.timm, folder)) for _ in range(args.turns)]
+        print(row("improved_resnet18 against timm's train.py on resnet18", pairs), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
