@@ -2,57 +2,115 @@
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from train import data, export, figures, loop, measure, models
 from train.files import write_json
 from train.preprocess import Preprocess
 
 RUNTIMES = ("torch", "onnx", "onnx-int8")
+MISTAKES = 24
 
 
-def evaluate(name: str, data_dir: Path | None, runtime: str = "torch") -> tuple[dict[str, Any], list[str], str]:
-    """Figures on the test split of the dataset that a model was trained on, its class names, and its title.
+class Features(nn.Module):
+    """A timm model without its classifier: images -> what the classifier is given, [batch, features]."""
 
-    Args:
-        name: a published model's name or folder, or a run folder.
-        runtime: "torch", or "onnx" and "onnx-int8" for the files that `train/export.py` built.
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a model in evaluation mode, the test split of its dataset, and where its ONNX files may be."""
+
+    title: str
+    model: nn.Module
+    class_names: list[str]
+    test: data.Split
+    card: Path | None
+
+
+def load(name: str, data_dir: Path | None) -> Subject:
+    """A published model, by name or folder, or a run folder.
 
     Raises:
         models.ModelError, data.DataError: the model or its data cannot be had.
     """
     if (Path(name) / "args.json").is_file():
-        if runtime != "torch":
-            raise models.ModelError(f"{name} is a run: publish it, then evaluate the published model with {runtime}")
-        model, run = models.load_run(Path(name))
-        dataset_name, class_names, title = run["dataset"], run["class_names"], Path(name).name
+        card = None
+        model, description = models.load_run(Path(name))
+        class_names, title = description["class_names"], Path(name).name
     else:
         card = models.card(name)
-        model, config = models.load_card(card)
-        dataset_name, class_names, title = config["dataset"], config["label_names"], card.name
-    test = data.load(dataset_name, data_dir, models.pretrained_cfg(model)["input_size"][-1]).test
+        model, description = models.load_card(card)
+        class_names, title = description["label_names"], card.name
+    size = models.pretrained_cfg(model)["input_size"][-1]
+    return Subject(title, model, class_names, data.load(description["dataset"], data_dir, size).test, card)
+
+
+def logits(subject: Subject, runtime: str) -> np.ndarray:
+    """Logits float32 [n, classes] on the test split, by torch or by the ONNX file that `train/export.py` built.
+
+    Raises:
+        models.ModelError: there is no ONNX file.
+    """
     if runtime == "torch":
-        logits = torch_logits(model, test)
-    else:
-        file = card / export.FILES["int8" if runtime == "onnx-int8" else "fp32"]
-        if not file.is_file():
-            raise models.ModelError(f"{file} is not built yet: python train/export.py {card.name}")
-        logits = export.predict(file, test.images)
-    return measure.accuracies(logits.argmax(1), test.labels.numpy(), class_names), class_names, title
+        return torch_outputs(subject.model, subject.test)
+    if subject.card is None:
+        raise models.ModelError(
+            f"{subject.title} is a run: publish it, then evaluate the published model with {runtime}"
+        )
+    file = subject.card / export.FILES["int8" if runtime == "onnx-int8" else "fp32"]
+    if not file.is_file():
+        raise models.ModelError(f"{file} is not built yet: python train/export.py {subject.card.name}")
+    return export.predict(file, subject.test.images)
 
 
-def torch_logits(model: torch.nn.Module, split: data.Split) -> np.ndarray:
-    """Logits float32 [n, classes], in full precision, on the GPU where there is one."""
+def torch_outputs(model: nn.Module, split: data.Split, features: bool = False) -> np.ndarray:
+    """Logits or features float32 [n, ...], in full precision, on the GPU where there is one."""
     accelerator = Accelerator(mixed_precision="no")
-    model = model.to(accelerator.device)
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
-    return loop.predict(model, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+    network = (Features(model) if features else model).to(accelerator.device)
+    return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+
+
+def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: dict[str, Any]) -> None:
+    """Write `figures.json`, `confusion_matrix.png`, `mistakes.png` and `components.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    title, class_names = subject.title, subject.class_names
+    labels = subject.test.labels.numpy()
+    worst = measure.confident_mistakes(outputs, labels, MISTAKES)
+    points, shares = measure.principal_components(torch_outputs(subject.model, subject.test, features=True))
+    write_json(
+        folder / "figures.json",
+        {"model": title, **figures_found, "confident_mistakes": worst, "components_variance": shares},
+    )
+    confusion = np.array(figures_found["confusion_matrix"])
+    figures.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
+    rows = [mistake["row"] for mistake in worst]
+    figures.mistakes(
+        subject.test.images[rows].permute(0, 2, 3, 1).numpy(),
+        labels[rows],
+        outputs[rows].argmax(1),
+        class_names,
+        f"{title}: most confident mistakes, true class and predicted one",
+        folder / "mistakes.png",
+    )
+    share = f"{100 * sum(shares):.0f} % of the variance"
+    figures.components(
+        points, labels, class_names, f"{title}: features of the test split, {share}", folder / "components.png"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,24 +118,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="a published model's name or folder, or a run folder")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
     parser.add_argument("--runtime", choices=RUNTIMES, default="torch", help="default: torch")
-    parser.add_argument("--output-dir", type=Path, help="write figures.json and confusion_matrix.png there")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        help="write figures.json, confusion matrix, worst mistakes and PCA of the features there",
+    )
     args = parser.parse_args(argv)
     datasets.disable_progress_bars()
     try:
-        found, class_names, title = evaluate(args.model, args.data_dir, args.runtime)
+        subject = load(args.model, args.data_dir)
+        outputs = logits(subject, args.runtime)
     except (models.ModelError, data.DataError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
-    print(f"{title}: test accuracy {found['test_accuracy']:.2f} % on {found['test_images']:,} images ({args.runtime})")
-    width = max(map(len, class_names))
+    found = measure.accuracies(outputs.argmax(1), subject.test.labels.numpy(), subject.class_names)
+    accuracy, images = found["test_accuracy"], found["test_images"]
+    print(f"{subject.title}: test accuracy {accuracy:.2f} % on {images:,} images ({args.runtime})")
+    width = max(map(len, subject.class_names))
     for label, accuracy in found["per_class_accuracy"].items():
         print(f"  {label:<{width}} {accuracy:6.2f} %")
     if args.output_dir:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(args.output_dir / "figures.json", found)
-        figures.confusion_matrix(
-            np.array(found["confusion_matrix"]), class_names, title, args.output_dir / "confusion_matrix.png"
-        )
+        write(args.output_dir, subject, outputs, found)
+        print(f"Figures in {args.output_dir}")
     return 0
 
 

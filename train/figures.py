@@ -47,6 +47,39 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     _save(figure, path)
 
 
+def mistakes(
+    images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, class_names: list[str], title: str, path: Path
+) -> None:
+    """Images uint8 [n, H, W, C] that were taken for another class: above each its true class and the predicted one."""
+    columns, rows = 8, max(1, -(-len(images) // 8))
+    figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, label, prediction in zip(figure.axes, images, labels, predictions, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(f"{class_names[label]} \N{RIGHTWARDS ARROW} {class_names[prediction]}", fontsize=8)
+    _save(figure, path)
+
+
+def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
+    """Points [n, 2], the first two principal components of the features, coloured by class."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10" if len(class_names) <= 10 else "tab20"]
+    for label, name in enumerate(class_names):
+        mine = points[labels == label]
+        axes.scatter(mine[:, 0], mine[:, 1], s=4, alpha=0.5, color=colours(label % colours.N), label=name)
+    axes.set_xlabel("First component")
+    axes.set_ylabel("Second component")
+    axes.set_title(title)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, frameon=False)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as aside:
         figure.savefig(aside, dpi=110)

@@ -33,6 +33,33 @@ def of_logits(logits: Tensor, labels: Tensor, class_names: list[str]) -> dict[st
     return accuracies(logits.argmax(1).cpu().numpy(), labels.cpu().numpy(), class_names)
 
 
+def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
+    """The wrongly classified images with the highest probabilities, highest first: row, classes, probability."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    predictions = logits.argmax(1)
+    wrong = np.flatnonzero(predictions != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, predictions[wrong]], kind="stable")][:most]
+    return [
+        {
+            "row": int(row),
+            "label": int(labels[row]),
+            "prediction": int(predictions[row]),
+            "probability": round(float(probabilities[row, predictions[row]]), 6),
+        }
+        for row in worst
+    ]
+
+
+def principal_components(features: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Features [n, d] on their first two principal components, [n, 2], and the share of the variance of each."""
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))  # ascending
+    first = directions[:, :-3:-1]
+    first = first * np.sign(first[np.abs(first).argmax(0), [0, 1]])  # eigenvectors have no sign of their own
+    return centred @ first, (variances[:-3:-1] / max(variances.sum(), 1e-12)).tolist()
+
+
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -89,7 +89,7 @@ def _write(
     shutil.copy(run_folder / "curves.png", folder)
 
     published, _ = models.load_card(folder)
-    logits = evaluate.torch_logits(published, dataset.test)
+    logits = evaluate.torch_outputs(published, dataset.test)
     trained = json.loads((run_folder / "metrics.json").read_text())
     metrics = {
         "model": run["model"],
