@@ -1,4 +1,4 @@
-"""The README.md of a published model, every figure of it from `metrics.json`."""
+"""The README.md of a published model, and the project's table of them: every figure from `metrics.json`."""
 
 import json
 from pathlib import Path
@@ -62,6 +62,28 @@ def render(folder: Path) -> str:
             *_limits(dataset, config, metrics),
         ]
     )
+
+
+TABLE_BEGIN, TABLE_END = "<!-- published: begin -->", "<!-- published: end -->"
+
+
+def with_table(readme: str, cards: list[Path]) -> str:
+    """The project's README with its table of published models made anew, between the two comments that mark it."""
+    rows = [
+        "| weights | test accuracy, % | the paper's | ONNX fp32 / int8 | training |",
+        "|---|---|---|---|---|",
+    ]
+    for folder in cards:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        paper = PAPER_ACCURACY.get(metrics["dataset"], {}).get(metrics["model"])
+        onnx = metrics["onnx_test_accuracy"]
+        rows.append(
+            f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
+            f"| {'-' if paper is None else f'{paper:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
+            f"| recipe `{metrics['recipe']}`, {metrics['epochs']} epochs, seed {metrics['seed']}, {metrics['device']} |"
+        )
+    before, rest = readme.split(TABLE_BEGIN)
+    return "\n".join([before + TABLE_BEGIN, *rows, TABLE_END]) + rest.split(TABLE_END)[1]
 
 
 def _header(name: str, metrics: dict, title: str) -> str:

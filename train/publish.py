@@ -134,6 +134,9 @@ def main(argv: list[str] | None = None) -> int:
     except (models.ModelError, data.DataError, ValueError) as error:
         print(f"publish.py: {error}", file=sys.stderr)
         return 2
+    if target.parent == models.MODEL_CARDS:
+        readme = models.REPOSITORY / "README.md"
+        write_text(readme, card.with_table(readme.read_text(), models.cards()))
     metrics = json.loads((target / "metrics.json").read_text())
     size = (target / "model.safetensors").stat().st_size / 1e6
     print(f"{target}: test accuracy {metrics['test_accuracy']:.2f} %, {size:.1f} MB of weights")
