@@ -47,11 +47,11 @@ def mount(app: FastAPI, engine: Engine) -> FastAPI:
 def build(engine: Engine) -> gr.Blocks:
     """The page. It can be built before any model is ready: choosers fill when it is opened."""
     # Pictures of visitors are deleted an hour after they came.
-    page = gr.Blocks(title="Deep networks for image classification", delete_cache=(600, 3600))
+    page = gr.Blocks(title="Deep Image Zoo", delete_cache=(600, 3600))
     with page:
         gr.HTML(
-            "<h1>Deep networks for image classification</h1>"
-            "<p>VGG16, ResNet18 and GoogLeNet, as published and improved, on MNIST and CIFAR-10.</p>",
+            "<h1>Deep Image Zoo</h1>"
+            "<p>VGG16, ResNet18 and GoogLeNet, vanilla and improved. Draw a digit, or show a picture.</p>",
             elem_classes="zoo-title",
             apply_default_css=False,
         )

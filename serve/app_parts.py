@@ -46,9 +46,7 @@ def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
         accuracy = models[name].accuracy
         choices.append((title(name) + (f" · {accuracy:.2f} %" if accuracy is not None else ""), name))
     value = choices[0][1] if choices else None
-    return gr.Dropdown(
-        choices, value=value, label="Model, and its share of right answers on test pictures", interactive=True
-    )
+    return gr.Dropdown(choices, value=value, label="Model and its test accuracy", interactive=True)
 
 
 def html(value: str, elem_id: str) -> gr.HTML:

@@ -71,7 +71,7 @@ def understand_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
         return gr.Radio(value=seen.latest), *await turn(seen.latest, seen)
 
     with gr.Row():
-        source = gr.Radio(SOURCES, value="mnist", label="Where the model looks in")
+        source = gr.Radio(SOURCES, value="mnist", label="Where the model looks in", min_width=260)
         model = chooser(engine, "mnist")
     study = html("", "study")
     tab.select(enter, seen, [source, model, study], **SLOW)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from serve.drawing_shape import components, thin
+from serve.drawing_shape import components, inner_distance, thin
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -28,8 +28,13 @@ SIDE = 28  # the dataset's picture
 BOX = 20.0  # longest side of the ink in it, pixels
 STROKE = 2.6  # width of the redrawn stroke, pixels of the 28x28 picture
 EDGE = 1.3  # over how many pixels a redrawn stroke fades from full ink to none
+FAINT = 0.07  # less contrast than this is no ink
+WIDEST = 0.15  # wider than any stroke, as a share of a photo's longest side
 WORK = 400  # longest side at which ink is looked for, pixels
 THIN = 96  # longest side of the ink's box when it is thinned, pixels
+SMOOTH = 1.2  # blur before thinning, pixels at that scale
+BLOB = 1.25  # ink deeper than this share of the stroke's half width is a blob
+DOT = 0.6  # ink whose thickness is more than this share of its length is a dot
 MOST_INK = 230.0  # more full pixels than this, at an even stroke, and it is a scribble
 
 
@@ -54,9 +59,8 @@ def prepare(image: Image.Image) -> Digit:
     keep, several = _main_ink(ink > 0.5, on_paper=not flat)
     if not keep.any():
         return Digit(None, "blank")
-    line, width = centre_line(np.where(keep, ink, np.float32(0)))
-    extent = float(np.ptp(line, axis=0).max())
-    if extent < 0.6 * width:
+    line, thickest = centre_line(np.where(keep, ink, np.float32(0)))
+    if thickest > DOT:
         return Digit(None, "dot")
     pixels = redraw(line)
     if several:
@@ -110,9 +114,14 @@ def find_ink(grey: Floats) -> tuple[bool, Floats]:
     level = float(np.median(frame))
     flat = float(np.mean(np.abs(frame - level) <= 3)) > 0.8
     contrast = np.abs(grey - level) / 255 if flat else _contrast_on_paper(grey)
-    threshold, inked, plain, noise = _otsu(contrast)
-    share = float(np.mean(contrast > threshold))
-    if inked - plain < max(0.07, 4 * noise) or not 0.0003 < share < 0.6:
+    # A small digit has too few pixels to be a class of its own: divide only the neighbourhood of the strongest ones.
+    top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
+    if top < FAINT:
+        return flat, np.zeros_like(grey)
+    near = _running_max((contrast > 0.5 * top).astype(np.float32), round(0.04 * max(grey.shape))) > 0
+    threshold, inked, plain, noise = _otsu(contrast[near])
+    ink = contrast > threshold
+    if inked - plain < max(FAINT, 4 * noise) or ink.mean() > 0.6:
         return flat, np.zeros_like(grey)
     return flat, np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
 
@@ -120,42 +129,41 @@ def find_ink(grey: Floats) -> tuple[bool, Floats]:
 def _contrast_on_paper(grey: Floats) -> Floats:
     """How far each pixel stands out from the paper around it, as a share of the paper's own brightness.
 
-    Light multiplies: in a shadow paper and ink darken by one factor, so the ratio to the local paper is free of it.
+    The paper is the picture's morphological closing (opening, for light ink): what is left when everything narrower
+    than a stroke is filled. It follows a shadow's edge, where an average would smear. Light multiplies: in a shadow
+    paper and ink darken by one factor, so the ratio of ink to paper is free of it.
     """
-    height, width = grey.shape
-    small_size = (max(8, round(width * 100 / max(grey.shape))), max(8, round(height * 100 / max(grey.shape))))
-    small = _resize(grey, small_size)
-    paper = surface = _surface(small)
-    difference = small - surface
-    dark = -np.percentile(difference, 1) > np.percentile(difference, 99)
-    for _ in range(3):
-        ink = np.maximum(paper - small if dark else small - paper, 0)
-        threshold, *_rest = _otsu(ink)
-        # The widest filter first marks the ink's soft edges as ink too, else they pull the paper's estimate down.
-        inked = Image.fromarray(((ink > 0.7 * threshold) * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
-        weight = np.where(np.asarray(inked) > 0, np.float32(1e-3), np.float32(1))
-        # What is blurred is the rest above the surface: at the picture's edge a blurred slope would be flattened.
-        paper = surface + _blur(weight * difference, 5.0) / _blur(weight, 5.0)
-    full = _resize(paper, (width, height))
-    # Near black (or near white, for light ink) a ratio would be one of noise to noise.
-    contrast = (full - grey) / np.maximum(full, 24) if dark else (grey - full) / np.maximum(255 - full, 24)
-    return _blur(np.clip(contrast, 0, 1).astype(np.float32), max(grey.shape) / 500)
+    smooth = _blur(grey, max(grey.shape) / 400)
+    sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
+    window = round(WIDEST * max(grey.shape))
+    paper = -_running_max(-_running_max(sheet, window), window)
+    # Near black a ratio would be one of noise to noise.
+    return np.clip((paper - sheet) / np.maximum(paper, 24), 0, 1).astype(np.float32)
 
 
-def _surface(grey: Floats) -> Floats:
-    """The smooth (quadratic) brightness of the paper, fitted with what stands out from it left out."""
-    height, width = grey.shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-    values = grey.ravel().astype(np.float64)
-    kept = np.ones(values.size, bool)
-    fitted = values
-    for _ in range(5):
-        weights, *_ = np.linalg.lstsq(terms[kept], values[kept], rcond=None)
-        fitted = terms @ weights
-        off = np.abs(values - fitted)
-        kept = off <= 1.5 * np.median(off) + 2
-    return fitted.reshape(height, width).astype(np.float32)
+def _ink_is_dark(grey: Floats) -> bool:
+    """Whether the ink is darker than its paper: which of the two stands out further from the median around it."""
+    small = Image.fromarray(_resize(grey, (64, 64)).astype(np.uint8))
+    around = np.asarray(small.filter(ImageFilter.MedianFilter(21)), np.float32)
+    difference = np.asarray(small, np.float32) - around
+    return bool(-np.percentile(difference, 0.3) >= np.percentile(difference, 99.7))
+
+
+def _running_max(values: Floats, window: int) -> Floats:
+    """The largest value in the square of `window` pixels around each pixel of [H, W]."""
+    for axis in (0, 1):
+        radius = min(window // 2, values.shape[axis] - 1)
+        widths = [(0, 0), (0, 0)]
+        widths[axis] = (radius, radius)
+        values = np.pad(values, widths, mode="edge")
+        # Doubling: the largest of 2, then of 4, ... neighbours, and last of two that overlap to 2 * radius + 1.
+        reach, length = 1, 2 * radius + 1
+        while reach < length:
+            step = min(reach, length - reach)
+            end = values.shape[axis] - step
+            values = np.maximum(np.take(values, range(end), axis), np.take(values, range(step, end + step), axis))
+            reach += step
+    return values
 
 
 def _otsu(values: Floats) -> tuple[float, float, float, float]:
@@ -194,15 +202,19 @@ def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     keep = np.zeros_like(mask)
     for part in parts:
         keep[part.rows, part.columns] = True
-    digits = [p for p in parts if p.area >= 0.2 * largest.area and p.height >= 0.45 * largest.height]
+    tall = max(part.height for part in parts)
+    digits = [part for part in parts if part.area >= 0.2 * largest.area and part.height >= 0.45 * tall]
     digits.sort(key=lambda part: part.left)
-    apart = [min(one.right, two.right) - two.left <= 0.1 * min(one.width, two.width) for one, two in pairwise(digits)]
+    apart = [two.left - one.right >= 0.04 * tall for one, two in pairwise(digits)]
     return keep, any(apart)
 
 
 def centre_line(ink: Floats) -> tuple[Floats, float]:
     """The ink's centre line: float32 [n, 2] points (y, x), in pixels at the scale where the ink's box is THIN long, and
-    the stroke's width at that scale.
+    how thick the ink is at its thickest, as a share of the box's longest side.
+
+    Where the ink is thicker than its stroke, as in a loop that a thick brush has filled, the points fill that blob: it
+    is all that is left of the loop.
     """
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -210,12 +222,15 @@ def centre_line(ink: Floats) -> tuple[Floats, float]:
     size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[0] * scale)))
     picture = np.pad(_resize(np.ascontiguousarray(box), size), 4)
     # A ragged edge grows whiskers when thinned: smooth it first.
-    mask = _blur(picture, 1.2) > 0.5
+    mask = _blur(picture, SMOOTH) > 0.5
     if not mask.any():
         mask = picture >= picture.max()
     line = thin(mask)
-    points = np.argwhere(line).astype(np.float32)
-    return points, float(mask.sum()) / max(len(points), 1)
+    depth = inner_distance(mask)
+    if not line.any():  # Zhang and Suen's rule removes a square of four pixels whole
+        line = depth == depth.max()
+    half = float(np.median(depth[line]))
+    return np.argwhere(line | (depth > BLOB * half)).astype(np.float32), 2 * float(depth.max()) / THIN
 
 
 def redraw(line: Floats) -> npt.NDArray[np.uint8]:
