@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ COMMANDS = [
 SCRIPTS = [command for command in COMMANDS if re.match(r"(accelerate launch|python) (-m serve|train/)", command)]
 
 
+@cache
+def usage(*script: str) -> str:
+    command = [sys.executable, *script, "--help"]
+    return subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout
+
+
 def test_there_is_something_to_check() -> None:
     assert {language for language, _ in BLOCKS} == {"console", "python"}
     assert {"make demo", "make test"} <= set(COMMANDS)
@@ -38,21 +45,15 @@ def test_python_blocks_run(block: str) -> None:
 def test_commands_use_flags_that_exist(command: str) -> None:
     words = shlex.split(command.removeprefix("accelerate launch").removeprefix("python"))
     script = words[:2] if words[0] == "-m" else words[:1]
-    usage = subprocess.run(
-        [sys.executable, *script, "--help"], check=True, cwd=REPOSITORY, capture_output=True, text=True
-    ).stdout
     for flag in (word for word in words if word.startswith("--")):
-        assert re.search(rf"{flag}\b", usage), f"{flag} is no flag of {' '.join(script)}"
+        assert re.search(rf"{flag}\b", usage(*script)), f"{flag} is no flag of {' '.join(script)}"
 
 
 def test_flags_in_the_text_exist() -> None:
-    fit = subprocess.run(
-        [sys.executable, "train/fit.py", "--help"], check=True, cwd=REPOSITORY, capture_output=True, text=True
-    ).stdout
     section = README.partition("## Train")[2].partition("## Serve")[0]
     flags = set(re.findall(r"`(--[a-z-]+)", section))
     assert len(flags) >= 8
-    assert {flag for flag in flags if flag not in fit} == set()
+    assert {flag for flag in flags if flag not in usage("train/fit.py")} == set()
 
 
 def test_table_is_that_of_the_published_metrics() -> None:
