@@ -84,7 +84,7 @@ class Tally:
         self.totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
         self.bad_step = torch.tensor(-1, device=accelerator.device)
         if accelerator.is_main_process:  # what all processes had counted when the state was saved
-            self.totals += torch.tensor([progress.loss_sum, progress.correct], dtype=torch.float64)
+            self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
         loss = loss.detach()
