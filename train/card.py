@@ -5,28 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data
+from train import data, paper
 
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
-# Means of the paper's per-class test accuracies, its Tables 2 and 3.
-PAPER_ACCURACY = {
-    "mnist": {
-        "vanilla_googlenet": 99.50,
-        "vanilla_resnet18": 98.94,
-        "vanilla_vgg16": 99.18,
-        "improved_googlenet": 99.64,
-        "improved_resnet18": 99.62,
-        "improved_vgg16": 99.64,
-    },
-    "cifar10": {
-        "vanilla_googlenet": 83.15,
-        "vanilla_resnet18": 65.53,
-        "vanilla_vgg16": 75.98,
-        "improved_googlenet": 85.85,
-        "improved_resnet18": 81.87,
-        "improved_vgg16": 79.02,
-    },
-}
 CHANGES = {
     "vanilla_vgg16": "torchvision's `vgg16` with a head for ten classes",
     "vanilla_resnet18": "torchvision's `resnet18` with a head for ten classes",
@@ -44,7 +24,7 @@ def render(folder: Path) -> str:
     metrics = json.loads((folder / "metrics.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     model, dataset = metrics["model"], metrics["dataset"]
-    title = TITLES.get(dataset, dataset)
+    title = paper.TITLES.get(dataset, dataset)
     return "\n".join(
         [
             "---",
@@ -75,11 +55,11 @@ def with_table(readme: str, cards: list[Path]) -> str:
     ]
     for folder in cards:
         metrics = json.loads((folder / "metrics.json").read_text())
-        paper = PAPER_ACCURACY.get(metrics["dataset"], {}).get(metrics["model"])
+        reported = metrics["paper_test_accuracy"]
         onnx = metrics["onnx_test_accuracy"]
         rows.append(
             f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
-            f"| {'-' if paper is None else f'{paper:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
+            f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
             f"| recipe `{metrics['recipe']}`, {metrics['epochs']} epochs, seed {metrics['seed']}, {metrics['device']} |"
         )
     before, rest = readme.split(TABLE_BEGIN)
@@ -109,12 +89,12 @@ def _header(name: str, metrics: dict, title: str) -> str:
 
 
 def _figures(metrics: dict, title: str) -> list[str]:
-    paper = PAPER_ACCURACY.get(metrics["dataset"], {}).get(metrics["model"])
+    reported = metrics["paper_test_accuracy"]
     onnx = metrics["onnx_test_accuracy"]
     images = f"{metrics['test_images']:,}"
     rows = [
         f"| Test accuracy, {images} images | {metrics['test_accuracy']:.2f} % |",
-        *([f"| The paper's, mean of its per-class table | {paper:.2f} % |"] if paper else []),
+        *([f"| The paper's, mean of its per-class table | {reported:.2f} % |"] if reported else []),
         f"| Validation accuracy, last epoch | {metrics['validation_accuracy']:.2f} % |",
         f"| ONNX fp32 / int8, test accuracy | {onnx['fp32']:.2f} % / {onnx['int8']:.2f} % |",
         f"| Parameters | {metrics['parameters']:,} |",

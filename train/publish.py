@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from train import card, data, evaluate, export, figures, measure, models
+from train import card, data, evaluate, export, figures, measure, models, paper
 from train.files import replacing, write_json, write_text
 
 
@@ -97,6 +97,7 @@ def _write(
         **trained,
         **measure.accuracies(logits.argmax(1), dataset.test.labels.numpy(), run["class_names"]),
         "trained_test_accuracy": trained["test_accuracy"],
+        "paper_test_accuracy": paper.accuracy(run["dataset"], run["model"]),
         "recipe": run["recipe"],
         "settings": run["settings"],
         "pretrained": run["pretrained"],
