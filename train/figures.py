@@ -27,6 +27,45 @@ def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
     _save(figure, path)
 
 
+def grid_of_curves(logs: dict[str, list[dict[str, float]]], what: str, title: str, path: Path) -> None:
+    """A panel for each model, vanilla above improved: `what` ("loss" or "accuracy") over the epochs."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure.suptitle(title)
+    for axes, (name, rows) in zip(figure.subplots(2, 3).flat, logs.items(), strict=True):
+        axes.set_title(name, fontsize=10)
+        if not rows:
+            axes.text(0.5, 0.5, "not published yet", ha="center", va="center", transform=axes.transAxes, color="grey")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            continue
+        for split in ("train", "validation"):
+            epochs = [row["epoch"] for row in rows]
+            axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def class_bars(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
+    """Accuracy of each class in percent, a bar for each series, from just below the lowest."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(next(iter(series.values())))
+    width = 0.8 / len(series)
+    for i, (label, values) in enumerate(series.items()):
+        axes.bar(np.arange(len(names)) + i * width, [values[name] for name in names], width, label=label)
+    lowest = min(min(values.values()) for values in series.values())
+    axes.set_ylim(max(0, lowest - 0.25 * (100 - lowest)), 100)
+    axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names)
+    axes.set_ylabel("Accuracy, %")
+    axes.set_title(title)
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
     """Counts of true class (rows) against predicted class (columns); the colour shows the errors alone."""
     n = len(class_names)

@@ -1,0 +1,211 @@
+"""The paper's tables and figures beside ours: `python train/report.py` writes REPORT.md and docs/report/.
+
+Every figure of ours comes from the `metrics.json` and `log.csv` of a published model; the paper's from
+`train/paper.py`. What is not published yet is a dash.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from train import figures, models, paper
+from train.files import write_text
+
+NAMES = {
+    "vanilla_googlenet": "GoogLeNet",
+    "vanilla_resnet18": "ResNet18",
+    "vanilla_vgg16": "VGG16",
+    "improved_googlenet": "Improved GoogLeNet",
+    "improved_resnet18": "Improved ResNet18",
+    "improved_vgg16": "Improved VGG16",
+}
+FAMILIES = ("googlenet", "resnet18", "vgg16")
+# Its tables and figures, by dataset.
+TABLE = {"mnist": 2, "cifar10": 3}
+LOSS_FIGURE = {"mnist": 5, "cifar10": 6}
+ACCURACY_FIGURE = {"mnist": 7, "cifar10": 8}
+HARDEST_FIGURE = {"mnist": 9, "cifar10": 10}
+HARDEST_CLAIM = {"mnist": "6", "cifar10": "cat"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model's figures and its log, a row an epoch."""
+
+    metrics: dict[str, Any]
+    log: list[dict[str, float]]
+
+
+def read(cards: list[Path]) -> dict[tuple[str, str], Published]:
+    """What is published, by dataset and model."""
+    found = {}
+    for card in cards:
+        metrics = json.loads((card / "metrics.json").read_text())
+        with (card / "log.csv").open() as file:
+            log = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        found[metrics["dataset"], metrics["model"]] = Published(metrics, log)
+    return found
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(dataset: str, ours: dict[str, Published]) -> Iterator[str]:
+    """The paper's per-class table, each cell the paper's accuracy and ours."""
+    yield _row("Class", *(NAMES[model] for model in paper.MODELS))
+    yield _row(*["---"] * (1 + len(paper.MODELS)))
+
+    def cell(theirs: float, model: str, name: str | None) -> str:
+        if model not in ours:
+            return f"{theirs:.2f} / -"
+        metrics = ours[model].metrics
+        return f"{theirs:.2f} / {metrics['per_class_accuracy'][name] if name else metrics['test_accuracy']:.2f}"
+
+    for name, row in paper.TABLES[dataset].items():
+        yield _row(name, *(cell(theirs, model, name) for theirs, model in zip(row, paper.MODELS, strict=True)))
+    means = (paper.accuracy(dataset, model) or 0.0 for model in paper.MODELS)
+    yield _row("**All**", *(f"**{cell(mean, model, None)}**" for mean, model in zip(means, paper.MODELS, strict=True)))
+
+
+def costs(published: dict[tuple[str, str], Published]) -> Iterator[str]:
+    """Parameters, training time and hardware of each published model."""
+    yield _row("Model", "Parameters", "Recipe", "Epochs", "Training, minutes", "Hardware")
+    yield _row(*["---"] * 6)
+    for (dataset, model), entry in sorted(published.items()):
+        metrics = entry.metrics
+        yield _row(
+            f"{NAMES[model]}, {paper.TITLES[dataset]}",
+            f"{metrics['parameters']:,}",
+            f"`{metrics['recipe']}`",
+            str(metrics["epochs"]),
+            _number(metrics["train_seconds"] / 60, 0),
+            metrics["device"],
+        )
+
+
+def claims(dataset: str, ours: dict[str, Published]) -> Iterator[str]:
+    """What the paper says of its figures, held against its own tables and against ours."""
+    title = paper.TITLES[dataset]
+    per_class = {name: fmean(row) for name, row in paper.TABLES[dataset].items()}
+    theirs = min(per_class, key=per_class.__getitem__)
+    yield (
+        f"- *The hardest class of {title} is {HARDEST_CLAIM[dataset]}, on average over the six.* In its table the "
+        f"lowest mean is that of {theirs} ({per_class[theirs]:.2f} %)" + _ours_hardest(ours)
+    )
+    yield f"- *The improved networks beat the vanilla ones.* {_gains(dataset, ours)}"
+
+
+def _ours_hardest(ours: dict[str, Published]) -> str:
+    if not ours:
+        return "."
+    names = next(iter(ours.values())).metrics["per_class_accuracy"]
+    means = {name: fmean(entry.metrics["per_class_accuracy"][name] for entry in ours.values()) for name in names}
+    hardest = min(means, key=means.__getitem__)
+    return f"; over our {len(ours)} of six it is {hardest} ({means[hardest]:.2f} %)."
+
+
+def _gains(dataset: str, ours: dict[str, Published]) -> str:
+    parts = []
+    for family in FAMILIES:
+        vanilla, improved = f"vanilla_{family}", f"improved_{family}"
+        theirs = (paper.accuracy(dataset, improved) or 0.0) - (paper.accuracy(dataset, vanilla) or 0.0)
+        both = vanilla in ours and improved in ours
+        gain = ours[improved].metrics["test_accuracy"] - ours[vanilla].metrics["test_accuracy"] if both else None
+        mine = "-" if gain is None else f"{gain:+.2f}"
+        parts.append(f"{NAMES[vanilla]} {theirs:+.2f} points in its table, {mine} in ours")
+    return "; ".join(parts) + "."
+
+
+def render(published: dict[tuple[str, str], Published]) -> str:
+    """The text of REPORT.md."""
+    lines = [
+        "# The paper's results beside ours",
+        "",
+        "*Deep Networks for Image Classification* (Skoularikis, 2021) and this project's weights, test split, "
+        f"last epoch, {len(published)} of twelve models published so far. Written by `python train/report.py` from the "
+        "models' `metrics.json`.",
+        "",
+    ]
+    for dataset, title in paper.TITLES.items():
+        ours = {model: entry for (name, model), entry in published.items() if name == dataset}
+        lines += [
+            f"## {title}",
+            "",
+            f"Per-class accuracy, %, the paper's Table {TABLE[dataset]} / ours:",
+            "",
+            *table(dataset, ours),
+            "",
+            f"![Loss over the epochs](docs/report/{dataset}-loss.png)",
+            f"![Accuracy over the epochs](docs/report/{dataset}-accuracy.png)",
+            "",
+            f"Loss and accuracy over the epochs, as the paper's Figures {LOSS_FIGURE[dataset]} and "
+            f"{ACCURACY_FIGURE[dataset]}.",
+            "",
+            f"![Accuracy of each class](docs/report/{dataset}-classes.png)",
+            "",
+            f"Accuracy of each class, mean over the models, as the paper's Figure {HARDEST_FIGURE[dataset]}.",
+            "",
+            *claims(dataset, ours),
+            "",
+        ]
+    lines += [
+        "## Text against tables",
+        "",
+        '- The text gives the improved networks "approximately 85 %" on CIFAR-10 and the vanilla ones 75 %. The means '
+        f"of its Table 3 are {_mean('cifar10', 'improved')} % and {_mean('cifar10', 'vanilla')} %.",
+        "- The logs show the improved VGG16 at 86.24 % on validation (Figure 13, epoch 45); its Table 3 has a "
+        f"mean of {_number(paper.accuracy('cifar10', 'improved_vgg16'))} %.",
+        "- The text sets 10,000 validation images for both datasets; its logs show 10,000 for MNIST and 5,000 for "
+        "CIFAR-10.",
+        "",
+        "## Cost",
+        "",
+        *costs(published),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _mean(dataset: str, kind: str) -> str:
+    return f"{fmean(paper.accuracy(dataset, f'{kind}_{family}') or 0.0 for family in FAMILIES):.2f}"
+
+
+def pictures(published: dict[tuple[str, str], Published], folder: Path) -> None:
+    """Figures 5 to 10 from our logs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for dataset, title in paper.TITLES.items():
+        logs = {NAMES[model]: published[dataset, model].log if (dataset, model) in published else [] for model in NAMES}
+        for what in ("loss", "accuracy"):
+            figures.grid_of_curves(logs, what, f"{title}: {what} over the epochs", folder / f"{dataset}-{what}.png")
+        theirs = {name: fmean(row) for name, row in paper.TABLES[dataset].items()}
+        entries = [entry.metrics["per_class_accuracy"] for (name, _), entry in published.items() if name == dataset]
+        ours = {name: fmean(entry[name] for entry in entries) for name in theirs} if entries else {}
+        bars = {"the paper's six": theirs} | ({f"our {len(entries)} of six": ours} if ours else {})
+        figures.class_bars(bars, f"{title}: accuracy of each class", folder / f"{dataset}-classes.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="python train/report.py", description=__doc__).parse_args(argv)
+    published = read(models.cards())
+    if not published:
+        print(f"report.py: no published models in {models.MODEL_CARDS}", file=sys.stderr)
+        return 2
+    pictures(published, models.REPOSITORY / "docs" / "report")
+    write_text(models.REPOSITORY / "REPORT.md", render(published))
+    print(f"REPORT.md: {len(published)} of 12 models")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
