@@ -1,5 +1,6 @@
 # make demo   install everything, build the ONNX files, serve the pretrained models with the app
 # make test   install everything, lint, type-check, run the tests
+# make verify compute every figure of every card again (ARGS=--samples: on the shipped images)
 # make onnx   build the ONNX files of all published models that are missing or out of date
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format onnx
+.PHONY: help demo test test-slow check format onnx verify
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +34,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 
 onnx: $(VENV)/.demo $(VENV)/.onnx
+
+verify: onnx
+	$(BIN)/python train/verify.py $(ARGS)
 
 # A stamp for all, as one process builds them sooner than one each; what is up to date it leaves alone.
 $(VENV)/.onnx: $(wildcard model_cards/*/*.json model_cards/*/model.safetensors) train/export.py train/fold.py | $(VENV)/.demo
