@@ -17,8 +17,8 @@ import numpy as np
 
 from train import card, data, evaluate, export, measure, models
 
-# Float sums differ in their last bits between processors, and with them an image at the border of two classes; quantised
-# activations can round the other way in every layer. Shares of the images; one image is always allowed.
+# Float sums differ in their last bits between processors, and with them an image at the border of two classes;
+# quantised activations can round the other way in every layer. Shares of the images; one image is always allowed.
 TOLERANCE = {"torch": 0.0002, "fp32": 0.0002, "int8": 0.001}
 
 
