@@ -17,7 +17,7 @@ from serve.settings import Settings
 TINY_BYTES = 16 * 2**10
 TINY_PIXELS = 128 * 128
 # From here on a picture's memory matters, so that only one of them is in work.
-LARGE_PIXELS = 4_000_000
+LARGE_PIXELS = 1_000_000
 WAITING = 128
 # Pixels a side that are plenty for networks that see 64 of them.
 ENOUGH = 256

@@ -1,5 +1,6 @@
 """What holds for every request, whatever it asks for: an id, the key, the account, an answer come what may."""
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -77,6 +78,11 @@ class Gate:
                 await _refuse(answer)
         except Gone:
             record.status = 499
+        except asyncio.CancelledError:
+            # The time for finishing accepted work is over: the client waits, and should know.
+            if not self._engine.draining or record.status:
+                raise
+            await _say(answer, 503, "the server is shutting down", ("retry-after", "1"))
         except Exception:
             log.exception("request %s failed", record.id)
             if not record.status:

@@ -11,6 +11,7 @@ from serve.models import Images
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
+STRIP_PIXELS = 1_000_000
 ORIENTATION = 0x0112
 UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,8 +51,10 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except Exception as error:
         raise _broken(error) from error
     width, height = image.size
-    if width * height > max_pixels:
-        raise BadImage(413, f"the picture is too large: {width}x{height}, at most {max_pixels:,} pixels")
+    # WebP's decoder keeps four copies of the picture.
+    most = max_pixels // 2 if image.format == "WEBP" else max_pixels
+    if width * height > most:
+        raise BadImage(413, f"the picture is too large: {width}x{height}, at most {most:,} pixels")
     return image
 
 
@@ -62,7 +65,8 @@ def finish(image: Image.Image, *, enough: int | None = None) -> Image.Image:
             image.draft(None, (enough, enough))
         image.load()
         turn = _turn(image)
-        image = _flatten(_shrink(_eight_bits(image), enough))
+        factor = 1 if enough is None else min(image.size) // enough
+        image = _plain(image) if factor < 2 else _shrunk(image, factor)
         return image if turn is None else image.transpose(turn)
     except Exception as error:
         raise _broken(error) from error
@@ -73,30 +77,27 @@ def _broken(error: Exception) -> BadImage:
     return BadImage(400, f"the picture is broken: {str(error) or type(error).__name__}"[:200])
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits by its high byte; Pillow's own conversion clips."""
-    if not image.mode.startswith("I"):
-        return image
-    pixels = np.asarray(image)
-    return Image.fromarray((np.clip(pixels, 0, 65535) >> 8).astype(np.uint8))
+def _shrunk(image: Image.Image, factor: int) -> Image.Image:
+    """The plain picture at 1/`factor` of its size, made strip by strip: a second whole copy would be the larger part of
+    all memory that a picture takes."""
+    width, height = image.size
+    rows = factor * max(1, STRIP_PIXELS // (width * factor))
+    small: Image.Image | None = None
+    for top in range(0, height, rows):
+        strip = _plain(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
+        small = small or Image.new(strip.mode, (strip.width, -(-height // factor)))
+        small.paste(strip, (0, top // factor))
+    assert small is not None
+    return small
 
 
-def _shrink(image: Image.Image, enough: int | None) -> Image.Image:
-    factor = 1 if enough is None else min(image.size) // enough
-    if factor < 2:
-        return image
-    if image.mode in ("P", "PA", "1"):
-        image = image.convert("RGBA" if _is_transparent(image) else "RGB")
-    return image.reduce(factor)
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
-
-
-def _flatten(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
+    """The picture in mode L or RGB."""
+    if image.mode.startswith("I"):
+        # 16-bit grey keeps its high byte; Pillow's own conversion clips.
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if not _is_transparent(image):
+    if not (image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info):
         return image if image.mode == mode else image.convert(mode)
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)

@@ -115,7 +115,7 @@ JSON_NUMBERS: dict[str, Any] = {
     "items": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 255}, {"type": "array", "items": {}}]},
 }
 OUTPUT_PARAMETERS: dict[str, Any] = {
-    "type": "object",
+    "type": ["object", "null"],
     "properties": {
         "binary_data": {"type": "boolean"},
         "classification": {"type": "integer", "minimum": 0, "description": "answer with the best classes as text"},
@@ -125,9 +125,9 @@ INFER: dict[str, Any] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string"},
+        "id": {"type": ["string", "null"]},
         "parameters": {
-            "type": "object",
+            "type": ["object", "null"],
             "properties": {
                 "binary_data_output": {"type": "boolean"},
                 "timeout": {"type": "integer", "minimum": 0, "description": "microseconds"},
@@ -152,7 +152,7 @@ INFER: dict[str, Any] = {
                     "datatype": {"const": "UINT8"},
                     "data": JSON_NUMBERS,
                     "parameters": {
-                        "type": "object",
+                        "type": ["object", "null"],
                         "properties": {"binary_data_size": {"type": "integer", "minimum": 1}},
                     },
                 },
@@ -206,7 +206,7 @@ PICTURE: dict[str, Any] = {
         },
     },
 }
-LOAD = {"type": "object", "properties": {"parameters": {"type": "object", "maxProperties": 0}}}
+LOAD = {"type": "object", "properties": {"parameters": {"type": ["object", "null"], "maxProperties": 0}}}
 INDEX = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "only the ready ones"}}}
 TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 INFERENCE: dict[str, Any] = {

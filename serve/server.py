@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -40,6 +40,7 @@ class Server(uvicorn.Server):
         self.failed = False
         self._settings = settings
         self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
         self._linger = 0.0
 
     @contextmanager
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
     def _signalled(self, number: int) -> None:
         if self.engine.draining:
             self.force_exit = True
+            self._stop_now.set()
         self.engine.draining = True
         self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
         self._stop.set()
@@ -63,8 +65,9 @@ class Server(uvicorn.Server):
         announced = asyncio.create_task(self._announce())
         await self._stop.wait()
         announced.cancel()
-        if not self.failed and not self.force_exit:
-            await asyncio.sleep(self._linger)
+        if not self.failed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_now.wait(), self._linger)
 
     async def _announce(self) -> None:
         await asyncio.to_thread(self.engine.wait)

@@ -120,7 +120,7 @@ class V2:
     async def load(self, request: Request) -> Response:
         request.scope[RECORD].route = "v2_load"
         message = await self._parameters(request)
-        if message.get("parameters"):
+        if message.get("parameters") not in (None, {}):
             raise BadRequest("load takes no parameters: the model comes from the server's folder as it is")
         await asyncio.to_thread(self._engine.repository.load, request.path_params["model"])
         return _json({})
