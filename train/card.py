@@ -169,7 +169,7 @@ def _training(metrics: dict) -> list[str]:
         f"{settings['label_smoothing']:g}; augmentation: "
         f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
         "",
-        f"Hardware: {metrics['device']}; {hours} h {minutes} min of training "
+        f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {hours} h {minutes} min of training "
         f"({metrics['images_per_second']:.0f} images/s), "
         f"{metrics['mixed_precision']} mixed precision. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`.",

@@ -65,11 +65,12 @@ def parameters(model: nn.Module) -> int:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure was measured on: device, memory at its peak, library versions."""
+    """What a figure was measured on: device and CPU threads, memory at its peak, library versions."""
     cuda = device.type == "cuda"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"{_processor()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
         "device_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
         "host_memory_bytes": peak,
         "versions": {
