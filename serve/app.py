@@ -35,6 +35,7 @@ def mount(app: FastAPI, engine: Engine) -> FastAPI:
         path="/",
         theme=theme,
         css_paths=HERE / "app_style.css",
+        js=(HERE / "app_names.js").read_text(encoding="utf-8").partition("\n")[2],
         footer_links=["api"],
         # Else every stroke would be kept in the browser's storage as a run.
         run_history=False,

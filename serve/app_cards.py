@@ -92,7 +92,8 @@ def _number(value: Any) -> float | None:
 def markdown(path: Path) -> str:
     """A Markdown file for the page: without its YAML head, and with its local pictures inside it.
 
-    Pictures become data URLs, so that no file of the folder has to be served; one outside the folder stays out.
+    Pictures become data URLs, so that no file of the folder has to be served. One that is elsewhere becomes its text:
+    the page asks nobody else for anything.
     """
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
@@ -108,7 +109,7 @@ def markdown(path: Path) -> str:
             return match["text"]
         return f"![{match['text']}](data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()})"
 
-    return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)\s:]+)\)", embed, text)
+    return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)\s]+)[^)]*\)", embed, text)
 
 
 def mistakes(confusion: Counts, count: int = 5) -> list[tuple[int, int, int]]:

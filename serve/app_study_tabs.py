@@ -30,7 +30,7 @@ async def _shown(seen: Seen, dataset: str) -> tuple[Pixels, str]:
 def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
     """One picture through all published models of its dataset."""
 
-    async def compare(dataset: str, seen: Seen) -> str:
+    async def side_by_side(dataset: str, seen: Seen) -> str:
         if not ready(engine, dataset):
             return message("No model is ready.")
         try:
@@ -42,12 +42,12 @@ def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
         return note + comparison(pixels, answers, cards(engine.settings.models), parameters)
 
     async def enter(seen: Seen) -> tuple[gr.Radio, str]:
-        return gr.Radio(value=seen.latest), await compare(seen.latest, seen)
+        return gr.Radio(value=seen.latest), await side_by_side(seen.latest, seen)
 
     source = gr.Radio(SOURCES, value="mnist", label="Compare the models on")
     table = html("", "comparison")
     tab.select(enter, seen, [source, table], **SLOW)
-    source.input(compare, [source, seen], table, **SLOW)
+    source.input(side_by_side, [source, seen], table, **SLOW)
 
 
 def understand_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
