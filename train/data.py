@@ -8,7 +8,6 @@ to live on the training device whole.
 import hashlib
 import io
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+
+from train.files import replacing
 
 HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 # The paper's logs (Figures 11 to 14) show 10,000 of MNIST's 60,000 and 5,000 of CIFAR-10's 50,000 training images.
@@ -141,12 +142,14 @@ def _decode(table: datasets.Dataset, *, image_column: str, label_column: str, na
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "decoded" / f"{key}.npz"
     if cache.is_file():
         try:
-            with np.load(cache) as arrays:
+            with cache.open("rb") as file, np.load(file) as arrays:
                 return Split(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
         except Exception:  # damaged: made anew below
             cache.unlink(missing_ok=True)
 
     rows = table.cast_column(image_column, datasets.Image(decode=False)).with_format("arrow")[:]
+    if rows[label_column].null_count:
+        raise DataError(f"dataset {name!r} has images without a label")
     labels = rows[label_column].to_numpy().astype(np.int64)
     n_classes = len(table.features[label_column].names)
     if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
@@ -170,13 +173,15 @@ def _decode(table: datasets.Dataset, *, image_column: str, label_column: str, na
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".npz", delete=False) as file:
-        np.savez(file, images=images, labels=labels)
-    os.replace(file.name, cache)
+    with replacing(cache) as aside:
+        np.savez(aside, images=images, labels=labels)
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """The largest centred square of a picture, in colour, at `size` pixels a side."""
-    upright = PIL.ImageOps.exif_transpose(image).convert("RGB")
-    return PIL.ImageOps.fit(upright, (size, size), PIL.Image.Resampling.BILINEAR)
+    """The largest centred square of a picture, upright, in colour, over white, at `size` pixels a side."""
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:  # what hides beneath would come to light
+        white = PIL.Image.new("RGBA", upright.size, "white")
+        upright = PIL.Image.alpha_composite(white, upright.convert("RGBA"))
+    return PIL.ImageOps.fit(upright.convert("RGB"), (size, size), PIL.Image.Resampling.BILINEAR)

@@ -1,0 +1,155 @@
+"""What the tests of training share: the shipped samples, tiny networks, and `train/fit.py` as a process of its own."""
+
+import atexit
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read when the libraries are imported.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="zoo-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import datasets
+import pytest
+import tiny_networks
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from train import data, fit, models
+
+SAMPLES = models.REPOSITORY / "train" / "samples"
+CACHE = Path(os.environ["HF_DATASETS_CACHE"])
+assert Path(datasets.config.HF_DATASETS_CACHE) == CACHE, "datasets was imported before tests/train/conftest.py"
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small layers on a busy machine; and bit for bit only with as many threads as the processes that are compared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Accelerate decides on device and precision once in a process; here every test is a process of its own."""
+    for name in ("ZOO_DATA_DIR", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    reset_accelerate()
+    yield
+    reset_accelerate()
+
+
+def reset_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def mnist() -> data.Dataset:
+    """The shipped MNIST images: 1,667 to train on, 333 to validate, 1,000 to test."""
+    return data.load("mnist", SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> data.Dataset:
+    return data.load("cifar10", SAMPLES)
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `train/fit.py` in this process; returns exit status, output and errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        reset_accelerate()
+        capsys.readouterr()
+        status = fit.main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@dataclass
+class Child:
+    """`train/fit.py` in a process of its own."""
+
+    process: Any
+    output: Path
+
+    def wait(self, seconds: float = 300) -> int:
+        """The exit status; minus the number of the signal that ended it."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            pytest.fail(f"still running after {seconds} s:\n{self.text()}")
+        return self.process.exitcode
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300) -> None:
+        """Until the condition holds or the process has ended."""
+        end = time.monotonic() + seconds
+        while self.process.exitcode is None and not condition():
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.002)
+
+    def text(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
+    """Starts `train/fit.py`. Importing it takes seconds: that happens once, in a server that is forked for each run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.fit"])
+    children = []
+
+    def call(*arguments: object, before: tuple[Any, int] | None = None, **environment: object) -> Child:
+        output = tmp_path_factory.mktemp("output") / "output.txt"
+        variables = {"ACCELERATE_USE_CPU": "true", **{name: str(value) for name, value in environment.items()}}
+        process = context.Process(
+            target=tiny_networks.command, args=([str(a) for a in arguments], str(output), variables, before)
+        )
+        process.start()
+        children.append(process)
+        return Child(process, output)
+
+    yield call
+    for child in children:
+        child.kill()
+        child.join()
+
+
+# What differs from run to run; the commit, because somebody may be at work in the checkout.
+TIMES = {"seconds", "images_per_second", "train_seconds", "session_seconds", "host_memory_bytes", "git_commit"}
+
+
+def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]], dict[str, Any]]:
+    """A finished run's weights, log and metrics, without what depends on the clock."""
+    with (folder / "log.csv").open() as file:
+        log = [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = {name: value for name, value in metrics.items() if name not in TIMES}
+    return (folder / "model.safetensors").read_bytes(), log, metrics
+
+
+@pytest.fixture(scope="session", name="outcome")
+def _outcome() -> Callable[[Path], tuple[bytes, list[dict[str, str]], dict[str, Any]]]:
+    return outcome
