@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 KEPT = 2
 _MANIFEST = "manifest.json"
@@ -40,7 +41,7 @@ def save(accelerator: Accelerator, states: Path, step: int) -> None:
             _sync(states)
             for old in sorted(_complete(states))[:-KEPT]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"cannot save the state of step {step} in {states}: {error}") from error
     accelerator.wait_for_everyone()
@@ -53,11 +54,18 @@ def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
         CheckpointError: there are states, and every one is damaged.
     """
     folders = sorted(_complete(states), reverse=True)
+    damaged = []
     for folder in folders:
         damage = _damage(folder)
         if damage is None:
             accelerator.load_state(str(folder))
+            accelerator.wait_for_everyone()  # all have looked at the damaged ones
+            if accelerator.is_main_process:
+                for useless in damaged:  # else it would stand where the same step is to be saved again
+                    shutil.rmtree(useless)
+            accelerator.wait_for_everyone()
             return folder
+        damaged.append(folder)
         accelerator.print(f"{folder} is damaged ({damage}): trying the state before it")
     if folders:
         raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start anew")

@@ -72,6 +72,11 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
         DataError: nothing is there, or it cannot be read.
     """
     source = _source(name, data_dir)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said once, by us
+    if Path(source).is_dir():
+        datasets.disable_progress_bars()  # they are for downloads
+    else:
+        datasets.enable_progress_bars()
     try:
         splits = datasets.load_dataset(source)
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's

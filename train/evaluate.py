@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -124,7 +123,6 @@ def main(argv: list[str] | None = None) -> int:
         help="write figures.json, confusion matrix, worst mistakes and PCA of the features there",
     )
     args = parser.parse_args(argv)
-    datasets.disable_progress_bars()
     try:
         subject = load(args.model, args.data_dir)
         outputs = logits(subject, args.runtime)

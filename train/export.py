@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import numpy as np
 import onnx
 import onnxruntime
@@ -180,7 +179,6 @@ def main(argv: list[str] | None = None) -> int:
         "--missing", action="store_true", help="leave alone what is newer than its weights and its card"
     )
     args = parser.parse_args(argv)
-    datasets.disable_progress_bars()
     try:
         cards = [models.card(name) for name in args.models] or models.cards()
         if not cards:

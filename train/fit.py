@@ -12,11 +12,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import datasets
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
@@ -29,8 +29,15 @@ class UsageError(ValueError):
     """Arguments that cannot be followed; its message is one line for the user."""
 
 
+class Parser(argparse.ArgumentParser):
+    """One that leaves the usage to --help: a mistake gets one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help explains all options)")
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="accelerate launch train/fit.py",
         description="Train a model and leave a run folder with its weights, log, curves and figures.",
         epilog="Example: accelerate launch train/fit.py --model improved_resnet18 --dataset cifar10 --recipe fast",
@@ -129,11 +136,11 @@ def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> N
                 f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
             )
         before = json.loads(file.read_text())
-        differing = [key for key in description if before.get(key) != description[key]]
+        differing = [key for key in description if key in before and before[key] != description[key]]
         if differing:
             key = differing[0]
             raise UsageError(
-                f"cannot resume {folder}: its {key} was {json.dumps(before.get(key))}, "
+                f"cannot resume {folder}: its {key} was {json.dumps(before[key])}, "
                 f"now it is {json.dumps(description[key])}"
             )
     elif folder.is_dir() and any(folder.iterdir()):
@@ -149,7 +156,13 @@ def fit(args: argparse.Namespace) -> None:
     dataset_name = args.dataset if args.dataset in data.HUB_IDS else Path(args.dataset).name
     title = f"{args.model}.{dataset_name}"
     folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
+    # Accelerate itself passes silently over a tracker that is not installed.
+    if args.tracker and args.tracker not in map(str, get_available_trackers()):
+        raise UsageError(f"--tracker {args.tracker}: not installed, try `pip install {args.tracker}`")
+    try:
+        accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
+    except ValueError as error:  # a precision that the device has not
+        raise UsageError(str(error).splitlines()[0]) from error
     parts = accelerator.num_processes * args.micro_batches
     if recipe.batch_size < 4 * parts:
         raise UsageError(f"--batch-size {recipe.batch_size} is too small for {parts} pieces: at least {4 * parts}")
@@ -169,6 +182,7 @@ def fit(args: argparse.Namespace) -> None:
         "model_kwargs": model_kwargs(args.model_kwargs),
         "dataset": args.dataset,
         "class_names": list(dataset.class_names),
+        "in_chans": dataset.train.images.shape[1],
         "pretrained": args.pretrained,
         "recipe": args.recipe,
         "settings": dataclasses.asdict(recipe),
@@ -249,19 +263,12 @@ def fit(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 2 for what the user can mend, 1 for a run that failed, 130 for one stopped."""
-    args = parse(argv)
-    datasets.disable_progress_bars()
     try:
-        fit(args)
-    except (UsageError, data.DataError, models.ModelError) as error:
+        fit(parse(argv))
+    except (UsageError, recipes.RecipeError, data.DataError, models.ModelError) as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
-    except ValueError as error:
-        if "unknown recipe" not in str(error):
-            raise
-        print(f"fit.py: {error}", file=sys.stderr)
-        return 2
-    except (loop.NonFiniteLossError, checkpoint.CheckpointError) as error:
+    except (loop.NonFiniteLossError, checkpoint.CheckpointError, OSError) as error:  # the last: a full disk, say
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as error:

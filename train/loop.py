@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -116,7 +117,9 @@ def predict(model: nn.Module, split: Split, preprocess: Preprocess, accelerator:
     model.eval()
     rows = TensorDataset(torch.arange(len(split)))
     logits = []
-    for (index,) in accelerator.prepare_data_loader(DataLoader(rows, batch_size=EVALUATION_BATCH)):
+    # Not the accelerator's own method: it would keep every loader until the end of the run.
+    loader = prepare_data_loader(DataLoader(rows, batch_size=EVALUATION_BATCH), accelerator.device, put_on_device=True)
+    for (index,) in loader:
         x = preprocess(split.images[index]).contiguous(memory_format=torch.channels_last)
         logits.append(accelerator.gather_for_metrics(model(x).float()))
     return torch.cat(logits)

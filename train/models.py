@@ -70,9 +70,21 @@ def create(
     if weights not in (None, "published"):
         kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
     try:
-        return timm.create_model(full_name, **kwargs)
+        model = timm.create_model(full_name, **kwargs)
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(f"cannot build {full_name!r}: {error}") from error
+        reason = " ".join(str(error).split())  # torch lists what does not fit over many lines
+        raise ModelError(f"cannot build {full_name!r}: {reason[:400]}") from error
+    _adapt_statistics(pretrained_cfg(model), in_chans)
+    return model
+
+
+def _adapt_statistics(cfg: dict[str, Any], in_chans: int) -> None:
+    """Have a cfg fit a model built for another number of channels: each gets the mean of the cfg's own statistics."""
+    chans, *sides = cfg["input_size"]
+    if chans != in_chans:
+        cfg["input_size"] = (in_chans, *sides)
+        for name in ("mean", "std"):
+            cfg[name] = (sum(cfg[name]) / chans,) * in_chans
 
 
 def overlay(path: Path) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if missing:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
     run = json.loads((folder / "args.json").read_text())
-    in_chans = input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
+    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
     model = create(run["model"], run["dataset"], len(run["class_names"]), in_chans, str(folder), **run["model_kwargs"])
     return model.eval(), run
 

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -124,7 +123,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
     parser.add_argument("--full-precision", action="store_true", help="keep the weights in float32")
     args = parser.parse_args(argv)
-    datasets.disable_progress_bars()
     try:
         target = publish(args.run, args.output_dir, args.data_dir, args.full_precision)
     except (models.ModelError, data.DataError, ValueError) as error:

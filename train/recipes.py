@@ -7,6 +7,10 @@ from typing import Literal
 RECIPES = ("paper", "fast")
 
 
+class RecipeError(ValueError):
+    """There is no recipe of this name; its message is one line for the user."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Ranges from which each image draws its own parameters, uniformly.
@@ -68,10 +72,10 @@ def get(name: str, model: str, dataset: str) -> Recipe:
     """The recipe of this name for a model and a dataset; datasets other than MNIST are treated as CIFAR-10.
 
     Raises:
-        ValueError: there is no recipe of this name.
+        RecipeError: there is no recipe of this name.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}: valid are {', '.join(map(repr, RECIPES))}")
+        raise RecipeError(f"unknown recipe {name!r}: valid are {', '.join(map(repr, RECIPES))}")
     if name == "fast":
         return _fast(dataset)
     return _paper_improved(dataset) if model.startswith("improved_") else PAPER_VANILLA

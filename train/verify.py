@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 
 from train import card, data, evaluate, export, measure, models
@@ -91,7 +90,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", action="store_true", help="on the images that ship with the project")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
     args = parser.parse_args(argv)
-    datasets.disable_progress_bars()
     try:
         folders = [models.card(name) for name in args.models] or models.cards()
         if not folders:
