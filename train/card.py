@@ -132,7 +132,8 @@ def _usage(name: str, model: str, config: dict) -> list[str]:
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         f'image = Image.open("{image}").convert("{mode}")',
         "probabilities = model(transform(image)[None]).softmax(1)[0]",
-        f"print({config['label_names']}[probabilities.argmax()])",
+        f"labels = {json.dumps(config['label_names'])}",
+        "print(labels[probabilities.argmax()])",
         "```",
         "",
         f"The network sees {width}x{height} pixels; the transform enlarges the dataset's "
