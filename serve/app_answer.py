@@ -16,7 +16,7 @@ from serve.drawing import Digit, Problem
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
-SURE = 0.6  # below this probability the best class is called a guess
+SURE = 0.75  # below this probability the best class is called a guess
 PROBLEMS: dict[Problem, str] = {
     "blank": "Nothing to read yet: draw one digit, 0 to 9.",
     "dot": "That is only a dot. Draw one digit, 0 to 9.",

@@ -1,4 +1,4 @@
-"""What the folders of published models tell: cards, figures, confusion matrices; and the paper's figures."""
+"""What the folders of published models tell: cards, figures, confusion matrices."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 
-# Means over the paper's runs, its Tables 2 (MNIST) and 3 (CIFAR-10); test accuracy in percent.
-PAPER = {
-    "vanilla_vgg16": {"mnist": 99.18, "cifar10": 75.98},
-    "vanilla_resnet18": {"mnist": 98.94, "cifar10": 65.53},
-    "vanilla_googlenet": {"mnist": 99.50, "cifar10": 83.15},
-    "improved_vgg16": {"mnist": 99.64, "cifar10": 79.02},
-    "improved_resnet18": {"mnist": 99.62, "cifar10": 81.87},
-    "improved_googlenet": {"mnist": 99.64, "cifar10": 85.85},
-}
-
 
 @dataclass(frozen=True)
 class Card:
@@ -35,17 +25,13 @@ class Card:
     metrics: dict[str, Any]
 
     @property
-    def architecture(self) -> str:
-        return self.name.partition(".")[0]
-
-    @property
     def dataset(self) -> str:
         return self.name.partition(".")[2]
 
     @property
     def paper(self) -> float | None:
         """The paper's test accuracy of this architecture on this dataset, percent."""
-        return PAPER.get(self.architecture, {}).get(self.dataset)
+        return _number(self.metrics.get("paper_test_accuracy"))
 
     @property
     def accuracy(self) -> float | None:
@@ -100,12 +86,9 @@ def markdown(path: Path) -> str:
 
     def embed(match: re.Match[str]) -> str:
         file = (path.parent / match["file"]).resolve()
-        kind, _ = mimetypes.guess_type(file.name)
-        if (
-            not file.is_relative_to(path.parent.resolve())
-            or not file.is_file()
-            or not (kind or "").startswith("image/")
-        ):
+        kind = mimetypes.guess_type(file.name)[0] or ""
+        here = file.is_relative_to(path.parent.resolve()) and file.is_file()
+        if not here or not kind.startswith("image/"):
             return match["text"]
         return f"![{match['text']}](data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()})"
 

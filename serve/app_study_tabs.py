@@ -9,7 +9,7 @@ from serve.app_ask import ask_all, example, ready
 from serve.app_cards import Card, cards, markdown
 from serve.app_parts import LIVE, Seen, chooser, html
 from serve.app_study import attention
-from serve.app_tables import DATASETS, comparison, confusion_table, explanation, published
+from serve.app_tables import DATASETS, comparison, explanation, published
 from serve.engine import Engine
 from serve.errors import ApiError
 
@@ -86,27 +86,20 @@ def models_tab(engine: Engine, tab: gr.Tab) -> None:
     def name(card: Card) -> str:
         return f"{title(card.name)}, {DATASETS.get(card.dataset, card.dataset)}"
 
-    def read(chosen: str | None) -> tuple[str, str]:
+    def read(chosen: str | None) -> str:
         card = cards(folder).get(chosen or "")
-        if card is None:
-            return "", ""
-        text = markdown(card.folder / "README.md") if (card.folder / "README.md").is_file() else ""
-        info = engine.models().get(card.name)
-        counts = card.confusion
-        labels = info.labels if info else [str(i) for i in range(0 if counts is None else len(counts))]
-        matrix = confusion_table(counts, labels) if counts is not None and len(counts) == len(labels) else ""
-        return text, matrix
+        return markdown(card.folder / "README.md") if card and (card.folder / "README.md").is_file() else ""
 
-    def enter() -> tuple[str, gr.Dropdown, str, str]:
+    def enter() -> tuple[str, gr.Dropdown, str]:
         found = cards(folder)
         if not found:
-            return message(f"No model is published in {folder.name}."), gr.Dropdown([], value=None), "", ""
+            return message(f"No model is published in {folder.name}."), gr.Dropdown([], value=None), ""
         choices = [(name(card), card.name) for card in found.values()]
-        return published(found), gr.Dropdown(choices, value=choices[0][1]), *read(choices[0][1])
+        first = choices[0][1]
+        return published(found), gr.Dropdown(choices, value=first), read(first)
 
     table = html("", "published")
     choice = gr.Dropdown([], label="Read the card of", interactive=True)
-    matrix = html("", "confusion")
     card = gr.Markdown("", elem_id="card")
-    tab.select(enter, None, [table, choice, card, matrix], **SLOW)
-    choice.input(read, choice, [card, matrix], **SLOW)
+    tab.select(enter, None, [table, choice, card], **SLOW)
+    choice.input(read, choice, card, **SLOW)

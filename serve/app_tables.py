@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from serve.app_answer import Answer, Pixels, percent, png, title
-from serve.app_cards import Card, Counts, mistakes
+from serve.app_cards import Card, mistakes
 from serve.app_study import GRID, Attention, overlay
 
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -130,22 +130,3 @@ def published(cards: dict[str, Card]) -> str:
         for card in sorted(cards.values(), key=lambda card: (card.dataset != "mnist", -(card.accuracy or 0)))
     ]
     return _table(["Model", "Dataset", "Test accuracy", "In the paper", "Parameters"], rows, "Published models")
-
-
-def confusion_table(counts: Counts, labels: Sequence[str]) -> str:
-    """A confusion matrix, its errors shaded by their number."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    most = max(int(wrong.max()), 1)
-    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
-    rows = []
-    for i, label in enumerate(labels):
-        cells = []
-        for j, count in enumerate(counts[i]):
-            shade = "" if i == j else f' style="--share:{100 * int(wrong[i, j]) / most:.0f}%"'
-            cells.append(f"<td{' class=right' if i == j else ''}{shade}>{int(count) or ''}</td>")
-        rows.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="wide"><table class="confusion"><caption>Test images by true class (rows) and by what the model'
-        f" said (columns)</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )

@@ -26,7 +26,7 @@ Problem = Literal["blank", "dot", "several", "scribble"]
 
 SIDE = 28  # the dataset's picture
 BOX = 20.0  # longest side of the ink in it, pixels
-STROKE = 2.6  # width of the redrawn stroke, pixels of the 28x28 picture
+STROKE = 3.0  # width of the redrawn stroke, pixels of the 28x28 picture
 EDGE = 1.3  # over how many pixels a redrawn stroke fades from full ink to none
 FAINT = 0.07  # less contrast than this is no ink
 WIDEST = 0.15  # wider than any stroke, as a share of a photo's longest side
@@ -35,7 +35,10 @@ THIN = 96  # longest side of the ink's box when it is thinned, pixels
 SMOOTH = 1.2  # blur before thinning, pixels at that scale
 BLOB = 1.25  # ink deeper than this share of the stroke's half width is a blob
 DOT = 0.6  # ink whose thickness is more than this share of its length is a dot
-MOST_INK = 230.0  # more full pixels than this, at an even stroke, and it is a scribble
+# No digit has more than this; what has is a scribble.
+MOST_INK = 200.0  # full pixels, at an even stroke
+MOST_HOLES = 2
+SMALLEST_HOLE = 8  # pixels at the scale of THIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +62,16 @@ def prepare(image: Image.Image) -> Digit:
     keep, several = _main_ink(ink > 0.5, on_paper=not flat)
     if not keep.any():
         return Digit(None, "blank")
-    line, thickest = centre_line(np.where(keep, ink, np.float32(0)))
+    mask = _close_up(np.where(keep, ink, np.float32(0)))
+    line, thickest = centre_line(mask)
     if thickest > DOT:
         return Digit(None, "dot")
     pixels = redraw(line)
     if several:
         return Digit(pixels, "several")
-    return Digit(pixels, "scribble" if pixels.sum() / 255 > MOST_INK else None)
+    holes = sum(part.area > SMALLEST_HOLE for part in components(~mask)) - 1
+    scribble = pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES
+    return Digit(pixels, "scribble" if scribble else None)
 
 
 def _greyscale(image: Image.Image) -> Floats:
@@ -209,13 +215,8 @@ def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     return keep, any(apart)
 
 
-def centre_line(ink: Floats) -> tuple[Floats, float]:
-    """The ink's centre line: float32 [n, 2] points (y, x), in pixels at the scale where the ink's box is THIN long, and
-    how thick the ink is at its thickest, as a share of the box's longest side.
-
-    Where the ink is thicker than its stroke, as in a loop that a thick brush has filled, the points fill that blob: it
-    is all that is left of the loop.
-    """
+def _close_up(ink: Floats) -> Mask:
+    """The ink's box, THIN pixels long and with a margin around it."""
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = THIN / max(box.shape)
@@ -223,8 +224,16 @@ def centre_line(ink: Floats) -> tuple[Floats, float]:
     picture = np.pad(_resize(np.ascontiguousarray(box), size), 4)
     # A ragged edge grows whiskers when thinned: smooth it first.
     mask = _blur(picture, SMOOTH) > 0.5
-    if not mask.any():
-        mask = picture >= picture.max()
+    return mask if mask.any() else picture >= picture.max()
+
+
+def centre_line(mask: Mask) -> tuple[Floats, float]:
+    """The centre line of ink whose box is THIN long: float32 [n, 2] points (y, x) in pixels, and how thick the ink is
+    at its thickest, as a share of THIN.
+
+    Where the ink is thicker than its stroke, as in a loop that a thick brush has filled, the points fill that blob: it
+    is all that is left of the loop.
+    """
     line = thin(mask)
     depth = inner_distance(mask)
     if not line.any():  # Zhang and Suen's rule removes a square of four pixels whole

@@ -369,7 +369,6 @@ def test_the_models_page_shows_cards_with_their_pictures(page: Page) -> None:
     expect(page.locator("#published tbody tr")).to_have_count(len(list(CARDS.glob("*/metrics.json"))))
     card = page.locator("#card")
     expect(card.get_by_role("heading").first).to_be_visible()
-    expect(page.locator("#confusion table tbody tr")).to_have_count(10)
     assert "license:" not in card.inner_text()
     pictures = card.locator("img")
     assert pictures.count() > 0
