@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 
-class Interrupted(Exception):  # noqa: N818  no error
+class Interrupted(Exception):
     """SIGTERM or Ctrl-C came; the state is saved."""
 
 
