@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -38,7 +39,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         engine.close()
         decoder.close()
 
-    app = FastAPI(
+    # FastAPI's own /docs fetches its script from elsewhere.
+    app = FastAPIOffline(
+        static_url="/docs/files",
         title="Deep Image Zoo",
         version=_version(),
         description='Image classification. Every answer that is no success is `{"error": "..."}`.',
@@ -52,8 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.engine = engine
     classify, v2 = Classify(engine, bodies, decoder), V2(engine, bodies, app.version)
-    # Not include_router: what FastAPI puts around an included router takes time in every request.
-    app.router.routes.extend(api_routes(classify, v2, engine.metrics).routes)
+    # Not include_router: what FastAPI puts around an included router takes time in every request. In front: so does
+    # each route that is asked before.
+    app.router.routes[:0] = api_routes(classify, v2, engine.metrics).routes
     app.router.routes.append(Rest(app.routes))
     if settings.app:
         from serve.app import mount

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import itertools
 import logging
 import os
 import re
@@ -25,6 +26,9 @@ access = logging.getLogger("serve.access")
 RECORD = "serve.record"
 OPEN = ("/v2/health/live", "/v2/health/ready")
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# A count, as random bytes for each request would mean a call into the kernel, which gives up the interpreter's lock.
+PROCESS = os.urandom(6).hex()
+COUNT = itertools.count(1)
 OUTCOMES = {408: "late", 499: "gone", 503: "overloaded", 504: "late"}
 
 
@@ -134,7 +138,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value.decode())
-    return os.urandom(8).hex()
+    return f"{PROCESS}-{next(COUNT):x}"
 
 
 async def _refuse(send: Send) -> None:

@@ -115,7 +115,9 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> Images:
     """uint8 [H, W, C] of `shape`: the centre square, resized with antialiasing, grey where C is 1. A picture that has
     this size already stays as it is, to the bit."""
     height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, np.uint8).reshape(shape)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import socket
 import zlib
 from collections.abc import Callable, Iterator
@@ -212,7 +213,7 @@ def test_metrics(client: httpx.Client, models: list[Any], encode: Encode) -> Non
 def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
     data = encode(models[0].images(1)[0])
     key = {"SERVE_API_KEY": "secret ключ"}
-    with running("--models", models[0].folder.parent, "--no-app", environment=key) as server:
+    with running("--models", models[0].folder.parent, environment=key) as server:
         with httpx.Client(base_url=server.url) as client:
             basic = base64.b64encode("anybody:secret ключ".encode()).decode()
             good = [
@@ -240,6 +241,10 @@ def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
                     assert is_error(answer, 401)
                     assert answer.headers["www-authenticate"].startswith("Basic")
                 assert client.get("/metrics", headers=headers).status_code == 401
+            # A browser asks for the key as a password, also for the app's pages.
+            for path in ("/", "/config", "/docs"):
+                assert client.get(path).headers["www-authenticate"].startswith("Basic")
+                assert client.get(path, headers=good[2]).status_code == 200
             assert client.get("/v2/health/live").status_code == 200
             assert client.get("/v2/health/ready").status_code == 200
         _, errors = server.stop()
@@ -272,7 +277,10 @@ def test_without_being_asked_no_line_per_request(models: list[Any], running: Any
 
 
 def test_docs(client: httpx.Client) -> None:
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs").text
+    assert "://" not in page.replace("http://www.w3.org", "")
+    for file in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert client.get(file).status_code == 200, file
     description = client.get("/openapi.json").json()
     paths = description["paths"]
     assert "post" in paths["/classify/{model}"]

@@ -318,3 +318,49 @@ def test_hammered_every_answer_is_right(
     assert engine.metrics.registry.get_sample_value("serve_queue_images") == 0
     if sum(count for _, count, _, _ in requests) <= max_queue:
         assert "refused" not in outcomes
+
+
+def test_models_come_and_go_while_they_are_asked(tiny: Any, tmp_path: Any) -> None:
+    """Reloads, and unloads that are taken back, under a stream of requests: every answer is the old version's or the
+    new one's, whole, and none is lost."""
+    versions = [tiny(tmp_path / "model", seed=seed) for seed in (0, 1)]
+    versions[0].write()
+    engine = Engine(Settings(models=tmp_path))
+    changes = 12
+    done = threading.Event()
+
+    def change() -> None:
+        for index in range(changes):
+            if index % 4 == 3:
+                engine.repository.unload("model")
+            versions[index % 2].write()
+            engine.repository.load("model")
+        done.set()
+
+    async def ask(index: int) -> dict[str, int]:
+        seen = {"old": 0, "new": 0, "away": 0}
+        while not done.is_set():
+            images = versions[0].images(1 + index % 3, seed=index)
+            try:
+                result = await engine.infer("model", images)
+            except ModelNotReady:
+                seen["away"] += 1
+                await asyncio.sleep(0.001)
+                continue
+            if np.array_equal(result.logits, versions[0].logits(images)):
+                seen["old"] += 1
+            else:
+                np.testing.assert_array_equal(result.logits, versions[1].logits(images))
+                seen["new"] += 1
+            await asyncio.sleep(0)
+        return seen
+
+    async def work() -> list[dict[str, int]]:
+        changing = asyncio.create_task(asyncio.to_thread(change))
+        seen = await asyncio.gather(*(ask(index) for index in range(8)))
+        await changing
+        return seen
+
+    seen = run(engine, work)
+    for key in ("old", "new", "away"):
+        assert sum(part[key] for part in seen) > 0

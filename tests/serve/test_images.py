@@ -44,21 +44,24 @@ def test_a_picture_of_the_right_size_passes_unchanged(encode: Encode) -> None:
     np.testing.assert_array_equal(read(encode(GREY), (28, 28, 1)), GREY)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+MODES = {
+    "PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "JPEG": ["1", "L", "RGB", "CMYK", "YCbCr"],
+    "WEBP": ["1", "L", "LA", "P", "RGB", "RGBA"],
+    "GIF": ["1", "L", "LA", "P", "RGB", "RGBA"],
+    "BMP": ["1", "L", "P", "RGB", "RGBA"],
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
 def test_modes(encode: Encode, kind: str, mode: str) -> None:
     bright = np.zeros((64, 64), np.uint8)
     bright[:32, :32] = 255
     if mode == "I;16":
         image = Image.fromarray(bright.astype(np.uint16) * 257)
-    elif mode == "PA":
-        image = Image.fromarray(bright).convert("P").convert("PA")
     else:
         image = Image.fromarray(bright).convert("RGB").convert(mode)
-    try:
-        data = encode(image, kind)
-    except (OSError, KeyError, ValueError):
-        pytest.skip(f"Pillow writes no {kind} of mode {mode}")
+    data = encode(image, kind)
     for shape in ((32, 32, 3), (28, 28, 1)):
         pixels = read(data, shape)
         assert pixels.shape == shape
@@ -122,11 +125,11 @@ def test_the_centre_square_is_taken(encode: Encode) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "L"), ("JPEG", "RGB"), *((kind, mode) for kind in ("PNG", "WEBP") for mode in ("L", "RGB", "RGBA", "P"))],
+)
 def test_shrinking_on_the_way_changes_little(encode: Encode, kind: str, mode: str) -> None:
-    if kind == "JPEG" and mode in ("RGBA", "P"):
-        pytest.skip("JPEG has no such mode")
     smooth = Image.fromarray(CORNERS).resize((1500, 1100), Image.Resampling.BICUBIC).convert(mode)
     data = encode(smooth, kind)
     whole = images.fit(images.decode(data), (32, 32, 3)).astype(int)

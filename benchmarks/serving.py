@@ -1,0 +1,296 @@
+"""Requests per second of this server, LitServe, Ray Serve and a plain FastAPI file, beside what the bare loop does.
+
+`pip install -e ".[serve,bench]"`, `apt-get install wrk`, then `python benchmarks/serving.py [--seconds 10]`.
+
+One after the other on one machine: the same ONNX file, the same PNG in every request, the same client (wrk, one thread).
+The bare loop decodes the PNG and calls `session.run` in one process, without HTTP: it is the limit, at batch 1 for one
+connection and at batch 32 for many. LitServe takes the PNG in a form, as it has no raw bodies. Every server must give
+the bare loop's class before it is timed, runs for two seconds unmeasured, and any answer but 200 is told.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import serving_model
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PORT = 18700
+BATCH = 32
+OURS = "python -m serve"
+SERVERS = {
+    OURS: None,
+    "plain FastAPI": "serving_fastapi.py",
+    "LitServe": "serving_litserve.py",
+    "Ray Serve": "serving_ray.py",
+}
+NEEDS = {"LitServe": "litserve", "Ray Serve": "ray"}
+
+
+@dataclass
+class Measured:
+    """What wrk saw: requests answered 200 per second, percentiles of their latency in milliseconds, and the rest."""
+
+    rate: float
+    median: float
+    p99: float
+    failed: int
+
+
+# The loops run in processes of their own: sessions keep threads.
+LOOP = """
+import json, sys, time
+import numpy as np
+from serving_model import decode, run, session
+data = open(sys.argv[1], "rb").read()
+batch, seconds, reads = int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "decode"
+network = session()
+images = [decode(data)] * batch
+def step():
+    return run(network, [decode(data) for _ in range(batch)] if reads else images)
+end = time.perf_counter() + min(2, seconds)
+while time.perf_counter() < end:
+    best = int(step()[0].argmax())
+times = []
+end = time.perf_counter() + seconds
+while time.perf_counter() < end:
+    began = time.perf_counter()
+    step()
+    times.append(time.perf_counter() - began)
+print(json.dumps([batch * len(times) / sum(times), 1000 * float(np.median(times)), best]))
+"""
+
+
+def loop(environment: dict[str, str], picture: Path, batch: int, seconds: float, what: str) -> tuple[float, float, int]:
+    """Images per second, median milliseconds a batch, and the class of the picture."""
+    command = [sys.executable, "-c", LOOP, picture, str(batch), str(seconds), what]
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=True)
+    rate, median, best = json.loads(done.stdout)
+    return rate, median, best
+
+
+def script(body: bytes, headers: dict[str, str]) -> str:
+    """wrk's script for one request, byte for byte."""
+    escaped = "".join(f"\\{byte:03d}" for byte in body)
+    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
+    return "\n".join(['wrk.method = "POST"', f'wrk.body = "{escaped}"', *lines])
+
+
+def wrk(url: str, lua: str, connections: int, seconds: float) -> Measured:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(lua)
+        file.flush()
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--timeout",
+            "10s",
+            "--latency",
+            "-s",
+            file.name,
+            url,
+        ]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def milliseconds(percent: str) -> float:
+        value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", text).groups()
+        return float(value) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[unit]
+
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    failed = (int(bad[1]) if bad else 0) + (sum(map(int, errors.groups())) if errors else 0)
+    return Measured(rate - (int(bad[1]) / seconds if bad else 0), milliseconds("50"), milliseconds("99"), failed)
+
+
+def form(picture: bytes) -> tuple[bytes, str]:
+    head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
+    return head + picture + b"\r\n--frontier--\r\n", "multipart/form-data; boundary=frontier"
+
+
+def best(url: str, body: bytes, headers: dict[str, str]) -> int:
+    request = urllib.request.Request(url, body, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return int(json.loads(answer.read())["predictions"][0]["index"])
+
+
+def memory(process: int) -> int:
+    """Resident bytes of a process and all its descendants; pages they share count once a process."""
+    total = int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    for task in Path(f"/proc/{process}/task").iterdir():
+        total += sum(memory(int(child)) for child in (task / "children").read_text().split())
+    return total
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@dataclass
+class Row:
+    """A server, or the loop; `one` and `many` are connections, `v2` images per second of V2 requests of 32."""
+
+    name: str
+    one: Measured
+    many: Measured
+    start: float
+    memory: int
+    v2: float = 0.0
+
+
+def measure(
+    name: str, model: Path, picture: bytes, expected: int, environment: dict[str, str], given: argparse.Namespace
+) -> Row:
+    body, headers = picture, {"Content-Type": "image/png"}
+    if name == "LitServe":
+        body, kind = form(picture)
+        headers = {"Content-Type": kind}
+    url = f"http://127.0.0.1:{PORT}/classify"
+    command = [sys.executable, str(HERE / (SERVERS[name] or "")), str(PORT)]
+    if name == OURS:
+        command = [sys.executable, "-m", "serve", "--models", str(model.parent.parent), "--port", str(PORT)]
+        command += ["--precision", given.precision, "--device", "cpu"]
+        url += f"/{model.parent.name}"
+    lua = script(body, headers)
+    with started(command, environment) as process:
+        began = time.monotonic()
+        while True:
+            try:
+                found = best(url, body, headers)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() - began > 120:
+                    raise SystemExit(f"{name} did not start: {' '.join(command)}") from None
+                time.sleep(0.05)
+        start = time.monotonic() - began
+        if found != expected:
+            raise SystemExit(f"{name} says class {found}, the bare loop {expected}")
+        wrk(url, lua, given.connections, min(2, given.seconds))
+        one = wrk(url, lua, 1, given.seconds)
+        many = wrk(url, lua, given.connections, given.seconds)
+        v2 = 0.0
+        if name == OURS:
+            body, headers = tensor(picture)
+            target = f"http://127.0.0.1:{PORT}/v2/models/{model.parent.name}/infer"
+            v2 = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
+        return Row(name, one, many, start, memory(process.pid), v2)
+
+
+def tensor(picture: bytes) -> tuple[bytes, dict[str, str]]:
+    """A V2 request of 32 images, raw behind its JSON."""
+    pixels = serving_model.decode(picture)
+    raw = pixels.tobytes() * BATCH
+    entry = {"name": "image", "datatype": "UINT8", "shape": [BATCH, *pixels.shape]}
+    head = json.dumps(
+        {
+            "inputs": [{**entry, "parameters": {"binary_data_size": len(raw)}}],
+            "outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+    return head + raw, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def table(
+    rows: list[Row], one: tuple[float, float, int], many: tuple[float, float, int], run: float, connections: int
+) -> str:
+    """Markdown; the last columns are this server's rate over the row's, with one connection and with many."""
+    ours = next((row for row in rows if row.name == OURS), None)
+    lines = [
+        f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms | to the bare loop "
+        "| ours to it, 1 / many | start, s | memory, MB | failed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| bare loop, batch 1 / {BATCH} | {one[0]:.0f} | {one[1]:.2f} | {many[0]:.0f} | | 1 | | | | |",
+    ]
+    for row in rows:
+        ratio = f"{ours.one.rate / row.one.rate:.2f} / {ours.many.rate / row.many.rate:.2f}" if ours else ""
+        lines.append(
+            f"| {row.name} | {row.one.rate:.0f} | {row.one.median:.2f} | {row.many.rate:.0f} | {row.many.p99:.0f} "
+            f"| {row.many.rate / many[0]:.2f} | {ratio} | {row.start:.1f} | {row.memory / 1e6:.0f} "
+            f"| {row.one.failed + row.many.failed} |"
+        )
+    if ours:
+        lines += [
+            "",
+            f"V2, {BATCH} raw images a request, 4 connections: {ours.v2:.0f} images/s, {ours.v2 / run:.2f} of `session.run` "
+            f"at batch {BATCH} ({run:.0f}). Median at one connection: {ours.one.median / one[1]:.2f} of the bare loop's.",
+        ]
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "model_cards" / "improved_resnet18.cifar10")
+    parser.add_argument("--precision", choices=["fp32", "int8"], default="int8")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), metavar="NAME")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    file = given.model / {"fp32": "model.onnx", "int8": "model.int8.onnx"}[given.precision]
+    if not file.is_file():
+        raise SystemExit(f"{file} does not exist; build it with: python train/export.py {given.model}")
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is not installed; apt-get install wrk")
+    missing = [name for name in given.servers if name in NEEDS and not importlib.util.find_spec(NEEDS[name])]
+    if missing:
+        raise SystemExit(f'{", ".join(missing)} not installed; pip install -e ".[serve,bench]"')
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "models" / given.model.name / file.name
+        model.parent.mkdir(parents=True)
+        model.symlink_to(file.resolve())
+        picture = Path(folder) / "picture.png"
+        Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(picture)
+        paths = os.pathsep.join([str(HERE), str(ROOT)])
+        environment = {**os.environ, "SERVING_MODEL": str(model), "PYTHONPATH": paths, "RAY_SERVE_LOG_TO_STDERR": "0"}
+        one = loop(environment, picture, 1, given.seconds, "decode")
+        many = loop(environment, picture, BATCH, given.seconds, "decode")
+        run = loop(environment, picture, BATCH, given.seconds, "ready")[0]
+        data = picture.read_bytes()
+        rows = [measure(name, model, data, one[2], environment, given) for name in given.servers]
+    print(
+        f"{given.model.name}, {given.precision}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, ",
+        end="",
+    )
+    print(f"{len(data)} bytes of PNG, {given.seconds:g} s a figure\n")
+    print(table(rows, one, many, run, given.connections))
+    if given.json:
+        figures = {"loop": {"one": one, "many": many, "run": run}, "rows": [asdict(row) for row in rows]}
+        given.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

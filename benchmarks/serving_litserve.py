@@ -1,0 +1,37 @@
+"""LitServe with its dynamic batches: up to 32, 2 ms."""
+
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+from fastapi import Request
+from serving_model import answer, decode, labels, run, session
+
+
+class Classify(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        self.network = session()
+        self.names = labels(self.network)
+
+    # Its requests are JSON or forms.
+    def decode_request(self, request: Request) -> np.ndarray:
+        return decode(request["file"].file.read())
+
+    def batch(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        return inputs
+
+    def predict(self, images: list[np.ndarray]) -> np.ndarray:
+        return run(self.network, images)
+
+    def unbatch(self, output: np.ndarray) -> list[np.ndarray]:
+        return list(output)
+
+    def encode_response(self, output: np.ndarray) -> dict[str, Any]:
+        return answer(self.names, output)
+
+
+if __name__ == "__main__":
+    api = Classify(max_batch_size=32, batch_timeout=0.002, api_path="/classify")
+    server = litserve.LitServer(api, accelerator="cpu", timeout=30)
+    server.run(port=int(sys.argv[1]), host="127.0.0.1", log_level="error", generate_client_file=False)

@@ -1,0 +1,41 @@
+"""What the other servers and the bare loop share: one session, one way to read a PNG, one answer."""
+
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+PATH = os.environ.get("SERVING_MODEL", "")
+
+
+def session() -> onnxruntime.InferenceSession:
+    """The model at $SERVING_MODEL on the CPU, as ONNX Runtime is without any settings."""
+    return onnxruntime.InferenceSession(PATH, providers=["CPUExecutionProvider"])
+
+
+def decode(data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def labels(network: onnxruntime.InferenceSession) -> list[str]:
+    return [str(label) for label in json.loads(network.get_modelmeta().custom_metadata_map["labels"])]
+
+
+def run(network: onnxruntime.InferenceSession, images: list[np.ndarray]) -> np.ndarray:
+    """Probabilities, float32 [n, classes]."""
+    return np.asarray(network.run(["probabilities"], {"image": np.stack(images)})[0])
+
+
+def answer(names: list[str], probabilities: np.ndarray) -> dict[str, Any]:
+    """The five best, as /classify says it."""
+    best = probabilities.argsort()[::-1][:5]
+    return {
+        "predictions": [
+            {"label": names[index], "index": int(index), "probability": float(probabilities[index])} for index in best
+        ]
+    }
