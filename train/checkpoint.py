@@ -54,7 +54,7 @@ def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
         CheckpointError: there are states, and every one is damaged.
     """
     folders = sorted(_complete(states), reverse=True)
-    damaged = []
+    damaged: list[Path] = []
     for folder in folders:
         damage = _damage(folder)
         if damage is None:
@@ -108,4 +108,7 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{_MANIFEST}: {error}"
     found = _digests(folder)
-    return next((f"{name} is not what was written" for name in expected if found.get(name) != expected[name]), None)
+    if found == expected:
+        return None
+    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    return f"{names[0]} is not what was written"
