@@ -183,12 +183,12 @@ def train(
     progress = Progress()
     accelerator.register_for_checkpointing(progress, *([average] if average is not None else []))
     states = folder / "states"
-    if accelerator.is_main_process:
-        states.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    if resume and (found := checkpoint.load_newest(accelerator, states)):
-        accelerator.print(f"Resuming from {found}: epoch {progress.epoch + 1}, batch {progress.batch + 1}")
     with interrupt.on_signals() as stop:
+        if accelerator.is_main_process:
+            states.mkdir(parents=True, exist_ok=True)
+        accelerator.wait_for_everyone()
+        if resume and (found := checkpoint.load_newest(accelerator, states)):
+            accelerator.print(f"Resuming from {found}: epoch {progress.epoch + 1}, batch {progress.batch + 1}")
         while progress.epoch < recipe.epochs:
             _train_epoch(setup, progress, stop)
             _end_epoch(setup, progress)

@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Read when the libraries are imported.
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="zoo-tests-")
-os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
-
 import datasets
 import pytest
-import tiny_networks
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from train import data, fit, models
 
-SAMPLES = models.REPOSITORY / "train" / "samples"
-CACHE = Path(os.environ["HF_DATASETS_CACHE"])
-assert Path(datasets.config.HF_DATASETS_CACHE) == CACHE, "datasets was imported before tests/train/conftest.py"
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_networks
+
+# The environment is for the processes that are started here; this one may have imported the library already.
+CACHE = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["HF_DATASETS_CACHE"] = str(CACHE)
+datasets.config.HF_DATASETS_CACHE = CACHE
+
+SAMPLES = models.REPOSITORY / "train" / "samples"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,15 +29,20 @@ class TinyNet(nn.Module):
         self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
         self.fc = nn.Linear(16 * 16, num_classes)
         if aux:
-            self.aux1, self.aux2 = nn.Linear(8, num_classes), nn.Linear(16, num_classes)
+            self.aux1, self.aux2 = nn.Linear(16, num_classes), nn.Linear(16, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.norm(self.conv1(x)))))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = F.dropout(F.adaptive_avg_pool2d(x, 4).flatten(1), self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
-        early = F.relu(self.norm(self.conv1(x)))
-        late = F.relu(self.conv2(early))
-        pooled = F.adaptive_avg_pool2d(late, 4).flatten(1)
-        logits = self.fc(F.dropout(pooled, self.drop_rate, self.training))
+        features = self.forward_features(x)
+        logits = self.forward_head(features)
         if self.aux and self.training:
-            return GoogLeNetOutputs(logits, self.aux2(late.mean((2, 3))), self.aux1(early.mean((2, 3))))
+            return GoogLeNetOutputs(logits, self.aux2(features.mean((2, 3))), self.aux1(features.amax((2, 3))))
         return logits
 
 

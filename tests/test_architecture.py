@@ -1,0 +1,48 @@
+"""Imports go one way: zoo -> torch and timm; train -> zoo; serve -> none of these."""
+
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport sys\nprint(' '.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_serving_needs_no_torch() -> None:
+    modules = imported("import serve.api, serve.__main__")
+    assert {"serve", "numpy", "onnxruntime"} <= modules
+    assert not modules & {"torch", "torchvision", "timm", "zoo", "train", "onnx", "accelerate", "datasets"}
+
+
+def test_the_zoo_needs_torch_and_timm_only() -> None:
+    modules = imported("import zoo")
+    assert {"torch", "timm"} <= modules
+    assert not modules & {"accelerate", "datasets", "serve", "train", "onnxruntime", "matplotlib", "gradio", "pandas"}
+
+
+def test_training_knows_nothing_of_serving() -> None:
+    modules = imported("import train.fit, train.publish")
+    assert {"train", "zoo", "accelerate"} <= modules
+    assert not modules & {"serve", "gradio", "fastapi"}
+
+
+# `evaluate` is a library of the Hub's too; nothing here depends on it, and its name is the command's.
+ALLOWED = {"evaluate"}
+
+
+@pytest.mark.parametrize("folder", ["train", "benchmarks"])
+def test_no_script_hides_a_module_of_that_name(folder: str) -> None:
+    """`accelerate launch train/fit.py` puts the script's folder first on `sys.path`."""
+    names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"} - ALLOWED
+    assert names
+    assert not names & set(sys.stdlib_module_names)
+    assert not names & set(packages_distributions())

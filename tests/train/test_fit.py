@@ -1,0 +1,292 @@
+"""`train/fit.py` as its user meets it: what it leaves, and what it says when it cannot."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import CACHE, SAMPLES, reset_accelerate
+from safetensors.torch import load_file
+
+from train import data, figures, fit, models, publish
+
+TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, with a tracker."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    reset_accelerate()
+    arguments = (*TINY, "--epochs", 1, "--seed", 3, "--tracker", "tensorboard", "--output-dir", folder)
+    assert fit.main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+def test_leaves_a_complete_run_folder(finished: Path) -> None:
+    run = json.loads((finished / "args.json").read_text())
+    assert (run["model"], run["dataset"], run["recipe"], run["seed"]) == ("tiny_net", "mnist", "fast", 3)
+    assert run["class_names"] == list("0123456789")
+    assert run["settings"]["epochs"] == 1
+    with (finished / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    columns = (
+        "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy images_per_second seconds"
+    )
+    assert list(row) == columns.split()
+    with PIL.Image.open(finished / "curves.png") as picture:
+        picture.load()
+        assert min(picture.size) > 200
+    assert len(list((finished / "states").glob("[0-9]*"))) == 1
+    assert not [path for path in finished.iterdir() if path.name.startswith(".")]
+    readable = {path.name: path.stat().st_mode & 0o777 for path in finished.iterdir() if path.is_file()}
+    assert len(set(readable.values())) == 1
+
+
+def test_metrics_are_complete_and_agree_with_each_other(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    confusion = np.array(metrics["confusion_matrix"])
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == metrics["test_images"] == 1000
+    assert metrics["test_accuracy"] == pytest.approx(confusion.trace() / 10)
+    assert list(metrics["per_class_accuracy"].values()) == pytest.approx(list(confusion.diagonal()))  # 100 of each
+    model, _ = models.load_run(finished)
+    assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert 0 < metrics["train_seconds"] <= metrics["session_seconds"]
+    assert metrics["images_per_second"] == pytest.approx(1667 / metrics["train_seconds"])
+    assert (metrics["seed"], metrics["epochs"], metrics["train_images"]) == (3, 1, 1667)
+    assert metrics["device"]
+    assert metrics["host_memory_bytes"] > 1e8
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert {"timm", "accelerate", "torchvision", "python"} <= set(metrics["versions"])
+    assert len(metrics["git_commit"].rstrip("+")) == 40
+
+
+def test_weights_that_are_left_have_the_stated_accuracy(finished: Path, mnist: data.Dataset) -> None:
+    from train import evaluate
+
+    model, _ = models.load_run(finished)
+    right = (evaluate.torch_outputs(model, mnist.test).argmax(1) == mnist.test.labels.numpy()).sum()
+    stated = json.loads((finished / "metrics.json").read_text())["test_accuracy"]
+    assert right / 10 == pytest.approx(stated, abs=1e-6)
+    assert stated > 30  # it learned something
+
+
+def test_tracker_gets_the_log(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = finished.rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(events.parent)).Reload()
+    with (finished / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    for name in ("train_loss", "validation_accuracy", "learning_rate"):
+        (scalar,) = found.Scalars(name)
+        assert scalar.step == 1
+        assert scalar.value == pytest.approx(float(row[name]), rel=1e-5)
+
+
+def one_line(errors: str) -> str:
+    (line,) = errors.strip().splitlines()
+    assert line.startswith("fit.py: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "improved_googlenett"], ["'improved_googlenett'", "improved_googlenet", "vanilla_vgg16"]),
+        (["--model", "improved_vgg16.svhn"], ["improved_vgg16.svhn", "improved_vgg16.mnist", "improved_vgg16.cifar10"]),
+        (["--dataset", "minst"], ["'minst'", "'mnist'", "'cifar10'"]),
+        (["--data-dir", "/no/such/folder"], ["/no/such/folder", "'mnist'"]),
+        (["--recipe", "slow"], ["'slow'", "'paper'", "'fast'"]),
+        (["--epochs", "-1"], ["--epochs", "-1", "at least 1"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--batch-size", "0"], ["--batch-size", "0"]),
+        (["--micro-batches", "64"], ["--batch-size 128", "64", "256"]),
+        (["--learning-rate", "nan"], ["--learning-rate", "nan"]),
+        (["--learning-rate", "0"], ["--learning-rate", "0.0", "positive"]),
+        (["--mixed-precision", "fp8"], ["fp8", "bf16"]),
+        (["--mixed-precision", "fp16"], ["fp16", "GPU"]),
+        (["--model-kwargs", "drop_rate"], ["'drop_rate'", "KEY=VALUE"]),
+        (["--model-kwargs", "depth=3"], ["depth"]),
+        (["--pretrained", "/no/such/run"], ["/no/such/run", "safetensors"]),
+        (["--pretrained"], ["tiny_net"]),
+        (["--unknown"], ["--unknown"]),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], words: list[str], run: Run, tmp_path: Path) -> None:
+    status, _, errors = run(*TINY, "--output-dir", tmp_path / "run", *arguments)
+    line = one_line(errors)
+    assert status == 2
+    assert all(word in line for word in words), line
+
+
+def test_corrupt_parquet_gets_one_line(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "mnist", tmp_path / "mnist")
+    for file in tmp_path.rglob("train-*.parquet"):
+        file.write_bytes(file.read_bytes()[:10_000])
+    status, _, errors = run(*TINY, "--data-dir", tmp_path, "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "'mnist'" in one_line(errors)
+
+
+def test_tracker_that_is_not_installed_gets_one_line(run: Run, tmp_path: Path) -> None:
+    missing = [name for name in ("wandb", "mlflow", "trackio") if importlib.util.find_spec(name) is None]
+    if not missing:
+        pytest.skip("all trackers are installed")
+    status, _, errors = run(*TINY, "--output-dir", tmp_path / "run", "--tracker", missing[0])
+    assert status == 2
+    assert f"pip install {missing[0]}" in one_line(errors)
+
+
+def test_folder_of_something_else_is_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear")
+    status, _, errors = run(*TINY, "--output-dir", tmp_path)
+    assert status == 2
+    assert str(tmp_path) in one_line(errors)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_existing_run_is_neither_overwritten_nor_mixed_with_another(run: Run, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    status, _, errors = run(*TINY, "--epochs", 1, "--seed", 3, "--output-dir", folder)
+    assert status == 2
+    assert "--resume" in one_line(errors)
+    status, output, _ = run(*TINY, "--epochs", 1, "--seed", 3, "--output-dir", folder, "--resume")
+    assert status == 0
+    assert "complete" in output
+    (folder / "metrics.json").unlink()
+    for other, word in ((("--seed", 9), "seed"), (("--learning-rate", 0.5), "settings")):
+        status, _, errors = run(*TINY, "--epochs", 1, "--seed", 3, "--output-dir", folder, "--resume", *other)
+        assert status == 2
+        assert f"its {word} was" in one_line(errors)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_run_begun_by_an_older_version_can_be_resumed(run: Run, finished: Path, tmp_path: Path) -> None:
+    """One whose description lacks a field that was added since."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "metrics.json").unlink()
+    description = json.loads((folder / "args.json").read_text())
+    del description["in_chans"]
+    (folder / "args.json").write_text(json.dumps(description))
+    status, _, errors = run(*TINY, "--epochs", 1, "--seed", 3, "--output-dir", folder, "--resume")
+    assert (status, errors) == (0, "")
+    assert models.load_run(folder)[0].conv1.in_channels == 1
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "curves", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_overfit_learns_few_images_by_heart(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ("--overfit", 16, "--epochs", 60, "--learning-rate", 0.05, "--output-dir", folder)
+    status, _, errors = run(*TINY, *arguments)
+    assert (status, errors) == (0, "")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["train_images"], metrics["validation_accuracy"]) == (16, 100)
+
+
+def test_loss_that_is_not_finite(run: Run, tmp_path: Path) -> None:
+    status, _, errors = run(*TINY, "--learning-rate", 1e35, "--mixed-precision", "no", "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "the loss is not finite at step " in one_line(errors)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that a colour tells apart."""
+    folder = tmp_path_factory.mktemp("pictures") / "shapes"
+    generator = np.random.default_rng(0)
+    for channel, label in enumerate(("blue", "green", "red")):
+        (folder / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+            pixels[:, :, 2 - channel] += 150
+            PIL.Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("colour") / "run"
+    reset_accelerate()
+    arguments = ("--model", "tiny_net", "--dataset", "cifar10", "--data-dir", SAMPLES, "--epochs", 1)
+    assert fit.main([*map(str, arguments), "--output-dir", str(folder)]) == 0
+    return folder
+
+
+def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path, tmp_path: Path) -> None:
+    """From a run with ten classes to three: the head is new, everything else begins where the run ended."""
+    own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run)
+    status, _, errors = run(*own, "--epochs", 1, "--learning-rate", 1e-9, "--output-dir", tmp_path / "still")
+    assert (status, errors) == (0, "")
+    before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "still"))
+    assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
+    assert torch.allclose(before["conv2.weight"], after["conv2.weight"], atol=1e-6)
+    assert after["fc.weight"].shape[0] == 3
+
+    status, _, errors = run(*own, "--epochs", 8, "--batch-size", 16, "--output-dir", tmp_path / "tuned")
+    assert (status, errors) == (0, "")
+    metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert list(metrics["per_class_accuracy"]) == ["blue", "green", "red"]
+    assert metrics["test_accuracy"] == 100
+    card = publish.publish(tmp_path / "tuned", tmp_path / "card", None, False)
+    model, config = models.load_card(card)
+    assert config["label_names"] == ["blue", "green", "red"]
+    assert config["image_size"] == [32, 32, 3]
+    assert model.fc.out_features == 3
+
+
+@pytest.mark.parametrize("model", ["tiny_colour", "tiny_net.mnist"])
+def test_network_made_for_other_channels(run: Run, model: str, pictures: Path, tmp_path: Path) -> None:
+    """Grey images for a network whose cfg speaks of colour, as most of timm's do, and the other way round."""
+    dataset = ("--dataset", "mnist", "--data-dir", SAMPLES) if model == "tiny_colour" else ("--dataset", pictures)
+    status, _, errors = run("--model", model, *dataset, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert (status, errors) == (0, "")
+    loaded, _ = models.load_run(tmp_path / "run")
+    chans = 1 if model == "tiny_colour" else 3
+    assert loaded.conv1.in_channels == chans
+    cfg = models.pretrained_cfg(loaded)
+    assert (cfg["input_size"][0], len(cfg["mean"]), len(cfg["std"])) == (chans, chans, chans)
+    stored = load_file(tmp_path / "run" / "model.safetensors")["conv1.weight"]
+    assert torch.equal(loaded.conv1.weight, stored)
+    card = publish.publish(tmp_path / "run", tmp_path / "card", SAMPLES if chans == 1 else None, True)
+    published, config = models.load_card(card)
+    assert torch.equal(published.conv1.weight, stored)
+    assert config["pretrained_cfg"]["input_size"][0] == chans
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme(tmp_path: Path) -> None:
+    """The real network, by the real launcher, on the shipped images."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
+    arguments = ["--model", "improved_googlenet", "--dataset", "mnist", "--data-dir", "train/samples", "--epochs", "1", "--output-dir"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(CACHE)}
+    done = subprocess.run(
+        [*launcher, "train/fit.py", *arguments, str(tmp_path / "run")],
+        cwd=models.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"args.json", "log.csv", "metrics.json", "model.safetensors", "states", "curves.png"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["parameters"] > 5e6

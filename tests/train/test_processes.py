@@ -1,0 +1,71 @@
+"""Two processes on the CPU, by gloo, give the loss curve of one."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CACHE, SAMPLES, Child
+from safetensors.torch import load_file
+
+ARGUMENTS = (
+    *("--model", "tiny_plain", "--dataset", "mnist", "--data-dir", str(SAMPLES), "--mixed-precision", "no"),
+    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05"),
+)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "log.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def compare(one: Path, two: Path) -> None:
+    for a, b in zip(rows(one), rows(two), strict=True):
+        for name in ("epoch", "learning_rate", "train_loss", "validation_loss"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+        for name in ("train_accuracy", "validation_accuracy"):
+            assert a[name] == pytest.approx(b[name], abs=0.31), name  # one image at the border of two classes
+    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert [found["processes"] for found in figures] == [1, 2]
+    assert [found["test_images"] for found in figures] == [1000, 1000]  # none counted twice
+    assert figures[0]["test_accuracy"] == pytest.approx(figures[1]["test_accuracy"], abs=0.11)
+
+
+@pytest.fixture(scope="module")
+def one(start: Callable[..., Child], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    child = start(*ARGUMENTS, "--output-dir", folder)
+    assert child.wait() == 0, child.text()
+    return folder
+
+
+def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        start(*ARGUMENTS, "--output-dir", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)
+    ]
+    for child in children:
+        assert child.wait() == 0, child.text()
+    assert children[1].text().count("Epoch") == 0  # one of them speaks
+    compare(one, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_by_accelerate_launch(one: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    command = [*launcher, "tests/train/tiny_networks.py", *ARGUMENTS, "--output-dir", str(tmp_path / "run")]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(CACHE), "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compare(one, tmp_path / "run")
