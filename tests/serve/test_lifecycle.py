@@ -1,6 +1,7 @@
 """Starting, stopping, and standing more than can be done; always with real processes."""
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -280,28 +281,32 @@ def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any
 
 
 async def _flood(url: str, data: bytes, best: int, seconds: float, clients: int) -> tuple[int, Counter[str]]:
-    """`clients` at a time that never wait between requests; what was sent, and what became of it."""
+    """`clients` that never wait between requests; what was sent, and what became of it. On bare sockets: a library for
+    clients would take more of the processor than the server."""
+    address, _, path = url.removeprefix("http://").partition("/")
+    host, port = address.split(":")
+    request = f"POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
     outcomes: Counter[str] = Counter()
     sent = 0
     end = time.monotonic() + seconds
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
 
-    async def ask(client: httpx.AsyncClient) -> None:
+    async def ask() -> None:
         nonlocal sent
+        reader, writer = await asyncio.open_connection(host, int(port))
         while time.monotonic() < end:
             sent += 1
-            try:
-                answer = await client.post(url, content=data)
-            except httpx.HTTPError as error:
-                outcomes[f"lost: {error!r}"] += 1
-                continue
-            if answer.status_code == 503:
-                assert int(answer.headers["retry-after"]) >= 1
-            right = answer.status_code != 200 or answer.json()["predictions"][0]["index"] == best
-            outcomes[str(answer.status_code) if right else "wrong"] += 1
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            status = head.split()[1]
+            if status == "503":
+                assert int(headers["retry-after"]) >= 1
+            right = status != "200" or body["predictions"][0]["index"] == best
+            outcomes[status if right else "wrong"] += 1
+        writer.close()
 
-    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
-        await asyncio.gather(*(ask(client) for _ in range(clients)))
+    await asyncio.gather(*(ask() for _ in range(clients)))
     return sent, outcomes
 
 
@@ -321,7 +326,7 @@ def test_overload_is_refused_and_accounted_for(
         sent, outcomes = asyncio.run(_flood(url, encode(pixels), model.best(pixels), seconds, 80))
         assert sent == outcomes.total()
         assert set(outcomes) == {"200", "503"}, outcomes
-        assert outcomes["503"] > outcomes["200"] > 5
+        assert sent > 4 * outcomes["200"] > 20
         assert sample(server.url, 'serve_requests_total{model="slow"') - before == sent
         assert server.memory() - idle < 50e6
         assert sample(server.url, "serve_queue_images") == 0
