@@ -1,0 +1,73 @@
+"""How long from the last stroke to the new answer, seen by the visitor?
+
+    python benchmarks/app_latency.py [--url http://127.0.0.1:8000] [--count 40]
+
+Draws digits in headless Chromium on a running server's page and measures, in the page itself, from the `pointerup` that
+ends a drawing to the change of the answer that followed the last request of that drawing.
+"""
+
+import argparse
+import shutil
+import statistics
+
+from playwright.sync_api import sync_playwright
+
+# Each takes another path through the answer, so that no drawing gives the answer before it again.
+DRAWINGS = [
+    [(60, 60), (200, 60), (120, 230)],
+    [(140, 40), (140, 240)],
+    [(70, 70), (200, 70), (80, 220), (210, 220)],
+    [(90, 40), (70, 150), (200, 150), (160, 150), (165, 240), (165, 60)],
+]
+WATCH = """() => {
+    const canvas = document.querySelector("#pad canvas");
+    const answer = document.querySelector("#digit-answer");
+    window.up = window.changed = 0;
+    canvas.addEventListener("pointerup", () => { window.up = performance.now(); }, true);
+    new MutationObserver(() => { window.changed = performance.now(); })
+        .observe(answer, { subtree: true, childList: true, characterData: true, attributes: true });
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--count", type=int, default=40)
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    times = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(arguments.url)
+        page.locator("#pad canvas").wait_for()
+        page.wait_for_timeout(1000)
+        page.evaluate(WATCH)
+        box = page.locator("#pad canvas").bounding_box()
+        assert box is not None
+        scale = box["width"] / 280
+        for i in range(arguments.count + 3):
+            points = [(box["x"] + (x + i % 7) * scale, box["y"] + y * scale) for x, y in DRAWINGS[i % len(DRAWINGS)]]
+            page.mouse.move(*points[0])
+            page.mouse.down()
+            for x, y in points[1:]:
+                page.mouse.move(x, y, steps=12)
+                page.wait_for_timeout(60)  # a hand takes its time: answers to the unfinished drawing come meanwhile
+            page.mouse.up()
+            page.wait_for_timeout(1200)
+            if i >= 3:
+                times.append(page.evaluate("changed - up"))
+            page.get_by_role("button", name="Clear", exact=True).click()
+            page.wait_for_timeout(300)
+        browser.close()
+    late = sorted(time for time in times if time > 0)
+    early = len(times) - len(late)
+    print(
+        f"{len(times)} drawings, last stroke to new answer: {statistics.median(late):.0f} ms at the median, "
+        f"{late[int(0.95 * (len(late) - 1))]:.0f} ms at the 95th percentile"
+        + (f"; {early} already had their answer" if early else "")
+    )
+
+
+if __name__ == "__main__":
+    main()
