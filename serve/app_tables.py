@@ -78,6 +78,8 @@ def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
     answer = found.answer
     label = escape(answer.labels[answer.best])
     share = percent(float(answer.probabilities[answer.best]))
+    # Scaled to its own largest loss, a map of next to nothing would glow like any other.
+    heat = found.heat * np.float32(min(1, found.loss / 0.25))
     if found.loss < 0.05:
         left = percent(1 - found.loss)
         says = f"No single spot decides: whatever is covered, {label} keeps at least {left} of its probability."
@@ -91,7 +93,7 @@ def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
         f" ({1e3 * found.seconds:.0f} ms in all)."
     )
     return (
-        f'<div class="study heat"><figure><img src="{png(overlay(pixels, found.heat))}" alt="Heat map on the picture">'
+        f'<div class="study heat"><figure><img src="{png(overlay(pixels, heat))}" alt="Heat map on the picture">'
         f'<figcaption class="scale">covered, it matters <span>less</span><i></i><span>more</span></figcaption></figure>'
         f'<div><p class="says" role="status">{label} <small>{share}</small></p><p class="note">{says}</p>'
         f'<p class="note">{method}</p>{confusions(card, answer)}</div></div>'
