@@ -145,7 +145,7 @@ def test_changed_files_are_not_answered_from_the_cache(samples: Path, tmp_path: 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(len(str(path))).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
+    noise = np.random.default_rng(list(str(path).encode())).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
     PIL.Image.fromarray(noise, "RGBA").convert(mode).save(path, **options)
 
 
