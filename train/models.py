@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
+from zoo.pretrained import MODEL_CARDS
 
 ZOO = (
     "vanilla_vgg16",
@@ -19,7 +20,6 @@ ZOO = (
     "improved_googlenet",
 )
 REPOSITORY = Path(__file__).resolve().parent.parent
-MODEL_CARDS = REPOSITORY / "model_cards"
 
 
 class ModelError(ValueError):

@@ -128,6 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     except (models.ModelError, data.DataError, ValueError) as error:
         print(f"publish.py: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk: the card from before is untouched
+        print(f"publish.py: cannot write: {error}", file=sys.stderr)
+        return 1
     if target.parent == models.MODEL_CARDS:
         readme = models.REPOSITORY / "README.md"
         write_text(readme, card.with_table(readme.read_text(), models.cards()))
