@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 
 from serve.app_answer import Pixels, message, title
 from serve.app_ask import ask_all, example, ready
-from serve.app_cards import Card, cards, markdown
+from serve.app_cards import cards, markdown
 from serve.app_parts import LIVE, Seen, chooser, html
 from serve.app_study import attention
 from serve.app_tables import DATASETS, comparison, explanation, published
@@ -80,26 +82,31 @@ def understand_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
 
 
 def models_tab(engine: Engine, tab: gr.Tab) -> None:
-    """All published figures beside the paper's, and each model's card."""
+    """All published figures beside the paper's, the report where there is one, and each model's card."""
     folder = engine.settings.models
 
-    def name(card: Card) -> str:
-        return f"{title(card.name)}, {DATASETS.get(card.dataset, card.dataset)}"
+    def documents() -> dict[str, Path]:
+        """What can be read here, by its name in the chooser."""
+        # The report stands beside the folder of published models, as train/report.py writes it.
+        found = {"The report: our figures beside the paper's": folder.resolve().parent / "REPORT.md"}
+        for card in cards(folder).values():
+            found[f"{title(card.name)}, {DATASETS.get(card.dataset, card.dataset)}"] = card.folder / "README.md"
+        return {name: path for name, path in found.items() if path.is_file()}
 
     def read(chosen: str | None) -> str:
-        card = cards(folder).get(chosen or "")
-        return markdown(card.folder / "README.md") if card and (card.folder / "README.md").is_file() else ""
+        path = documents().get(chosen or "")
+        return markdown(path) if path else ""
 
     def enter() -> tuple[str, gr.Dropdown, str]:
         found = cards(folder)
         if not found:
             return message(f"No model is published in {folder.name}."), gr.Dropdown([], value=None), ""
-        choices = [(name(card), card.name) for card in found.values()]
-        first = choices[0][1]
-        return published(found), gr.Dropdown(choices, value=first), read(first)
+        names = list(documents())
+        first = names[0] if names else None
+        return published(found), gr.Dropdown([(name, name) for name in names], value=first), read(first)
 
     table = html("", "published")
-    choice = gr.Dropdown([], label="Read the card of", interactive=True)
+    choice = gr.Dropdown([], label="Read", interactive=True)
     card = gr.Markdown("", elem_id="card")
     tab.select(enter, None, [table, choice, card], **SLOW)
     choice.input(read, choice, card, **SLOW)

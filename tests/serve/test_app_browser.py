@@ -364,11 +364,17 @@ def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
     expect(study.locator(".mistakes li")).to_have_count(5)
 
 
-def test_the_models_page_shows_cards_with_their_pictures(page: Page) -> None:
+def test_the_models_page_shows_the_report_and_the_cards_with_their_pictures(page: Page) -> None:
     go(page, "Models")
     expect(page.locator("#published tbody tr")).to_have_count(len(list(CARDS.glob("*/metrics.json"))))
+    choice = page.get_by_label("Read", exact=True)
+    choice.click()
+    options = page.get_by_role("option").all_inner_texts()
+    assert any("Improved GoogLeNet, CIFAR-10" in option for option in options)
+    assert any("report" in option for option in options) == (CARDS.parent / "REPORT.md").exists()
+    page.get_by_role("option", name="Improved GoogLeNet, MNIST").click()
     card = page.locator("#card")
-    expect(card.get_by_role("heading").first).to_be_visible()
+    expect(card.get_by_role("heading", name="improved_googlenet.mnist")).to_be_visible()
     assert "license:" not in card.inner_text()
     pictures = card.locator("img")
     assert pictures.count() > 0
