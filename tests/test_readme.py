@@ -31,7 +31,7 @@ def usage(*script: str) -> str:
 
 
 def test_there_is_something_to_check() -> None:
-    assert {language for language, _ in BLOCKS} == {"console", "python"}
+    assert {language for language, _ in BLOCKS} == {"console", "pycon", "python"}
     assert {"make demo", "make test"} <= set(COMMANDS)
     assert len(SCRIPTS) >= 5
 
