@@ -14,7 +14,7 @@ from serve.engine import Engine
 from serve.settings import Settings
 
 # New connections whose request is still on its way when listening ends.
-LAST_REQUESTS = 0.25
+LAST_REQUESTS = 1.0
 
 
 class Server(uvicorn.Server):
