@@ -2,7 +2,7 @@
 
 `pip install -e ".[serve,bench]"`, `apt-get install wrk`, then `python benchmarks/serving.py [--seconds 10]`.
 
-One after the other on one machine: the same ONNX file, the same PNG in every request, the same client (wrk, one thread).
+One after the other on one machine: the same ONNX file, the same PNG in every request, the same client (wrk, a thread).
 The bare loop decodes the PNG and calls `session.run` in one process, without HTTP: it is the limit, at batch 1 for one
 connection and at batch 32 for many. LitServe takes the PNG in a form, as it has no raw bodies. Every server must give
 the bare loop's class before it is timed, runs for two seconds unmeasured, and any answer but 200 is told.
@@ -122,7 +122,8 @@ def wrk(url: str, lua: str, connections: int, seconds: float) -> Measured:
 
 
 def form(picture: bytes) -> tuple[bytes, str]:
-    head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
+    head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
+    head += b"Content-Type: image/png\r\n\r\n"
     return head + picture + b"\r\n--frontier--\r\n", "multipart/form-data; boundary=frontier"
 
 
@@ -143,7 +144,7 @@ def memory(process: int) -> int:
 @contextmanager
 def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
     )
     try:
         yield process
@@ -226,8 +227,8 @@ def table(
     """Markdown; the last columns are this server's rate over the row's, with one connection and with many."""
     ours = next((row for row in rows if row.name == OURS), None)
     lines = [
-        f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms | to the bare loop "
-        "| ours to it, 1 / many | start, s | memory, MB | failed |",
+        f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms "
+        "| to the bare loop | ours to it, 1 / many | start, s | memory, MB | failed |",
         "|---|---|---|---|---|---|---|---|---|---|",
         f"| bare loop, batch 1 / {BATCH} | {one[0]:.0f} | {one[1]:.2f} | {many[0]:.0f} | | 1 | | | | |",
     ]
@@ -241,8 +242,9 @@ def table(
     if ours:
         lines += [
             "",
-            f"V2, {BATCH} raw images a request, 4 connections: {ours.v2:.0f} images/s, {ours.v2 / run:.2f} of `session.run` "
-            f"at batch {BATCH} ({run:.0f}). Median at one connection: {ours.one.median / one[1]:.2f} of the bare loop's.",
+            f"V2, {BATCH} raw images a request, 4 connections: {ours.v2:.0f} images/s, {ours.v2 / run:.2f} of "
+            f"`session.run` at batch {BATCH} ({run:.0f}). "
+            f"Median at one connection: {ours.one.median / one[1]:.2f} of the bare loop's.",
         ]
     return "\n".join(lines)
 
@@ -282,7 +284,8 @@ def main() -> None:
         data = picture.read_bytes()
         rows = [measure(name, model, data, one[2], environment, given) for name in given.servers]
     print(
-        f"{given.model.name}, {given.precision}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, ",
+        f"{given.model.name}, {given.precision}, {platform.processor() or platform.machine()}, "
+        f"{os.cpu_count()} cores, ",
         end="",
     )
     print(f"{len(data)} bytes of PNG, {given.seconds:g} s a figure\n")
