@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -17,10 +16,10 @@ from starlette.routing import Mount
 from serve.bodies import Bodies
 from serve.classify import Classify
 from serve.decoding import Decoder
+from serve.dispatch import Dispatch, error_response
 from serve.engine import Engine
-from serve.errors import ApiError
 from serve.gate import Gate
-from serve.routes import Rest, api_routes
+from serve.routes import api_routes
 from serve.settings import Settings, from_environment
 from serve.v2 import V2
 
@@ -31,6 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)
+    routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, _version()), engine.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,19 +46,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=_version(),
         description='Image classification. Every answer that is no success is `{"error": "..."}`.',
         lifespan=lifespan,
-        middleware=[Middleware(Gate, engine=engine)],
-        exception_handlers={
-            ApiError: _api_error,
-            HTTPException: _http_error,
-        },
+        middleware=[Middleware(Gate, engine=engine), Middleware(Dispatch, routes=routes)],
+        exception_handlers={HTTPException: _http_error},
         redoc_url=None,
     )
     app.state.engine = engine
-    classify, v2 = Classify(engine, bodies, decoder), V2(engine, bodies, app.version)
-    # Not include_router: what FastAPI puts around an included router takes time in every request. In front: so does
-    # each route that is asked before.
-    app.router.routes[:0] = api_routes(classify, v2, engine.metrics).routes
-    app.router.routes.append(Rest(app.routes))
+    app.router.routes.extend(routes)
     if settings.app:
         from serve.app import mount
 
@@ -85,14 +78,9 @@ def _version() -> str:
         return "0"
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _error(error.status, error.message, error.headers)
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, str(error.detail), dict(error.headers or {}))
+    return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
 async def _app_error(request: Request, error: Exception) -> Response:
@@ -100,7 +88,3 @@ async def _app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answer = {"error": str(error.detail), "detail": error.detail}
     return JSONResponse(answer, error.status_code, dict(error.headers or {}))
-
-
-def _error(status: int, message: str, headers: dict[str, str]) -> Response:
-    return Response(orjson.dumps({"error": message}), status, headers, "application/json")

@@ -1,6 +1,7 @@
 """One queue for all routes, and batches that form in it while the last one runs."""
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -156,7 +157,9 @@ class Engine:
             self._waiting += len(job.images)
             wake, self._idle = self._idle, False
         if wake:
-            self._wake.put(None)
+            # Once this turn of the loop is over: what else came with it gets into the same batch, and the thread does
+            # not wake up only to wait for the interpreter's lock.
+            job.loop.call_soon(self._wake.put, None)
 
     def _take_back(self, model: Model, job: _Job) -> None:
         with self._lock:
@@ -208,8 +211,9 @@ class Engine:
         batch = [job for job in batch if not job.answer.done()]
         if not batch:
             return
+        began = time.perf_counter()
         try:
-            _deliver(zip(batch, self._run(model, batch), strict=True))
+            results = self._run(model, [job.images for job in batch])
         except Exception as error:
             if len(batch) > 1:
                 # One of them must not fail the others.
@@ -218,25 +222,23 @@ class Engine:
             else:
                 log.exception("a run of %s failed", model.info.name)
                 _deliver([(batch[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
-
-    def _run(self, model: Model, batch: Sequence[_Job]) -> list[Result]:
-        name, limit = model.info.name, self.settings.max_batch
-        images = batch[0].images if len(batch) == 1 else np.concatenate([job.images for job in batch])
-        began = time.perf_counter()
-        # A single request may be longer than a batch.
-        parts = [model.run(images[start : start + limit]) for start in range(0, len(images), limit)]
+            return
         ended = time.perf_counter()
+        _deliver(zip(batch, results, strict=True))
+        images = sum(len(job.images) for job in batch)
+        self.metrics.ran(model.info.name, images, ended - began, [began - job.queued for job in batch])
+
+    def _run(self, model: Model, requests: Sequence[Images]) -> list[Result]:
+        images = requests[0] if len(requests) == 1 else np.concatenate(requests)
+        # A single request may be longer than a batch.
+        limit = self.settings.max_batch
+        parts = [model.run(images[start : start + limit]) for start in range(0, len(images), limit)]
         logits, probabilities = (
             parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
         )
-        self.metrics.ran(name, len(images), ended - began, [began - job.queued for job in batch])
-        results = []
-        start = 0
-        for job in batch:
-            rows = slice(start, start + len(job.images))
-            results.append(Result(logits[rows], probabilities[rows], model.info))
-            start = rows.stop
-        return results
+        ends = list(itertools.accumulate(map(len, requests)))
+        rows = [slice(end - len(request), end) for end, request in zip(ends, requests, strict=True)]
+        return [Result(logits[part], probabilities[part], model.info) for part in rows]
 
 
 def _deliver(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:

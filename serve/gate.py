@@ -51,6 +51,8 @@ class Gate:
         self._key = (engine.settings.api_key or "").encode()
         self._counters: dict[tuple[str, str, str], Any] = {}
         self._latencies: dict[str, Any] = {}
+        self._in_flight = 0
+        engine.metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +76,7 @@ class Gate:
                 message["headers"] = headers
             await send(message)
 
-        self._engine.metrics.in_flight.inc()
+        self._in_flight += 1
         try:
             if self._admits(scope):
                 await self._app(scope, receive, answer)
@@ -93,7 +95,7 @@ class Gate:
                 await _say(answer, 500, f"internal error; the log has it under request id {record.id}")
             record.status = 500
         finally:
-            self._engine.metrics.in_flight.dec()
+            self._in_flight -= 1
             self._account(scope, record, time.perf_counter() - began)
 
     def _admits(self, scope: Scope) -> bool:

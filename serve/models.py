@@ -127,8 +127,9 @@ def _open(path: Path, settings: Settings, device: str) -> onnxruntime.InferenceS
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads or usable_cores()
     options.inter_op_num_threads = 1
-    # Threads that wait by spinning take the cores from those that parse requests, and from everybody else's processes.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that wait for each other within a run should spin rather than sleep, but not for long: else they take the
+    # cores from the thread that reads requests, and from other processes.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device == "cuda":

@@ -1,40 +1,28 @@
 """The API's routes as one table: what is where, what it answers, and what it tells of itself in /docs."""
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
 
 from serve import openapi
 from serve.classify import Classify
+from serve.dispatch import Handler
 from serve.gate import RECORD
 from serve.metrics import Metrics
 from serve.v2 import V2
 
-Handler = Callable[[Request], Awaitable[Response]]
 VERSION = {"version": openapi.path("version", "always 1", "1")}
 MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/index lists it")}
 
 
-class Raw(APIRoute):
-    """A route that the API's description knows, and whose handler takes the request as it is: parsing by FastAPI would
-    cost more than the rest of the way to the engine."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        return self.endpoint
-
-
-def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> APIRouter:
+def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
     """All routes but the app's."""
-    router = APIRouter(route_class=Raw)
+    router = APIRouter()
 
     def add(
         method: str,
@@ -84,26 +72,4 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> APIRouter:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     add("GET", "/metrics", render, "Prometheus metrics", openapi.TEXT)
-    return router
-
-
-class Rest(BaseRoute):
-    """What of the API's paths no route takes: 404, or 405 with the methods that would do."""
-
-    def __init__(self, routes: list[BaseRoute]) -> None:
-        self._routes = [route for route in routes if isinstance(route, Route)]
-        self._roots = {route.path.split("/")[1] for route in self._routes}
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        root = f"{scope['path']}/".split("/")[1]
-        return (Match.FULL if scope["type"] == "http" and root in self._roots else Match.NONE), {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        methods: set[str] = set()
-        for route in self._routes:
-            if route.matches(scope)[0] is Match.PARTIAL:
-                methods |= route.methods or set()
-        if methods:
-            allowed = ", ".join(sorted(methods))
-            raise HTTPException(405, f"{scope['method']} is not allowed here; valid is {allowed}", {"allow": allowed})
-        raise HTTPException(404, f"nothing is at {scope['path']!r:.200}; /docs tells what is where")
+    return [route for route in router.routes if isinstance(route, Route)]
