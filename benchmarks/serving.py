@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import serving_model
@@ -34,6 +35,7 @@ ROOT = HERE.parent
 PORT = 18700
 BATCH = 32
 OURS = "python -m serve"
+LIMIT = f"bare loop, batch 1 / {BATCH}"
 SERVERS = {
     OURS: None,
     "plain FastAPI": "serving_fastapi.py",
@@ -157,21 +159,10 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
             process.wait()
 
 
-@dataclass
-class Row:
-    """A server, or the loop; `one` and `many` are connections, `v2` images per second of V2 requests of 32."""
-
-    name: str
-    one: Measured
-    many: Measured
-    start: float
-    memory: int
-    v2: float = 0.0
-
-
 def measure(
     name: str, model: Path, picture: bytes, expected: int, environment: dict[str, str], given: argparse.Namespace
-) -> Row:
+) -> dict[str, float]:
+    """Starts server `name`, sees that it answers rightly, and returns its figures."""
     body, headers = picture, {"Content-Type": "image/png"}
     if name == "LitServe":
         body, kind = form(picture)
@@ -199,12 +190,20 @@ def measure(
         wrk(url, lua, given.connections, min(2, given.seconds))
         one = wrk(url, lua, 1, given.seconds)
         many = wrk(url, lua, given.connections, given.seconds)
-        v2 = 0.0
+        figures = {
+            "one": one.rate,
+            "median": one.median,
+            "many": many.rate,
+            "p99": many.p99,
+            "failed": one.failed + many.failed,
+            "start": start,
+            "memory": memory(process.pid) / 1e6,
+        }
         if name == OURS:
             body, headers = tensor(picture)
             target = f"http://127.0.0.1:{PORT}/v2/models/{model.parent.name}/infer"
-            v2 = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
-        return Row(name, one, many, start, memory(process.pid), v2)
+            figures["v2"] = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
+        return figures
 
 
 def tensor(picture: bytes) -> tuple[bytes, dict[str, str]]:
@@ -221,30 +220,53 @@ def tensor(picture: bytes) -> tuple[bytes, dict[str, str]]:
     return head + raw, {"Inference-Header-Content-Length": str(len(head))}
 
 
-def table(
-    rows: list[Row], one: tuple[float, float, int], many: tuple[float, float, int], run: float, connections: int
-) -> str:
-    """Markdown; the last columns are this server's rate over the row's, with one connection and with many."""
-    ours = next((row for row in rows if row.name == OURS), None)
+def ratios(turn: dict[str, dict[str, float]]) -> None:
+    """Adds to a turn's figures what they are to one another. Only within a turn: machines change their speed."""
+    bare, ours = turn[LIMIT], turn.get(OURS)
+    for name, row in turn.items():
+        row["to_bare"] = row["many"] / bare["many"]
+        if ours and name != LIMIT:
+            row["ours_one"], row["ours_many"] = ours["one"] / row["one"], ours["many"] / row["many"]
+    if ours:
+        ours["median_to_bare"] = ours["median"] / bare["median"]
+        ours["v2_to_run"] = ours["v2"] / bare["run"]
+
+
+def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
+    """Markdown; medians over the turns."""
+
+    def middle(name: str, key: str, form: str = ".0f") -> str:
+        values = [turn[name][key] for turn in turns if key in turn[name]]
+        return format(statistics.median(values), form) if values else ""
+
     lines = [
         f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms "
-        "| to the bare loop | ours to it, 1 / many | start, s | memory, MB | failed |",
+        "| of the bare loop | ours is, at 1 / many | start, s | memory, MB | failed |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        f"| bare loop, batch 1 / {BATCH} | {one[0]:.0f} | {one[1]:.2f} | {many[0]:.0f} | | 1 | | | | |",
     ]
-    for row in rows:
-        ratio = f"{ours.one.rate / row.one.rate:.2f} / {ours.many.rate / row.many.rate:.2f}" if ours else ""
-        lines.append(
-            f"| {row.name} | {row.one.rate:.0f} | {row.one.median:.2f} | {row.many.rate:.0f} | {row.many.p99:.0f} "
-            f"| {row.many.rate / many[0]:.2f} | {ratio} | {row.start:.1f} | {row.memory / 1e6:.0f} "
-            f"| {row.one.failed + row.many.failed} |"
+    for name in turns[0]:
+        times = (
+            "" if name in (LIMIT, OURS) else f"{middle(name, 'ours_one', '.2f')}x / {middle(name, 'ours_many', '.2f')}x"
         )
-    if ours:
+        cells = [
+            name,
+            middle(name, "one"),
+            middle(name, "median", ".2f"),
+            middle(name, "many"),
+            middle(name, "p99"),
+            middle(name, "to_bare", ".2f"),
+            times,
+            middle(name, "start", ".1f"),
+            middle(name, "memory"),
+            middle(name, "failed"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if OURS in turns[0]:
         lines += [
             "",
-            f"V2, {BATCH} raw images a request, 4 connections: {ours.v2:.0f} images/s, {ours.v2 / run:.2f} of "
-            f"`session.run` at batch {BATCH} ({run:.0f}). "
-            f"Median at one connection: {ours.one.median / one[1]:.2f} of the bare loop's.",
+            f"One connection's median is {middle(OURS, 'median_to_bare', '.2f')} of the bare loop's at batch 1. "
+            f"V2 requests of {BATCH} raw images, 4 connections: {middle(OURS, 'v2')} images/s, "
+            f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}).",
         ]
     return "\n".join(lines)
 
@@ -254,6 +276,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=ROOT / "model_cards" / "improved_resnet18.cifar10")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="int8")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), metavar="NAME")
     parser.add_argument("--json", type=Path, help="write the figures here too")
@@ -278,21 +301,23 @@ def main() -> None:
         Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(picture)
         paths = os.pathsep.join([str(HERE), str(ROOT)])
         environment = {**os.environ, "SERVING_MODEL": str(model), "PYTHONPATH": paths, "RAY_SERVE_LOG_TO_STDERR": "0"}
-        one = loop(environment, picture, 1, given.seconds, "decode")
-        many = loop(environment, picture, BATCH, given.seconds, "decode")
-        run = loop(environment, picture, BATCH, given.seconds, "ready")[0]
         data = picture.read_bytes()
-        rows = [measure(name, model, data, one[2], environment, given) for name in given.servers]
-    print(
-        f"{given.model.name}, {given.precision}, {platform.processor() or platform.machine()}, "
-        f"{os.cpu_count()} cores, ",
-        end="",
-    )
-    print(f"{len(data)} bytes of PNG, {given.seconds:g} s a figure\n")
-    print(table(rows, one, many, run, given.connections))
+        turns = []
+        for _ in range(given.turns):
+            one, median, best_class = loop(environment, picture, 1, given.seconds, "decode")
+            many = loop(environment, picture, BATCH, given.seconds, "decode")[0]
+            run = loop(environment, picture, BATCH, given.seconds, "ready")[0]
+            turn = {LIMIT: {"one": one, "median": median, "many": many, "run": run}}
+            for name in given.servers:
+                turn[name] = measure(name, model, data, best_class, environment, given)
+            ratios(turn)
+            turns.append(turn)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    times = f"{given.seconds:g} s a figure, median of {given.turns}"
+    print(f"{given.model.name}, {given.precision}; {machine}; {len(data)} bytes of PNG; {times}\n")
+    print(table(turns, given.connections))
     if given.json:
-        figures = {"loop": {"one": one, "many": many, "run": run}, "rows": [asdict(row) for row in rows]}
-        given.json.write_text(json.dumps(figures, indent=1))
+        given.json.write_text(json.dumps(turns, indent=1))
 
 
 if __name__ == "__main__":

@@ -28,17 +28,6 @@ def run(engine: Engine, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return asyncio.run(work())
 
 
-def batches(engine: Engine) -> tuple[float, float]:
-    """Runs and images so far."""
-    samples = {
-        sample.name: sample.value
-        for metric in engine.metrics.registry.collect()
-        for sample in metric.samples
-        if sample.name in ("serve_batch_size_count", "serve_batch_size_sum")
-    }
-    return samples.get("serve_batch_size_count", 0), samples.get("serve_batch_size_sum", 0)
-
-
 class Gate:
     """Holds every run until it is opened, and counts them."""
 
@@ -90,15 +79,17 @@ def test_waiting_requests_share_a_run(two: list[Any], tmp_path: Any, monkeypatch
     run(engine, work)
 
 
-def test_a_run_may_wait_for_company(two: list[Any], tmp_path: Any) -> None:
+def test_a_run_may_wait_for_company(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Settings(models=tmp_path, max_delay=2.0, max_batch=4))
     model = two[0]
 
     async def work() -> None:
+        gate = Gate(monkeypatch)
+        gate.open.set()
         began = time.monotonic()
         await asyncio.gather(*(engine.infer(model.name, model.images(1, seed)) for seed in range(4)))
         assert time.monotonic() - began < 1.5, "a full batch does not wait"
-        assert batches(engine) == (1, 4)
+        assert gate.sizes == [4]
         began = time.monotonic()
         await engine.infer(model.name, model.images(1))
         assert time.monotonic() - began >= 2.0
