@@ -21,7 +21,9 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
 from train import checkpoint, data, interrupt, loop, measure, models, recipes
+from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
+from train.fold import fold, unfold
 from train.preprocess import Preprocess
 
 
@@ -163,6 +165,8 @@ def fit(args: argparse.Namespace) -> None:
         accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
     except ValueError as error:  # a precision that the device has not
         raise UsageError(str(error).splitlines()[0]) from error
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     parts = accelerator.num_processes * args.micro_batches
     if recipe.batch_size < 4 * parts:
         raise UsageError(f"--batch-size {recipe.batch_size} is too small for {parts} pieces: at least {4 * parts}")
@@ -203,6 +207,7 @@ def fit(args: argparse.Namespace) -> None:
         weights=args.pretrained,
         **description["model_kwargs"],
     )
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     set_seed(args.seed, device_specific=True)  # each process its own dropout
     if args.compile:
         model.compile()
@@ -229,6 +234,7 @@ def fit(args: argparse.Namespace) -> None:
         title=title,
     )
 
+    model = unfold(model)
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
     figures = measure.of_logits(

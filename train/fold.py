@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.vgg import AdaptiveMaxPool2d, PooledVGG
+from zoo.vgg import AdaptiveMaxPool2d, PooledVGG, repeat_cells
 
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:
@@ -18,50 +18,106 @@ def windows(length: int, size: int) -> list[tuple[int, int]]:
     return [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
 
 
-class DistinctCells(nn.Module):
-    """What an adaptive pool gives, each distinct cell once: [..., length, length] -> [..., n, n]."""
+def groups(length: int, size: int) -> list[int]:
+    """Which of the pool's cells along one side are one and the same, for a map of `length`: 2, 5 -> [0, 0, 1, 2, 2]."""
+    distinct = sorted(set(windows(length, size)))
+    return [distinct.index(window) for window in windows(length, size)]
 
-    def __init__(self, length: int, size: int, maximum: bool) -> None:
+
+class DistinctCells(nn.Module):
+    """What an adaptive pool gives, each distinct cell once: [..., side, side] -> [..., n, n].
+
+    Which cells are distinct is decided for maps of `length`. From a smaller map, all of whose cells of one group are
+    the same too, come that map's values.
+
+    Args:
+        scaled: multiply each cell by the square root of how often it occurs; see `fold`.
+    """
+
+    scale: Tensor | None
+
+    def __init__(self, length: int, size: int, maximum: bool, scaled: bool = False) -> None:
         super().__init__()
-        self.windows = sorted(set(windows(length, size)))
+        self.groups = groups(length, size)
+        self.size = size
         self.maximum = maximum
+        first = [self.groups.index(group) for group in range(max(self.groups) + 1)]
+        self.first = first
+        counts = torch.tensor([float(self.groups.count(group)) for group in range(len(first))])
+        self.register_buffer("scale", counts.outer(counts).sqrt() if scaled else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         for dim in (2, 3):
-            cells = [x.narrow(dim, start, end - start) for start, end in self.windows]
+            chosen = [windows(x.shape[dim], self.size)[i] for i in self.first]
+            cells = [x.narrow(dim, start, end - start) for start, end in chosen]
+            # `max`, not `amax`: where several tie, its gradient goes to one, as the pool's does.
             x = torch.cat(
-                [cell.amax(dim, keepdim=True) if self.maximum else cell.mean(dim, keepdim=True) for cell in cells], dim
+                [
+                    cell.max(dim, keepdim=True).values if self.maximum else cell.mean(dim, keepdim=True)
+                    for cell in cells
+                ],
+                dim,
             )
-        return x
+        return x if self.scale is None else x * self.scale.to(x.dtype)
 
 
-def fold(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = False) -> nn.Module:
     """A model that gives the same logits for inputs of this size, with VGG16's first linear layer folded.
 
     Other models, and VGGs at sizes where every cell differs, are returned as they are. The sums of weights that take
     the place of the weights are float32: the logits agree to float precision.
+
+    Args:
+        to_train: have training the folded network be training the whole one, in a fraction of the time. The n weights
+            that see the same cell get the same gradient, so their sum w moves n times as far as each. Its substitute
+            u = w / sqrt(n), which sees the cell times sqrt(n), does just that under SGD with momentum and weight
+            decay, and starts with the variance of the single weights.
     """
     if not isinstance(model, PooledVGG):
         return model
     mlp: Any = model.pre_logits
-    maximum = isinstance(mlp.pool, AdaptiveMaxPool2d)
-    size = int(mlp.pool.output_size)
     length = input_size[1] // 32  # five pools of two
-    all_windows = windows(length, size)
-    pool = DistinctCells(length, size, maximum)
-    n = len(pool.windows)
+    pool = DistinctCells(length, int(mlp.pool.output_size), isinstance(mlp.pool, AdaptiveMaxPool2d), to_train)
+    n, size = len(pool.first), pool.size
     if n == size or input_size[1] != input_size[2]:
         return model
-    group = torch.tensor([pool.windows.index(window) for window in all_windows])
+    group = torch.tensor(pool.groups)
     hidden = mlp.fc1.out_features
     weight = mlp.fc1.weight.detach().double().view(hidden, -1, size, size)
     weight = torch.zeros(*weight.shape[:2], n, size, dtype=weight.dtype).index_add_(2, group, weight)
     weight = torch.zeros(*weight.shape[:3], n, dtype=weight.dtype).index_add_(3, group, weight)
+    if pool.scale is not None:
+        weight /= pool.scale
 
-    folded: Any = copy.deepcopy(model)
-    folded.pre_logits.pool = pool
-    folded.pre_logits.fc1 = nn.Linear(n * n * model.num_features, hidden)
+    fc1 = nn.Linear(n * n * model.num_features, hidden)
     with torch.no_grad():
-        folded.pre_logits.fc1.weight.copy_(weight.flatten(1))
-        folded.pre_logits.fc1.bias.copy_(mlp.fc1.bias)
-    return folded.eval()
+        fc1.weight.copy_(weight.flatten(1))
+        fc1.bias.copy_(mlp.fc1.bias)
+    return _with(model, pool, fc1)
+
+
+def unfold(model: nn.Module) -> nn.Module:
+    """The whole network of one that was folded to be trained; each cell of a group gets the same weights.
+
+    Other models are returned as they are.
+    """
+    mlp: Any = getattr(model, "pre_logits", None)
+    if not isinstance(model, PooledVGG) or not isinstance(mlp.pool, DistinctCells):
+        return model
+    pool = mlp.pool
+    weight = mlp.fc1.weight.detach().view(mlp.fc1.out_features, -1, len(pool.first), len(pool.first))
+    counts = torch.tensor([float(pool.groups.count(group)) for group in range(len(pool.first))], device=weight.device)
+    weight = repeat_cells((weight / counts.outer(counts).sqrt()).flatten(1), torch.tensor(pool.groups))
+    fc1 = nn.Linear(weight.shape[1], mlp.fc1.out_features, device=weight.device)
+    with torch.no_grad():
+        fc1.weight.copy_(weight)
+        fc1.bias.copy_(mlp.fc1.bias)
+    return _with(model, AdaptiveMaxPool2d(pool.size) if pool.maximum else nn.AdaptiveAvgPool2d(pool.size), fc1)
+
+
+def _with(model: PooledVGG, pool: nn.Module, fc1: nn.Linear) -> nn.Module:
+    """A copy of a VGG16 with another pool and first linear layer."""
+    mlp: Any = model.pre_logits
+    # Neither is copied in vain: the layer may hold 100 million weights.
+    other: Any = copy.deepcopy(model, {id(mlp.pool): pool, id(mlp.fc1): fc1})
+    return other.train(model.training)

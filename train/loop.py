@@ -26,7 +26,7 @@ from train.files import write_text
 from train.models import pretrained_cfg
 from train.objective import loss_sum, make_optimizer
 from train.preprocess import Preprocess
-from train.recipes import Recipe, learning_rate
+from train.recipes import Recipe, input_size, learning_rate
 
 EVALUATION_BATCH = 500
 # Reading a number off a GPU makes the host wait for it, and asking the other processes makes them wait: not every step.
@@ -202,6 +202,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     """The batches of an epoch, from the one at which the progress stands."""
     accelerator, plan = setup.accelerator, setup.plan
     draws = draw(len(setup.train), setup.recipe.augmentation, setup.seed, progress.epoch).to(accelerator.device)
+    size = input_size(setup.recipe, progress.epoch, setup.preprocess.size)
     tally = Tally(accelerator, progress)
     setup.model.train()
     bar = tqdm(
@@ -218,7 +219,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     with bar:
         for number in range(progress.batch, len(plan)):
             batch = plan[number]
-            _train_step(setup, draws, batch, progress.epoch * len(plan) + number, tally)
+            _train_step(setup, draws, batch, size, progress.epoch * len(plan) + number, tally)
             now = time.perf_counter()
             progress.batch = number + 1
             progress.seen = batch.stop
@@ -239,7 +240,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
         tally.collect(setup, progress)
 
 
-def _train_step(setup: Setup, draws: Draws, batch: slice, step: int, tally: Tally) -> None:
+def _train_step(setup: Setup, draws: Draws, batch: slice, size: tuple[int, int], step: int, tally: Tally) -> None:
     """One step of the optimiser on a global batch, of which this process works on its share."""
     accelerator, recipe, images = setup.accelerator, setup.recipe, setup.train
     for group in setup.optimizer.param_groups:
@@ -248,7 +249,7 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, step: int, tally: Tall
     for i, piece in enumerate(pieces):
         rows = draws.order[piece]
         x = augment(
-            images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, setup.preprocess
+            images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, setup.preprocess, size
         )
         if recipe.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

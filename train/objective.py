@@ -12,13 +12,22 @@ from zoo.googlenet import AUX_LOSS_WEIGHT, GoogLeNetOutputs
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with the recipe's momentum and weight decay."""
+    """SGD with the recipe's momentum and weight decay.
+
+    Fused: one pass over weights, gradients and momentum, with nothing allocated. VGG16's 134 million parameters make
+    that a third of a step's time on a CPU.
+    """
     decay = recipe.weight_decay
     groups: Any = model.parameters()
     if decay and not recipe.decay_norms_and_biases:
         groups, decay = param_groups_weight_decay(model, decay), 0.0
     return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=decay
+        groups,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=decay,
+        fused=True,
     )
 
 

@@ -1,5 +1,6 @@
 """The paper's section 5.1, number by number, and the shape of ours."""
 
+import dataclasses
 import math
 
 import pytest
@@ -158,3 +159,26 @@ def test_auxiliary_losses_are_added_with_their_weight() -> None:
     one, two, three = (F.cross_entropy(x, labels, reduction="sum").item() for x in (main, aux2, aux1))
     outputs = GoogLeNetOutputs(main, aux2, aux1)
     assert loss_sum(outputs, labels, 0.0).item() == pytest.approx(one + 0.3 * (two + three), rel=1e-6)
+
+
+def test_input_size_grows_to_the_networks_own() -> None:
+    recipe = recipes.Recipe(epochs=10, learning_rate=0.1, schedule="one-cycle", sizes=((0.5, 0.5), (0.8, 0.75)))
+    sides = [recipes.input_size(recipe, epoch, (64, 64)) for epoch in range(10)]
+    assert sides == [(32, 32)] * 5 + [(48, 48)] * 3 + [(64, 64)] * 2
+    # Never below what five halvings need, never above the network's own.
+    assert {recipes.input_size(recipe, epoch, (32, 32)) for epoch in range(10)} == {(32, 32)}
+    assert recipes.input_size(recipe, 0, (40, 224)) == (32, 112)
+    assert recipes.input_size(recipe, 0, (28, 28)) == (28, 28)
+
+
+@pytest.mark.parametrize("model", ["vanilla_vgg16", "improved_resnet18", "improved_googlenet"])
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 7, 50])
+def test_every_run_ends_at_the_networks_own_size(model: str, dataset: str, name: str, epochs: int) -> None:
+    recipe = dataclasses.replace(recipes.get(name, model, dataset), epochs=epochs)
+    sides = [recipes.input_size(recipe, epoch, (64, 64)) for epoch in range(epochs)]
+    assert sides[-1] == (64, 64)
+    assert sides == sorted(sides)
+    if name == "paper" or model.startswith("vanilla"):
+        assert set(sides) == {(64, 64)}
