@@ -1,8 +1,8 @@
 """How a training process on a CPU gets its memory.
 
 glibc hands large blocks straight back to the system when they are freed, and a training step frees and takes all its
-activations and gradients anew: the system then clears the same pages again at every step. Kept, and in large pages, they
-make a step of VGG16 half as fast again, and one of the smaller networks up to a tenth.
+activations and gradients anew: the system then clears the same pages again at every step. Kept, and in large pages,
+they make a step of VGG16 half as fast again, and one of the smaller networks up to a tenth.
 """
 
 import ctypes

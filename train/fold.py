@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.vgg import AdaptiveMaxPool2d, PooledVGG, repeat_cells
+from zoo.compact import repeat_cells
+from zoo.vgg import AdaptiveMaxPool2d, PooledVGG
 
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:

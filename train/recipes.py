@@ -126,8 +126,10 @@ def _fast(model: str, dataset: str) -> Recipe:
     """One cycle up and down, Nesterov, decay on matrices only, bf16 and channels_last."""
     if dataset == "mnist":
         epochs, augmentation = 8, Augmentation(rotation=10, shear=5, shift=0.1, scale=(0.85, 1.15))
-    else:
+    elif model.startswith("vanilla_"):
         epochs, augmentation = 30, Augmentation(flip="alternating", shift=0.125, scale=(0.9, 1.15))
+    else:
+        epochs, augmentation = 30, Augmentation(flip="alternating", rotation=10, shift=0.1, scale=(0.8, 1.2))
     return Recipe(
         epochs=epochs,
         learning_rate=0.15,

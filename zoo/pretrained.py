@@ -14,6 +14,10 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
+from zoo.compact import expand
+
+FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
+
 MODEL_CARDS = Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
 
 # Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
@@ -66,13 +70,23 @@ def published_models() -> list[str]:
     return sorted(path.parent.name for path in MODEL_CARDS.glob("*/model.safetensors"))
 
 
+def _expanding(filter_fn: FilterFn | None) -> FilterFn:
+    """A checkpoint filter that takes the compact form too, and hands the whole one on to a model's own filter."""
+
+    def expand_and_filter(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+        state_dict = expand(state_dict)
+        return filter_fn(state_dict, model) if filter_fn else state_dict
+
+    return expand_and_filter
+
+
 def build_model(
     model_cls: type[nn.Module],
     variant: str,
     pretrained: bool,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    pretrained_filter_fn: Callable[..., dict[str, Any]] | None = None,
+    pretrained_filter_fn: FilterFn | None = None,
     **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg`, with an error that helps where `pretrained=True` has nothing to load.
@@ -95,6 +109,6 @@ def build_model(
         pretrained,
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
-        pretrained_filter_fn=pretrained_filter_fn,
+        pretrained_filter_fn=_expanding(pretrained_filter_fn),
         **kwargs,
     )

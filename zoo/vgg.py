@@ -118,22 +118,6 @@ class PooledVGG(VGG):
         self._initialize_weights()
 
 
-def repeat_cells(weight: Tensor, groups: Tensor) -> Tensor:
-    """The weights of a linear layer on a pooled grid from those of its distinct cells.
-
-    Args:
-        weight: [out, channels * n * n], for the n x n distinct cells of the grid.
-        groups: int64 [size], which of the n each row, and each column, of the grid repeats.
-
-    Returns:
-        [out, channels * size * size].
-    """
-    n = int(groups.max()) + 1
-    cells = weight.view(len(weight), -1, n, n)
-    groups = groups.to(weight.device)
-    return cells.index_select(2, groups).index_select(3, groups).flatten(1)
-
-
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Give a torchvision checkpoint our parameter names; leave our own checkpoints as they are."""
     renamed = {}

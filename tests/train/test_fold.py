@@ -53,11 +53,11 @@ def test_training_the_folded_network_is_training_the_whole_one(name: str, native
     whole = narrow_vgg(name).double().eval()  # eval: no dropout, and BatchNorm as it stands
     folded = fold(whole, (3, native, native), to_train=True).double()
     assert folded.pre_logits.fc1.in_features == 512 * n * n
-    x, labels = torch.randn(4, 3, size, size, dtype=torch.float64), torch.tensor([1, 2, 3, 4])
+    x, labels = torch.randn(2, 3, size, size, dtype=torch.float64), torch.tensor([1, 2])
 
     def train(model: nn.Module) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
-        for _ in range(4):
+        for _ in range(3):
             nn.functional.cross_entropy(model(x), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
