@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -20,6 +20,9 @@ from serve.repository import Repository
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
+
+# Seconds that a run may hold up the event loop, where that spares a lone image the way to another thread and back.
+BRIEF = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class _Job:
     queued: float
 
 
+_Answers = Iterable[tuple[_Job, Result | ApiError]]
+
+
 @dataclass(slots=True, eq=False)
 class _Line:
     """The jobs that wait for one loaded model. A reload begins a new line: a job stays with the version that its images
@@ -53,7 +59,8 @@ class Engine:
 
     `infer` puts images into one bounded queue. A thread of the engine's own takes from it, oldest first, up to
     `max_batch` images of one model, the moment the last run is over: under load batches are full without anybody
-    waiting for them to fill, and a lone image runs at once. Nothing polls; without work the thread sleeps.
+    waiting for them to fill, and a lone image runs at once, where the model is fast even without a change of threads.
+    Nothing polls; without work the thread sleeps.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -159,7 +166,26 @@ class Engine:
         if wake:
             # Once this turn of the loop is over: what else came with it gets into the same batch, and the thread does
             # not wake up only to wait for the interpreter's lock.
-            job.loop.call_soon(self._wake.put, None)
+            job.loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Has the thread, which sleeps, do what is there; a lone image of a fast model runs here and now."""
+        with self._lock:
+            line = next(iter(self._lines.values()), None)
+            here = (
+                line is not None
+                and self._waiting == 1
+                and line.model.lone_seconds <= BRIEF
+                and not self.settings.max_delay
+            )
+            batch = self._take(line) if line is not None and here else []
+        if line is not None and batch:
+            self._answer(line.model, batch, _settle)
+            with self._lock:  # others may have come meanwhile, from other threads
+                self._idle = not self._lines
+                if self._idle:
+                    return
+        self._wake.put(None)
 
     def _take_back(self, model: Model, job: _Job) -> None:
         with self._lock:
@@ -206,7 +232,9 @@ class Engine:
         self._waiting -= size
         return batch
 
-    def _answer(self, model: Model, batch: Sequence[_Job]) -> None:
+    def _answer(self, model: Model, batch: Sequence[_Job], deliver: Callable[[_Answers], None] | None = None) -> None:
+        """Runs a batch and delivers its results: to their event loops, or by `deliver`."""
+        deliver = deliver or _deliver
         # Between cancelling and leaving the queue there is a moment in which a job can still be taken.
         batch = [job for job in batch if not job.answer.done()]
         if not batch:
@@ -218,13 +246,13 @@ class Engine:
             if len(batch) > 1:
                 # One of them must not fail the others.
                 for job in batch:
-                    self._answer(model, [job])
+                    self._answer(model, [job], deliver)
             else:
                 log.exception("a run of %s failed", model.info.name)
-                _deliver([(batch[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
+                deliver([(batch[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
             return
         ended = time.perf_counter()
-        _deliver(zip(batch, results, strict=True))
+        deliver(zip(batch, results, strict=True))
         images = sum(len(job.images) for job in batch)
         self.metrics.ran(model.info.name, images, ended - began, [began - job.queued for job in batch])
 
@@ -241,7 +269,7 @@ class Engine:
         return [Result(logits[part], probabilities[part], model.info) for part in rows]
 
 
-def _deliver(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
+def _deliver(answers: _Answers) -> None:
     """Hands answers to the event loops that wait for them, each loop woken once."""
     loops: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Result | ApiError]]] = {}
     for job, answer in answers:
@@ -252,7 +280,8 @@ def _deliver(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
             loop.call_soon_threadsafe(_settle, part)
 
 
-def _settle(answers: Iterable[tuple[_Job, Result | ApiError]]) -> None:
+def _settle(answers: _Answers) -> None:
+    """Hands answers to those who wait in this thread's event loop."""
     for job, answer in answers:
         if job.answer.done():
             continue

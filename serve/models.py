@@ -3,6 +3,8 @@
 import ctypes
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +41,26 @@ class ModelInfo:
 
 
 class Model:
-    """A loaded network. `run` may be called from one thread at a time."""
+    """A loaded network. `run` may be called from one thread at a time.
+
+    Attributes:
+        lone_seconds: what a run of one image took when it was loaded; infinite before `warm`.
+    """
 
     def __init__(self, info: ModelInfo, session: onnxruntime.InferenceSession, sizes: tuple[int, ...]) -> None:
         self.info = info
+        self.lone_seconds = math.inf
         self._session = session
         self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
+
+    def warm(self, max_batch: int) -> None:
+        """The first runs allocate, and on a GPU choose kernels: they are slow, and nobody should wait for them."""
+        for size in self._sizes or sorted({1, max_batch}):
+            self.run(np.zeros((size, *self.info.image_size), np.uint8))
+        for _ in range(3):
+            began = time.perf_counter()
+            self.run(np.zeros((1, *self.info.image_size), np.uint8))
+            self.lone_seconds = min(self.lone_seconds, time.perf_counter() - began)
 
     def run(self, images: Images) -> tuple[Scores, Scores]:
         """uint8 [n, H, W, C] -> logits and probabilities, float32 [n, classes] each."""
@@ -86,9 +102,7 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
         info = _describe(folder.name, session, precision, device)
         sizes = _padded_sizes(settings.max_batch) if device == "cuda" else ()
         model = Model(info, session, sizes)
-        # The first runs allocate, and on a GPU choose kernels: they are slow, and nobody should wait for them.
-        for size in sizes or sorted({1, settings.max_batch}):
-            model.run(np.zeros((size, *info.image_size), np.uint8))
+        model.warm(settings.max_batch)
     except (ModelLoadError, _CudaDidNotLoad):
         raise
     except Exception as error:  # ONNX Runtime raises a class of its own for each thing wrong with a file

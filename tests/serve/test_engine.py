@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import serve.engine
 from serve.engine import Engine
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.models import Model
@@ -44,6 +46,83 @@ class Gate:
             return real(model, images)
 
         monkeypatch.setattr(Model, "run", held)
+        monkeypatch.setattr(serve.engine, "BRIEF", 0)  # a run that is held does not belong into the event loop
+
+
+def test_a_lone_image_of_a_fast_model_runs_without_a_change_of_threads(
+    tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(tmp_path / "a").write()
+    ran: list[tuple[str, int]] = []
+    real = Model.run
+
+    def noted(loaded: Model, images: np.ndarray) -> Any:
+        ran.append((threading.current_thread().name, len(images)))
+        return real(loaded, images)
+
+    engine = Engine(Settings(models=tmp_path))
+
+    async def work() -> None:
+        here = threading.current_thread().name
+        monkeypatch.setattr(Model, "run", noted)
+
+        async def ask(count: int = 1) -> None:
+            images = model.images(count, seed=count)
+            result = await engine.infer(model.name, images)
+            np.testing.assert_array_equal(result.logits, model.logits(images))
+
+        monkeypatch.setattr(serve.engine, "BRIEF", 60)
+        await ask()
+        await ask()
+        assert ran == [(here, 1), (here, 1)]
+        ran.clear()
+        await asyncio.gather(ask(), ask())  # two are a batch for the thread
+        await ask(2)
+        assert ran == [("engine", 2), ("engine", 2)]
+        ran.clear()
+        monkeypatch.setattr(serve.engine, "BRIEF", 0)
+        await ask()
+        assert ran == [("engine", 1)]
+
+    run(engine, work)
+
+
+def test_runs_in_several_event_loops_and_in_the_thread_never_meet(
+    tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lone images of three loops, some of which run in their loop, some in the engine's thread."""
+    model = tiny(tmp_path / "a").write()
+    monkeypatch.setattr(serve.engine, "BRIEF", 60)
+    engine = Engine(Settings(models=tmp_path))
+    running, met = threading.Lock(), []
+    names: set[str] = set()
+    real = Model.run
+
+    def alone(loaded: Model, images: np.ndarray) -> Any:
+        names.add(threading.current_thread().name)
+        if not running.acquire(blocking=False):
+            met.append(len(images))
+            return real(loaded, images)
+        try:
+            return real(loaded, images)
+        finally:
+            running.release()
+
+    def loop(number: int) -> None:
+        async def work() -> None:
+            for i in range(60):
+                images = model.images(1, seed=1000 * number + i)
+                result = await engine.infer(model.name, images)
+                np.testing.assert_array_equal(result.logits, model.logits(images))
+
+        asyncio.run(work())
+
+    with engine, ThreadPoolExecutor(3, "loop") as pool:
+        monkeypatch.setattr(Model, "run", alone)
+        for done in [pool.submit(loop, number) for number in range(3)]:
+            done.result(60)
+    assert not met
+    assert any(name.startswith("loop") for name in names)
 
 
 def test_every_image_gets_its_own_scores(two: list[Any], tmp_path: Any) -> None:
