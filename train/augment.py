@@ -65,7 +65,6 @@ def augment(
     mirrored: Tensor,
     augmentation: Augmentation,
     preprocess: Preprocess,
-    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Augment and normalise a batch.
 
@@ -77,14 +76,13 @@ def augment(
         images: uint8 [b, channels, h, w].
         uniform: float32 [b, 10], rows of `Draws.uniform`.
         mirrored: bool [b].
-        size: height and width of the result; None takes the network's, from `preprocess`.
 
     Returns:
-        float32 [b, channels, *size].
+        float32 [b, channels, *preprocess.size].
     """
     x = _jitter(images.float() / 255, uniform, augmentation) / preprocess.std
     black = preprocess.mean / preprocess.std  # what is subtracted last: 0 is black until then
-    height, width = size or preprocess.size
+    height, width = preprocess.size
     theta = _inverse_affine(uniform, mirrored, augmentation)
     grid = F.affine_grid(theta, [len(x), 1, height, width], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -202,7 +202,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     """The batches of an epoch, from the one at which the progress stands."""
     accelerator, plan = setup.accelerator, setup.plan
     draws = draw(len(setup.train), setup.recipe.augmentation, setup.seed, progress.epoch).to(accelerator.device)
-    size = input_size(setup.recipe, progress.epoch, setup.preprocess.size)
+    preprocess = _preprocess(setup, progress)
     tally = Tally(accelerator, progress)
     setup.model.train()
     bar = tqdm(
@@ -219,7 +219,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     with bar:
         for number in range(progress.batch, len(plan)):
             batch = plan[number]
-            _train_step(setup, draws, batch, size, progress.epoch * len(plan) + number, tally)
+            _train_step(setup, draws, batch, preprocess, progress.epoch * len(plan) + number, tally)
             now = time.perf_counter()
             progress.batch = number + 1
             progress.seen = batch.stop
@@ -240,7 +240,12 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
         tally.collect(setup, progress)
 
 
-def _train_step(setup: Setup, draws: Draws, batch: slice, size: tuple[int, int], step: int, tally: Tally) -> None:
+def _preprocess(setup: Setup, progress: Progress) -> Preprocess:
+    """That of the epoch at which the progress stands."""
+    return setup.preprocess.at(input_size(setup.recipe, progress.epoch, setup.preprocess.size))
+
+
+def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess, step: int, tally: Tally) -> None:
     """One step of the optimiser on a global batch, of which this process works on its share."""
     accelerator, recipe, images = setup.accelerator, setup.recipe, setup.train
     for group in setup.optimizer.param_groups:
@@ -248,9 +253,7 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, size: tuple[int, int],
     pieces = shares(batch, setup.micro_batches, accelerator.num_processes, accelerator.process_index)
     for i, piece in enumerate(pieces):
         rows = draws.order[piece]
-        x = augment(
-            images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, setup.preprocess, size
-        )
+        x = augment(images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, preprocess)
         if recipe.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         labels = images.labels[rows]
@@ -271,7 +274,8 @@ def _end_epoch(setup: Setup, progress: Progress) -> None:
     """Validate, write the log and the curves, move on to the next epoch, save."""
     accelerator = setup.accelerator
     kept = setup.average if setup.average is not None else setup.model
-    logits = predict(kept, setup.validation, setup.preprocess, accelerator)
+    # At the size that it was trained at: at another one a network shows little of what it has learnt.
+    logits = predict(kept, setup.validation, _preprocess(setup, progress), accelerator)
     row = {
         "epoch": progress.epoch + 1,
         "learning_rate": learning_rate(setup.recipe, (progress.epoch + 1) * len(setup.plan) - 1, len(setup.plan)),

@@ -1,5 +1,7 @@
 """From a dataset's own pixels to a network's input, as evaluation and the exported graph do it."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,12 @@ class Preprocess(nn.Module):
             if len(values) != channels:
                 raise ValueError(f"{name} {tuple(pretrained_cfg[name])} does not fit {channels} channels")
             self.register_buffer(name, values.view(1, channels, 1, 1), persistent=False)
+
+    def at(self, size: tuple[int, int]) -> "Preprocess":
+        """The same for another height and width."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.float() / 255

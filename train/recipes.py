@@ -163,10 +163,10 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def input_size(recipe: Recipe, epoch: int, full: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which the images of an epoch, counted from 0, are trained on.
+    """Height and width at which an epoch, counted from 0, trains and validates.
 
     Args:
-        full: the network's own input size, in which every run ends and in which it is validated.
+        full: the network's own input size, in which every run ends.
     """
     for until, share in recipe.sizes:
         if epoch + 1 <= until * recipe.epochs:
