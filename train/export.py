@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from train import data, measure, models
 from train.files import replacing
-from train.fold import fold
+from train.fold import factor, fold
 from train.preprocess import Preprocess
 
 OPSET = 20
@@ -56,7 +56,7 @@ def build(model: nn.Module, pixels: tuple[int, int, int]) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            Classifier(fold(model, models.pretrained_cfg(model)["input_size"])).eval(),
+            Classifier(factor(fold(model, models.pretrained_cfg(model)["input_size"]))).eval(),
             (example,),
             dynamo=True,
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},

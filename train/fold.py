@@ -97,6 +97,39 @@ def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = Fa
     return _with(model, pool, fc1)
 
 
+def factor(model: nn.Module) -> nn.Module:
+    """A network in evaluation mode that gives the same logits, with VGG16's linear layers of low rank as two layers."""
+    if not isinstance(model, PooledVGG):
+        return model
+    factored = copy.deepcopy(model)
+    mlp: Any = factored.pre_logits
+    mlp.fc1, mlp.fc2 = _factors(mlp.fc1), _factors(mlp.fc2)
+    return factored
+
+
+@torch.no_grad()
+def _factors(layer: nn.Linear) -> nn.Module:
+    """A linear layer as two, if its rank is so low that they have less than half of its weights."""
+    out, inputs = layer.weight.shape
+    most = out * inputs // (2 * (out + inputs))
+    generator = torch.Generator().manual_seed(0)
+    weight = layer.weight.double()
+    # The range of W is that of W times a random matrix with more columns than the rank.
+    basis = torch.linalg.qr(weight @ torch.randn(inputs, most + 8, generator=generator, dtype=weight.dtype)).Q
+    left, values, right = torch.linalg.svd(basis.T @ weight, full_matrices=False)
+    rank = int((values > 1e-6 * values[0]).sum())
+    if rank > most:
+        return layer
+    # Turned at random, no direction stands out among those that are to share a scale when they are quantised.
+    turn = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=weight.dtype)).Q
+    root = values[:rank].sqrt()
+    first, second = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, out)
+    first.weight.copy_(turn @ (root[:, None] * right[:rank]))
+    second.weight.copy_(basis @ (left[:, :rank] * root) @ turn.T)
+    second.bias.copy_(layer.bias)
+    return nn.Sequential(first, second)
+
+
 def unfold(model: nn.Module) -> nn.Module:
     """The whole network of one that was folded to be trained; each cell of a group gets the same weights.
 

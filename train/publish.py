@@ -1,6 +1,6 @@
 """A finished run as a model card folder in the Hub's layout: `python train/publish.py runs/RUN_FOLDER`.
 
-The weights are stored in half precision, read back as anyone will read them, and measured on the test split, with torch
+The weights are stored in a compact form, read back as anyone will read them, and measured on the test split, with torch
 and as ONNX: those are the figures that the card states.
 """
 
@@ -14,29 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from train import card, data, export, figures, models, paper, verify
+from train.compact import compact
 from train.files import replacing, write_json, write_text
 
-
-def compact(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's state with its matrices in half precision; vectors (norms, biases) are few, and stay as they are.
-
-    Raises:
-        ValueError: a weight is too large for half precision.
-    """
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.ndim > 1:
-            tensor = tensor.half()
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} does not fit half precision: publish with --full-precision")
-        tensors[name] = tensor.contiguous()
-    return tensors
+# For what the directions of VGG16's linear layers are taken from.
+CALIBRATION_IMAGES = 8000
 
 
 def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool) -> Path:
@@ -69,7 +56,7 @@ def _write(
     dataset_name: str,
     full_precision: bool,
 ) -> None:
-    tensors = model.state_dict() if full_precision else compact(model)
+    tensors = model.state_dict() if full_precision else compact(model, dataset.train.images[:CALIBRATION_IMAGES])
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape

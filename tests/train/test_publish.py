@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from train import data, evaluate, export, fit, models, publish
+from train.compact import compact
 from train.preprocess import Preprocess
 
 DATASETS = ("mnist", "cifar10")
@@ -218,7 +219,7 @@ def test_weights_too_large_for_half_precision_are_refused() -> None:
     model = nn.Linear(2, 2)
     nn.init.constant_(model.weight, 1e6)
     with pytest.raises(ValueError, match=r"weight does not fit half precision.*--full-precision"):
-        publish.compact(model)
+        compact(model, torch.zeros(0))
 
 
 @pytest.mark.slow

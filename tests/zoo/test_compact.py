@@ -1,0 +1,91 @@
+"""The compact form of checkpoints: exact where it says so, near where it rounds, and clear where it is broken."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import zoo  # noqa: F401
+from zoo.compact import BLOCK, expand, from_blocks, repeat_cells, to_blocks
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 64), (2, 65), (8, 3, 3, 3), (6, 130, 3, 3)])
+def test_blocks_are_near_to_half_a_step(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight[0] *= 1000  # a row of another size costs the others nothing
+    integers, scale = to_blocks(weight)
+    assert integers.shape == shape
+    assert integers.dtype == torch.int8
+    columns = weight[0].numel()
+    assert scale.shape == (shape[0], -(-columns // BLOCK))
+    back = from_blocks(integers, scale)
+    step = scale.float().repeat_interleave(BLOCK, dim=1)[:, :columns].view(shape)
+    # The largest of a block may lie beyond its last integer by what the factor lost in half precision.
+    assert ((back - weight).abs() <= 0.5 * step * 1.13).all()
+
+
+def test_what_was_rounded_once_stays() -> None:
+    once = from_blocks(*to_blocks(torch.randn(4, 200)))
+    torch.testing.assert_close(from_blocks(*to_blocks(once)), once, rtol=1e-3, atol=1e-6)
+
+
+def test_zeros_and_tiny_weights_survive() -> None:
+    weight = torch.zeros(2, 128)
+    weight[1, 0] = 1e-12
+    back = from_blocks(*to_blocks(weight))
+    assert back.isfinite().all()
+    assert back.abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e9])
+def test_what_does_not_fit_is_said(bad: float) -> None:
+    weight = torch.zeros(2, 128)
+    weight[1, 7] = bad
+    with pytest.raises(ValueError, match="do not fit 8-bit blocks"):
+        to_blocks(weight)
+
+
+def test_cells_are_repeated_by_row_and_column() -> None:
+    weight = torch.arange(8.0).view(1, 8)  # two channels of 2x2 cells
+    whole = repeat_cells(weight, torch.tensor([0, 0, 1], dtype=torch.uint8)).view(2, 3, 3)
+    assert whole[0].tolist() == [[0, 0, 1], [0, 0, 1], [2, 2, 3]]
+    assert whole[1].tolist() == [[4, 4, 5], [4, 4, 5], [6, 6, 7]]
+
+
+def test_parts_nest() -> None:
+    left, right = torch.randn(6, 2), torch.randn(2, 8)
+    state = {"fc.weight.left": left, "fc.weight.cells": torch.tensor([0, 1, 1], dtype=torch.uint8)}
+    state["fc.weight.right.int8"], state["fc.weight.right.scale"] = to_blocks(right)
+    state["fc.bias"] = torch.ones(6)
+    whole = expand(state)
+    assert set(whole) == {"fc.weight", "fc.bias"}
+    expected = repeat_cells(left @ from_blocks(*to_blocks(right)), torch.tensor([0, 1, 1]))
+    torch.testing.assert_close(whole["fc.weight"], expected)
+    assert len(state) == 5  # the caller's is as it was
+    assert expand(whole) == whole
+
+
+def test_a_missing_half_is_named() -> None:
+    with pytest.raises(KeyError, match=r"fc\.weight\.scale"):
+        expand({"fc.weight.int8": torch.zeros(2, 2, dtype=torch.int8)})
+
+
+@pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18.mnist", "vanilla_googlenet"])
+def test_timm_loads_a_compact_checkpoint(name: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    state = {}
+    for key, tensor in model.state_dict().items():
+        if tensor.ndim > 1:
+            state[f"{key}.int8"], state[f"{key}.scale"] = to_blocks(tensor)
+        else:
+            state[key] = tensor
+    save_file(state, tmp_path / "model.safetensors")
+    for options in ({}, {"in_chans": 3}, {"num_classes": 4}):
+        loaded = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")}, **options
+        ).eval()
+        for key, tensor in loaded.state_dict().items():
+            mine = model.state_dict()[key]
+            if tensor.shape == mine.shape and not key.startswith("fc"):
+                torch.testing.assert_close(tensor.float(), mine.float(), atol=0.02, rtol=0)
