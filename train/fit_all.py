@@ -18,10 +18,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
-from train import data, models, recipes
+from train import data, interrupt, models, recipes
 
 FIT = Path(__file__).resolve().parent / "fit.py"
 SECONDS_BETWEEN_REPORTS = 60
@@ -142,32 +141,25 @@ def report(todo: list[Run], done_cost: float, seconds: float) -> Iterator[str]:
 
 def work(todo: list[Run], args: argparse.Namespace) -> bool:
     """Do all runs, `args.jobs` at a time; False where one failed or a signal came."""
-    stopped = False
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     waiting = [run for run in todo if not run.complete]
     print(f"{len(todo) - len(waiting)} of {len(todo)} runs are complete", flush=True)
     at_start, began, told = sum(run.cost_left() for run in waiting), time.monotonic(), time.monotonic()
     queue = list(waiting)
-    while not stopped and (queue or any(run.process for run in waiting)):
-        while queue and sum(run.process is not None for run in waiting) < args.jobs:
-            run = queue.pop(0)
-            print(f"{run} goes on" if run.rows else f"{run} begins", flush=True)
-            start(run, args)
-        time.sleep(0.5)
-        for run in waiting:
-            if run.process is not None and run.process.poll() is not None:
-                end(run)
-        if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
-            told = time.monotonic()
-            failed = sum((run.epochs - len(run.rows)) * COST.get(run.model, 100) for run in waiting if run.failed)
-            done = at_start - failed - sum(run.cost_left() for run in waiting)
-            print("\n".join(report(waiting, done, told - began)), flush=True)
+    with interrupt.on_signals() as stop:
+        while not stop.requested and (queue or any(run.process for run in waiting)):
+            while queue and sum(run.process is not None for run in waiting) < args.jobs:
+                run = queue.pop(0)
+                print(f"{run} goes on" if run.rows else f"{run} begins", flush=True)
+                start(run, args)
+            time.sleep(0.5)
+            for run in waiting:
+                if run.process is not None and run.process.poll() is not None:
+                    end(run)
+            if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
+                told = time.monotonic()
+                failed = sum((run.epochs - len(run.rows)) * COST.get(run.model, 100) for run in waiting if run.failed)
+                done = at_start - failed - sum(run.cost_left() for run in waiting)
+                print("\n".join(report(waiting, done, told - began)), flush=True)
     for run in waiting:  # after a signal: they save first
         if run.process is not None:
             os.killpg(run.process.pid, signal.SIGTERM)
@@ -177,7 +169,7 @@ def work(todo: list[Run], args: argparse.Namespace) -> bool:
             while _alive(run.process.pid):  # the launcher ends before what it launched has saved
                 time.sleep(0.1)
             print(f"{run} is stopped, its state saved: the same command goes on with it", flush=True)
-    return not stopped and not any(run.failed for run in waiting)
+    return not stop.requested and not any(run.failed for run in waiting)
 
 
 def _alive(group: int) -> bool:

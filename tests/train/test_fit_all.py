@@ -1,0 +1,140 @@
+"""The queue of runs: what is complete is left alone, what fails stops nothing, a signal loses nothing."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train import export, fit_all
+
+# In the place of fit.py: an epoch a line of its log, as told by a file for each model.
+STUB = """
+import json, pathlib, signal, sys, time
+values = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+folder = pathlib.Path(values["--output-dir"])
+folder.mkdir(parents=True, exist_ok=True)
+wish = pathlib.Path(sys.argv[0]).parent / values["--model"]
+with (folder / "starts").open("a") as file:
+    print(time.time(), *sys.argv[1:], file=file)
+def stop(*_):
+    time.sleep(0.5)
+    (folder / "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+if wish.is_file() and wish.read_text() == "fail":
+    sys.exit("fit.py: nothing to learn")
+log = folder / "log.csv"
+if not log.is_file():
+    log.write_text("epoch,validation_accuracy\\n")
+    with log.open("a") as file:
+        print("1,50.0", file=file)
+if wish.is_file() and wish.read_text() == "wait":
+    time.sleep(60)
+(folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.345}))
+with (folder / "starts").open("a") as file:
+    print(time.time(), "end", file=file)
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> str:
+    stub = tmp_path / "stub.py"
+    stub.write_text(STUB)
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(stub))}"
+
+
+def run(tmp_path: Path, launcher: str, *more: str) -> int:
+    return fit_all.main(["--runs-dir", str(tmp_path / "runs"), "--launcher", launcher, *more])
+
+
+def test_all_twelve_are_done_once(tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, launcher, "--jobs", "4", "--", "--epochs", "3") == 0
+    folders = sorted((tmp_path / "runs").glob("*/"))
+    assert len(folders) == 12
+    assert (tmp_path / "runs" / "improved_vgg16.mnist.fast.seed0").is_dir()
+    for folder in folders:
+        (start, end) = (folder / "starts").read_text().splitlines()
+        assert start.endswith("--resume --epochs 3")
+        assert end.endswith("end")
+    printed = capsys.readouterr().out
+    assert "0 of 12 runs are complete" in printed
+    assert "vanilla_vgg16.cifar10.fast.seed0 is done: test accuracy 12.35 %" in printed or "12.34 %" in printed
+    assert run(tmp_path, launcher, "--jobs", "4") == 0
+    assert "12 of 12 runs are complete" in capsys.readouterr().out
+    assert all(len((folder / "starts").read_text().splitlines()) == 2 for folder in folders)
+
+
+def test_a_failure_is_told_and_stops_no_other(
+    tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vanilla_resnet18").write_text("fail")
+    arguments = ["--models", "vanilla_vgg16", "vanilla_resnet18", "--datasets", "mnist", "--seeds", "0", "1"]
+    assert run(tmp_path, launcher, *arguments) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("FAILED with status 1: fit.py: nothing to learn") == 2
+    done = {folder.name for folder in (tmp_path / "runs").glob("*/") if (folder / "metrics.json").is_file()}
+    assert done == {"vanilla_vgg16.mnist.fast.seed0", "vanilla_vgg16.mnist.fast.seed1"}
+    # Mended, only those are done again.
+    (tmp_path / "vanilla_resnet18").unlink()
+    assert run(tmp_path, launcher, *arguments) == 0
+    assert len((tmp_path / "runs/vanilla_vgg16.mnist.fast.seed0/starts").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_never_more_side_by_side_than_asked_for(tmp_path: Path, launcher: str, jobs: int) -> None:
+    names = ["vanilla_vgg16", "improved_vgg16", "vanilla_googlenet"]
+    assert run(tmp_path, launcher, "--models", *names, "--datasets", "mnist", "--jobs", str(jobs)) == 0
+    spans = []
+    for folder in (tmp_path / "runs").glob("*/"):
+        spans.append([float(line.split()[0]) for line in (folder / "starts").read_text().splitlines()])
+    for start, _ in spans:
+        assert sum(begin <= start < end for begin, end in spans) <= jobs
+
+
+def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str) -> None:
+    (tmp_path / "vanilla_resnet18").write_text("wait")
+    command = [sys.executable, "-m", "train.fit_all", "--models", "vanilla_resnet18", "--jobs", "2"]
+    command += ["--runs-dir", str(tmp_path / "runs"), "--launcher", launcher]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=export.SAMPLES.parent.parent)
+    folders = [tmp_path / "runs" / f"vanilla_resnet18.{dataset}.fast.seed0" for dataset in ("mnist", "cifar10")]
+    deadline = time.monotonic() + 120
+    while not all((folder / "log.csv").is_file() for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert printed.count("is stopped, its state saved") == 2
+    assert all((folder / "saved").is_file() for folder in folders)
+
+
+def test_time_left_is_told() -> None:
+    runs = [
+        fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, Path("none"), 10),
+        fit_all.Run("improved_resnet18", "mnist", "fast", 0, Path("none"), 10),
+    ]
+    left = 10 * fit_all.COST["vanilla_resnet18"] + 10 * fit_all.COST["improved_resnet18"]
+    assert list(fit_all.report(runs, left / 4, 3600)) == ["2 runs left, about 4.0 h"]
+    assert list(fit_all.report(runs, 0, 60)) == ["2 runs left"]
+
+
+def test_one_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
+    fit = ["--", "--data-dir", str(export.SAMPLES), "--epochs", "1"]
+    assert fit_all.main([*arguments, *fit]) == 0
+    metrics = json.loads((tmp_path / "vanilla_resnet18.mnist.fast.seed0/metrics.json").read_text())
+    assert metrics["epochs"] == 1
+    assert "is done: test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--models", "resnet50"], ["--jobs", "0"], ["--recipe", "slow"]])
+def test_bad_arguments_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        fit_all.main(arguments)
+    assert raised.value.code == 2
+    assert arguments[-1] in capsys.readouterr().err
