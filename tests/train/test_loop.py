@@ -1,11 +1,13 @@
 """The loop itself, on networks that take milliseconds a step."""
 
 import dataclasses
+import gc
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import timm
 import torch
@@ -81,6 +83,20 @@ def test_one_seed_one_result(fit: Callable, few: data.Dataset) -> None:
     assert same(one, two)
     assert [row["train_loss"] for row in first.rows] == [row["train_loss"] for row in second.rows]
     assert not same(one, other)
+
+
+def test_memory_does_not_grow_over_the_epochs(fit: Callable, few: data.Dataset) -> None:
+    def resident() -> int:
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    augmentation = Augmentation("random", 15, 5, 0.1, (0.8, 1.2))
+    recipe = dataclasses.replace(PLAIN, augmentation=augmentation, ema_decay=0.9)
+    fit("tiny_net.mnist", few, dataclasses.replace(recipe, epochs=10))
+    before = resident()
+    fit("tiny_net.mnist", few, dataclasses.replace(recipe, epochs=120))
+    # The augmented images alone would be 45 MB if they were kept.
+    assert resident() - before < 20e6
 
 
 @pytest.mark.parametrize("micro_batches", [2, 3, 5])

@@ -1,0 +1,96 @@
+"""What recipe `fast` is made of, one change at a time.
+
+`python benchmarks/recipe.py [--model NAME] [--epochs N] [--seeds S ...] [TRIAL ...]`
+
+Every trial trains the same network on the same images in the same order (CIFAR-10's training split without its
+validation images, which alone are measured) and differs from the recipe as published in what its name says. Prints a
+table of validation accuracies of the last epoch; docs/recipe.md keeps those that decided.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from train import data, loop, models
+from train.allocator import keep_freed_memory
+from train.fold import fold
+from train.recipes import Recipe, get
+
+
+def changed(recipe: Recipe, trial: str) -> Recipe:
+    """The recipe with a trial's change."""
+    augmentation = recipe.augmentation
+    changes: dict[str, dict] = {
+        "as published": {},
+        "EMA of the weights, 0.998 a step": {"ema_decay": 0.998},
+        "Cutout, a quarter of the side": {"augmentation": replace(augmentation, cutout=0.25)},
+        "rotation 10, scale 0.8 to 1.2": {
+            "augmentation": replace(augmentation, rotation=10, shift=0.1, scale=(0.8, 1.2))
+        },
+        "scale 0.9 to 1.15, no rotation": {
+            "augmentation": replace(augmentation, rotation=0, shift=0.125, scale=(0.9, 1.15))
+        },
+        "brightness, contrast, saturation 0.2": {
+            "augmentation": replace(augmentation, brightness=0.2, contrast=0.2, saturation=0.2)
+        },
+        "flip drawn anew each epoch": {"augmentation": replace(augmentation, flip="random")},
+        "peak learning rate 0.05": {"learning_rate": 0.05},
+        "peak learning rate 0.4": {"learning_rate": 0.4},
+        "batches of 512, peak 0.4": {"batch_size": 512, "learning_rate": 0.4},
+        "no label smoothing": {"label_smoothing": 0.0},
+        "full input size throughout": {"sizes": ()},
+        "weight decay on all parameters": {"decay_norms_and_biases": True},
+    }
+    if trial not in changes:
+        raise SystemExit(f"unknown trial {trial!r}: valid are {', '.join(map(repr, changes))}")
+    return replace(recipe, **changes[trial])
+
+
+def run(model_name: str, dataset: data.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
+    """Accuracies on the training images (augmented) and the validation images in the last epoch, and seconds."""
+    set_seed(seed)
+    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    with tempfile.TemporaryDirectory() as folder:
+        _, progress = loop.train(model, dataset, recipe, accelerator, Path(folder), seed=seed)
+    accelerator.free_memory()
+    row = progress.rows[-1]
+    return row["train_accuracy"], row["validation_accuracy"], progress.train_seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python benchmarks/recipe.py", description=__doc__)
+    parser.add_argument("trials", nargs="*", default=["as published"], metavar="TRIAL")
+    parser.add_argument("--model", default="vanilla_resnet18", choices=models.ZOO)
+    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--data-dir", type=Path, help="holds cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
+    args = parser.parse_args()
+    keep_freed_memory()
+    base = replace(get("fast", args.model, "cifar10"), epochs=args.epochs)
+    recipes = {trial: changed(base, trial) for trial in args.trials}
+    side = models.input_config(models.tagged(args.model, "cifar10"))["input_size"][-1]
+    dataset = data.load("cifar10", args.data_dir, side)
+    lines = ["| trial | validation, % | training, % | seconds |", "|---|---|---|---|"]
+    for trial, recipe in recipes.items():
+        found = [run(args.model, dataset, recipe, seed) for seed in args.seeds]
+        training, validation, seconds = zip(*found, strict=True)
+        spread = f" ± {statistics.stdev(validation):.2f}" if len(found) > 1 else ""
+        lines.append(
+            f"| {trial} | {statistics.mean(validation):.2f}{spread} | {statistics.mean(training):.2f} "
+            f"| {statistics.mean(seconds):.0f} |"
+        )
+    print(f"{args.model}, {args.epochs} epochs, seeds {' '.join(map(str, args.seeds))}\n")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
