@@ -167,15 +167,30 @@ def _training(metrics: dict) -> list[str]:
         f"{settings['learning_rate']:g}, SGD with momentum {settings['momentum']:g}"
         f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
         f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}, label smoothing "
-        f"{settings['label_smoothing']:g}; augmentation: "
+        f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
         f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {hours} h {minutes} min of training "
-        f"({metrics['images_per_second']:.0f} images/s), "
+        f"({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
         f"{metrics['mixed_precision']} mixed precision. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`.",
         "",
     ]
+
+
+def _sizes(settings: dict) -> str:
+    """How the input grows, where it does."""
+    stages = [
+        f"{share:g} of the side until {100 * until:g} % of the epochs" for until, share in settings.get("sizes", [])
+    ]
+    return f"; input size {', '.join(stages)}, then whole" if stages else ""
+
+
+def _gigabytes(metrics: dict) -> str:
+    memory = f"{metrics['host_memory_bytes'] / 1e9:.1f} GB of memory"
+    if metrics["device_memory_bytes"]:
+        memory += f" and {metrics['device_memory_bytes'] / 1e9:.1f} GB of the GPU's"
+    return memory
 
 
 def _plain(value: object) -> str:
