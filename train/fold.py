@@ -69,7 +69,7 @@ def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = Fa
     the place of the weights are float32: the logits agree to float precision.
 
     Args:
-        to_train: have training the folded network be training the whole one, in a fraction of the time. The n weights
+        to_train: have training the folded network be training the whole one, with fewer weights to move. The n weights
             that see the same cell get the same gradient, so their sum w moves n times as far as each. Its substitute
             u = w / sqrt(n), which sees the cell times sqrt(n), does just that under SGD with momentum and weight
             decay, and starts with the variance of the single weights.
