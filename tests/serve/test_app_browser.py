@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Response, expect, sync_playwright
 
 pytestmark = [
     pytest.mark.browser,
@@ -527,6 +527,38 @@ def test_no_request_leaves_the_machine(context: BrowserContext, url: str) -> Non
         go(page, tab)
     assert len(asked) > 10
     assert [one for one in asked if not one.startswith((url, "data:", "blob:"))] == []
+
+
+def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, running: type, six: SimpleNamespace) -> None:
+    key = "k\u00e9y-of-the-house"
+    with running("--models", six.models[0].folder.parent, environment={"SERVE_API_KEY": key}) as server:
+        # The browser asks its user for a name and a password: any name, and the key.
+        with browser.new_context(http_credentials={"username": "anyone", "password": key}) as context:
+            heard: list[Response] = []
+            context.on("response", lambda response: heard.append(response))
+            page = context.new_page()
+            page.goto(server.url)
+            go(page, "Picture")
+            upload(page, "picture", EXAMPLES / "picture-frog.png")
+            expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
+            go(page, "Compare")
+            expect(page.locator("#comparison tbody tr")).to_have_count(6)
+            # The page itself is refused once, which is the question; then nothing is, and nothing tells the key.
+            assert [response.status for response in heard if response.status >= 400] in ([], [401])
+            assert not any(key in response.text() for response in heard if response.ok and is_text(response))
+            assert key not in page.content()
+            assert page.evaluate("[document.cookie, ...Object.values(localStorage)].join()").count(key) == 0
+        with browser.new_context(http_credentials={"username": "anyone", "password": "wrong"}) as context:
+            refused = context.new_page().goto(server.url)
+            assert refused is not None
+            assert refused.status == 401
+            assert refused.headers["www-authenticate"].startswith("Basic ")
+            assert "Deep Image Zoo" not in refused.text()
+
+
+def is_text(response: Response) -> bool:
+    """Whether it has a body that ends, and can be read."""
+    return any(kind in response.headers.get("content-type", "") for kind in ("html", "json", "javascript"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
