@@ -35,7 +35,7 @@ def mount(app: FastAPI, engine: Engine) -> FastAPI:
         path="/",
         theme=theme,
         css_paths=HERE / "app_style.css",
-        js=(HERE / "app_names.js").read_text(encoding="utf-8").partition("\n")[2],
+        js=(HERE / "app_page.js").read_text(encoding="utf-8").partition("\n")[2],
         footer_links=["api"],
         # Else every stroke would be kept in the browser's storage as a run.
         run_history=False,
@@ -57,10 +57,10 @@ def build(engine: Engine) -> gr.Blocks:
             apply_default_css=False,
         )
         seen = gr.State(Seen())
-        with gr.Tabs():
-            with gr.Tab("Draw a digit"):
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("Digit"):
                 digit_model = digit_tab(engine, seen)
-            with gr.Tab("Classify a picture"):
+            with gr.Tab("Picture"):
                 picture_model = picture_tab(engine, seen)
             with gr.Tab("Compare") as tab:
                 compare_tab(engine, seen, tab)

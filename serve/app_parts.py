@@ -11,6 +11,7 @@ from gradio.data_classes import ImageData
 
 from serve.app_answer import Pixels, title
 from serve.app_ask import ready
+from serve.app_tables import running
 from serve.engine import Engine
 
 HERE = Path(__file__).parent
@@ -43,8 +44,9 @@ def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
     models = engine.models()
     choices = []
     for name in ready(engine, dataset):
-        accuracy = models[name].accuracy
-        choices.append((title(name) + (f" · {accuracy:.2f} %" if accuracy is not None else ""), name))
+        choices.append(
+            (title(name) + (f" · {running(models[name])}" if models[name].accuracy is not None else ""), name)
+        )
     value = choices[0][1] if choices else None
     return gr.Dropdown(choices, value=value, label="Model and its test accuracy", interactive=True)
 

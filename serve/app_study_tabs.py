@@ -40,8 +40,7 @@ def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
             answers = await ask_all(engine, dataset, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
-        parameters = {name: info.parameters for name, info in engine.models().items()}
-        return note + comparison(pixels, answers, cards(engine.settings.models), parameters)
+        return note + comparison(pixels, answers, cards(engine.settings.models), engine.models())
 
     async def enter(seen: Seen) -> tuple[gr.Radio, str]:
         return gr.Radio(value=seen.latest), await side_by_side(seen.latest, seen)
@@ -88,7 +87,7 @@ def models_tab(engine: Engine, tab: gr.Tab) -> None:
     def documents() -> dict[str, Path]:
         """What can be read here, by its name in the chooser."""
         # The report stands beside the folder of published models, as train/report.py writes it.
-        found = {"The report: our figures beside the paper's": folder.resolve().parent / "REPORT.md"}
+        found = {"Report": folder.resolve().parent / "REPORT.md"}
         for card in cards(folder).values():
             found[f"{title(card.name)}, {DATASETS.get(card.dataset, card.dataset)}"] = card.folder / "README.md"
         return {name: path for name, path in found.items() if path.is_file()}
@@ -103,7 +102,11 @@ def models_tab(engine: Engine, tab: gr.Tab) -> None:
             return message(f"No model is published in {folder.name}."), gr.Dropdown([], value=None), ""
         names = list(documents())
         first = names[0] if names else None
-        return published(found), gr.Dropdown([(name, name) for name in names], value=first), read(first)
+        return (
+            published(found, engine.models()),
+            gr.Dropdown([(name, name) for name in names], value=first),
+            read(first),
+        )
 
     table = html("", "published")
     choice = gr.Dropdown([], label="Read", interactive=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from serve.app_answer import Answer, Pixels, percent, png, title
 from serve.app_cards import Card, mistakes
 from serve.app_study import GRID, Attention, overlay
+from serve.models import ModelInfo
 
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
@@ -33,21 +34,26 @@ def accuracy(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} %"
 
 
+def running(info: ModelInfo | None) -> str:
+    """The test accuracy of the very file that answers here, and its precision: the published weights' may differ."""
+    return NONE if info is None or info.accuracy is None else f"{info.accuracy:.2f} % in {info.precision}"
+
+
 def millions(count: int | None) -> str:
     return NONE if count is None else f"{count / 1e6:.1f} M"
 
 
 def comparison(
-    pixels: Pixels, answers: Sequence[Answer], cards: dict[str, Card], parameters: dict[str, int | None]
+    pixels: Pixels, answers: Sequence[Answer], cards: dict[str, Card], models: Mapping[str, ModelInfo]
 ) -> str:
-    """Every model's answer to one picture, in the order given."""
+    """Every model's answer to one picture, in the order given; `models` tells what runs here."""
     votes = [answer.best for answer in answers]
     agreed = max(votes.count(vote) for vote in votes)
     winner = max(votes, key=votes.count)
     says = answers[0].labels[winner]
     rows = []
     for answer in answers:
-        card = cards.get(answer.model)
+        card, info = cards.get(answer.model), models.get(answer.model)
         share = float(answer.probabilities[answer.best])
         style = "" if answer.best == winner else ' class="other"'
         rows.append(
@@ -56,20 +62,26 @@ def comparison(
                 f"<strong{style}>{escape(answer.labels[answer.best])}</strong>",
                 f'{percent(share)}<span class="track" aria-hidden="true"><i style="width:{share:.0%}"></i></span>',
                 f"{1e3 * answer.seconds:.1f} ms",
-                millions(parameters.get(answer.model)),
-                accuracy(card.accuracy if card else None),
+                millions(info.parameters if info else None),
+                running(info),
                 accuracy(card.paper if card else None),
             ]
         )
     everyone = f"All {len(answers)} models say" if len(answers) > 1 else "The one published model says"
-    who = everyone if agreed == len(answers) else f"{agreed} of {len(answers)} models say"
+    if agreed == len(answers):
+        verdict = f"{everyone} {says}"
+    elif agreed == 1:
+        verdict = f"No two of {len(answers)} models agree"
+    else:
+        verdict = f"{agreed} of {len(answers)} models say {says}"
     head = ["Model", "Says", "Probability", "Time", "Parameters", "Test accuracy", "In the paper"]
     return (
         f'<div class="study"><figure><img src="{png(pixels)}" alt="The picture as the models see it"></figure>'
-        f'<p role="status" class="unsure">{who} {escape(says)}</p></div>'
+        f'<p role="status" class="unsure">{escape(verdict)}</p></div>'
         + _table(head, rows, "One picture through every published model")
         + '<p class="note">Time is from question to answer, one model after another, the server\'s queue included.'
-        " Accuracies are over the dataset's 10,000 test images; the paper's are the means of its Tables 2 and 3.</p>"
+        " Test accuracy is that of the file that runs here, over the dataset's 10,000 test images: fp32 is as trained,"
+        " int8 is rounded to 8 bits, which is quicker. The paper's are the means of its Tables 2 and 3.</p>"
     )
 
 
@@ -108,7 +120,7 @@ def confusions(card: Card | None, answer: Answer) -> str:
     labels = [escape(label) for label in answer.labels]
     best = answer.best
     said, right = int(counts[:, best].sum()), int(counts[best, best])
-    lines = [f"Of {said:,} test images that it called {labels[best]}, {right:,} were."]
+    lines = [f"Of {said:,} test images that the published weights called {labels[best]}, {right:,} were."]
     others = [(int(counts[i, best]), labels[i]) for i in np.argsort(-counts[:, best], kind="stable") if i != best]
     wrong = ", ".join(f"{label} ({count})" for count, label in others[:3] if count)
     if wrong:
@@ -119,16 +131,21 @@ def confusions(card: Card | None, answer: Answer) -> str:
     return f'<h3>What it mixes up</h3><p class="note">{" ".join(lines)}</p><ol class="mistakes">{pairs}</ol>'
 
 
-def published(cards: dict[str, Card]) -> str:
-    """All published models with their figures beside the paper's."""
+def published(cards: dict[str, Card], models: Mapping[str, ModelInfo]) -> str:
+    """All published models with their figures beside the paper's; `models` tells which run here, and how."""
     rows = [
         [
             escape(title(card.name)),
             escape(DATASETS.get(card.dataset, card.dataset)),
             accuracy(card.accuracy),
+            running(models.get(card.name)),
             accuracy(card.paper),
             millions(card.parameters),
         ]
         for card in sorted(cards.values(), key=lambda card: (card.dataset != "mnist", -(card.accuracy or 0)))
     ]
-    return _table(["Model", "Dataset", "Test accuracy", "In the paper", "Parameters"], rows, "Published models")
+    head = ["Model", "Dataset", "Test accuracy", "Runs here at", "In the paper", "Parameters"]
+    return _table(head, rows, "Published models") + (
+        '<p class="note">Test accuracy is that of the published weights. What runs here is an ONNX file made of them,'
+        " in fp32 or rounded to int8, and is measured on its own.</p>"
+    )

@@ -16,6 +16,7 @@ from serve.app_study import GRID, attention, cover
 from serve.app_tables import comparison, confusions, published
 from serve.drawing import Digit
 from serve.errors import BadImage
+from serve.models import ModelInfo
 
 LABELS = [str(digit) for digit in range(10)]
 PIXELS = np.zeros((28, 28, 1), np.uint8)
@@ -88,6 +89,10 @@ def test_white_ink_on_a_transparent_canvas_is_seen(tmp_path: Path) -> None:
     assert asyncio.run(digit_from_file(str(tmp_path / "canvas.png"))).problem is None
 
 
+def running_model(accuracy: float, precision: str) -> ModelInfo:
+    return ModelInfo("improved_vgg16.mnist", LABELS, (28, 28, 1), accuracy, precision, "cpu", 84_000_000, None, {})
+
+
 def card_folder(root: Path, name: str, **metrics: object) -> Path:
     folder = root / name
     folder.mkdir()
@@ -109,8 +114,9 @@ def test_cards_read_what_is_there(tmp_path: Path) -> None:
     assert good.confusion is not None
     assert good.confusion.shape == (10, 10)
     assert (odd.accuracy, odd.parameters, odd.confusion, odd.paper) == (None, None, None, None)
-    html = published(found)
+    html = published(found, {"improved_vgg16.mnist": running_model(99.6, "int8")})
     assert "99.70 %" in html
+    assert "99.60 % in int8" in html
     assert "84.0 M" in html
     assert cards(tmp_path / "missing") == {}
 
@@ -145,7 +151,7 @@ def test_confusions_speak_of_the_class_named_now(tmp_path: Path) -> None:
     folder = card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts.tolist())
     card = cards(folder.parent)["improved_vgg16.mnist"]
     html = confusions(card, answer(5, 0.9))
-    assert "Of 109 test images that it called 5, 100 were." in html
+    assert "Of 109 test images that the published weights called 5, 100 were." in html
     assert "The others were 3 (7), 8 (2)." in html
     assert "3 taken for 5: 7" in html
     assert "No confusion matrix" in confusions(None, answer(5, 0.9))
@@ -157,12 +163,14 @@ def test_comparison_counts_the_votes() -> None:
         answer(7, 0.8, model="vanilla_vgg16.mnist"),
         answer(1, 0.5, model="vanilla_resnet18.mnist"),
     ]
-    html = comparison(PIXELS, answers, {}, {"improved_vgg16.mnist": 84_000_000})
+    html = comparison(PIXELS, answers, {}, {"improved_vgg16.mnist": running_model(99.6, "fp32")})
     assert "2 of 3 models say 7" in html
     assert html.count('<th scope="row">') == 3
     assert '<strong class="other">1</strong>' in html
     assert "84.0 M" in html
     assert "12.3 ms" in html
+    assert "99.60 % in fp32" in html
+    assert "No two of 2 models agree" in comparison(PIXELS, answers[1:], {}, {})
 
 
 class OneSpot:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError
+from gradio_client.exceptions import AppError, AuthenticationError
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "serve" / "examples"
@@ -84,3 +84,15 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
         served.client.predict(image=digit, model="nonsense", api_name="/classify_digit")
     with pytest.raises(AppError, match="valid are mnist and cifar10"):
         served.client.predict(image=image, dataset="imagenet", api_name="/compare")
+
+
+def test_the_key_opens_the_calls(running: type, tiny: type, tmp_path: Path) -> None:
+    tiny(tmp_path / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
+    image = EXAMPLES / "digit-4-of-mnist.png"
+    with running("--models", tmp_path, environment={"SERVE_API_KEY": "secret"}) as server:
+        client = Client(server.url, headers={"Authorization": "Bearer secret"}, verbose=False)
+        answer = client.predict(image=handle_file(image), api_name="/classify_digit")
+        assert answer["model"] == "improved_vgg16.mnist"
+        client.close()
+        with pytest.raises(AuthenticationError):
+            Client(server.url, verbose=False)

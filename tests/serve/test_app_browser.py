@@ -1,18 +1,22 @@
 """The app in a real browser: strokes are drawn, pictures chosen, and the answers read as a visitor reads them."""
 
+import base64
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Response, expect, sync_playwright
 
 pytestmark = [
     pytest.mark.browser,
@@ -33,14 +37,25 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",
 ]
 # The tabs, and what shows that one has been filled.
 TABS = {
-    "Draw a digit": "#pad canvas",
-    "Classify a picture": "#picture-answer .answer",
+    "Digit": "#pad canvas",
+    "Picture": "#picture-answer .answer",
     "Compare": "#comparison tbody tr",
     "Understand": "#study .says",
     "Models": "#card h1",
+}
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+# All architectures with their parameters, in the order of the stand-ins' accuracies.
+SIX = {
+    "improved_googlenet": 5_629_386,
+    "improved_resnet18": 11_200_874,
+    "improved_vgg16": 83_978_314,
+    "vanilla_googlenet": 5_610_154,
+    "vanilla_resnet18": 11_181_642,
+    "vanilla_vgg16": 134_301_514,
 }
 Stroke = Sequence[tuple[float, float]]
 
@@ -140,13 +155,7 @@ def clear(page: Page) -> None:
 
 
 def go(page: Page, tab: str) -> None:
-    """Opens a tab, through the menu where the page is too narrow to show it."""
-    button = page.get_by_role("tab", name=tab, exact=True)
-    if button.is_visible():
-        button.click()
-    else:
-        page.locator(".overflow-menu > button").first.click()
-        page.locator(".overflow-dropdown button", has_text=tab).click()
+    page.get_by_role("tab", name=tab, exact=True).click()
     page.locator(TABS[tab]).first.wait_for()
 
 
@@ -298,7 +307,7 @@ def test_examples_are_one_click(page: Page) -> None:
     page.get_by_role("tab", name="Photo").click()
     page.locator(".gallery-item").locator("visible=true").first.click()
     expect(says(page)).to_have_text(re.compile(r"^\d "))
-    go(page, "Classify a picture")
+    go(page, "Picture")
     page.locator(".gallery-item").locator("visible=true").nth(5).click()
     expect(says(page, "picture")).to_contain_text("frog")
 
@@ -308,7 +317,7 @@ def test_a_picture_is_classified_and_its_crop_shown(page: Page, tmp_path: Path) 
         wide = Image.new("RGB", (400, 256), "white")
         wide.paste(truck.resize((256, 256), Image.Resampling.BICUBIC), (72, 0))
     wide.save(tmp_path / "wide.jpg")
-    go(page, "Classify a picture")
+    go(page, "Picture")
     upload(page, "picture", tmp_path / "wide.jpg")
     expect(says(page, "picture")).to_contain_text("truck")
     shown = answer(page, "picture").get_by_role("img")
@@ -318,7 +327,7 @@ def test_a_picture_is_classified_and_its_crop_shown(page: Page, tmp_path: Path) 
 
 def test_a_file_that_is_no_picture_gets_a_line(page: Page, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    go(page, "Classify a picture")
+    go(page, "Picture")
     upload(page, "picture", tmp_path / "broken.png")
     expect(answer(page, "picture")).to_contain_text(re.compile("broken|format"))
 
@@ -340,8 +349,134 @@ def test_compare_shows_every_published_model(page: Page) -> None:
     expect(page.locator("#comparison")).to_contain_text("This is an example")
 
 
+@pytest.fixture(scope="module")
+def six(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server of stand-ins for all six architectures, in int8, whose answers are known to the bit."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    folder = tmp_path_factory.mktemp("six")
+    models = []
+    for seed, (name, parameters) in enumerate(SIX.items()):
+        model = tiny(folder / f"{name}.cifar10", seed=seed, labels=CLASSES)
+        # The weights, the paper and the file that runs all have figures of their own.
+        model.write("int8", accuracy=f"{91.25 - seed}", parameters=str(parameters))
+        figures = {"test_accuracy": 61.5 - seed, "paper_test_accuracy": 81.75 - seed, "parameters": 1}
+        (model.folder / "metrics.json").write_text(json.dumps(figures))
+        models.append(model)
+    with running("--models", folder, "--precision", "int8") as server:
+        yield SimpleNamespace(url=server.url, models=models)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_compare_six(browser: Browser, six: SimpleNamespace, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 900}) as context:
+        page = context.new_page()
+        page.goto(six.url)
+        go(page, "Picture")
+        upload(page, "picture", EXAMPLES / "picture-frog.png")
+        expect(answer(page, "picture")).to_contain_text("Improved GoogLeNet")
+        go(page, "Compare")
+        rows = page.locator("#comparison tbody tr")
+        expect(rows).to_have_count(6)
+        with Image.open(EXAMPLES / "picture-frog.png") as frog:
+            pixels = np.asarray(frog)
+        titles = ["Improved GoogLeNet", "Improved ResNet18", "Improved VGG16"]
+        titles += [name.replace("Improved", "Vanilla") for name in titles]
+        for i, (model, name, parameters) in enumerate(zip(six.models, titles, SIX.values(), strict=True)):
+            assert rows.nth(i).locator("th").inner_text() == name
+            said, share, time, size, ours, paper = rows.nth(i).locator("td").all_text_contents()
+            logits = model.logits(pixels[None])[0]
+            exponents = np.exp(logits - logits.max())
+            assert said == CLASSES[model.best(pixels)]
+            assert share == f"{100 / exponents.sum():.1f} %"
+            assert re.fullmatch(r"\d+\.\d ms", time)
+            assert size == f"{parameters / 1e6:.1f} M"
+            assert ours == f"{91.25 - i:.2f} % in int8"
+            assert paper == f"{81.75 - i:.2f} %"
+        votes = Counter(CLASSES[model.best(pixels)] for model in six.models)
+        verdict = page.locator("#comparison [role=status]").inner_text()
+        assert verdict == "{1} of 6 models say {0}".format(*votes.most_common(1)[0])
+        # Whole on the page: no cell is cut off at the side, on top of another, or too small to read.
+        boxes = [cell.bounding_box() for cell in rows.locator("td").all()]
+        assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        sizes = rows.locator("td").evaluate_all(
+            "cells => cells.map(cell => parseFloat(getComputedStyle(cell).fontSize))"
+        )
+        assert min(sizes) >= 14
+        assert rows.locator("td").evaluate_all("cells => cells.every(cell => cell.scrollWidth <= cell.clientWidth)")
+        # The chooser tells the same accuracy and precision.
+        go(page, "Understand")
+        expect(page.get_by_label("Model and its test accuracy").locator("visible=true")).to_have_value(
+            "Improved GoogLeNet · 91.25 % in int8"
+        )
+
+
+def test_tabs_fit_a_phone_without_a_menu(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        tops = [page.get_by_role("tab", name=tab, exact=True).bounding_box() for tab in TABS]
+        assert len({round(box["y"]) for box in tops if box}) == 1
+        assert all(box and box["x"] + box["width"] <= 390 for box in tops)
+
+
+def test_pictures_are_pasted_one_after_another(page: Page) -> None:
+    go(page, "Picture")
+    for name in ("frog", "ship"):
+        data = base64.b64encode((EXAMPLES / f"picture-{name}.png").read_bytes()).decode()
+        page.evaluate(
+            """async data => {
+                const clipboardData = new DataTransfer();
+                const picture = await (await fetch(`data:image/png;base64,${data}`)).blob();
+                clipboardData.items.add(new File([picture], "image.png", {type: "image/png"}));
+                const event = new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true});
+                document.activeElement.dispatchEvent(event);
+            }""",
+            data,
+        )
+        expect(says(page, "picture")).to_contain_text(name)
+
+
+def test_the_clipboard_button_pastes(context: BrowserContext, url: str) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = open_page(context, url)
+    go(page, "Picture")
+    page.evaluate(
+        """async data => {
+            const picture = await (await fetch(`data:image/png;base64,${data}`)).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": picture})]);
+        }""",
+        base64.b64encode((EXAMPLES / "picture-frog.png").read_bytes()).decode(),
+    )
+    page.locator("#picture").get_by_role("button", name="Paste from clipboard").click()
+    expect(says(page, "picture")).to_contain_text("frog")
+
+
+def test_a_photo_is_taken_with_the_camera(context: BrowserContext, url: str) -> None:
+    context.grant_permissions(["camera"])
+    page = open_page(context, url)
+    go(page, "Picture")
+    box = page.locator("#picture")
+    box.get_by_role("button", name="Capture from camera").click()
+    box.get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
+    box.get_by_role("button", name="capture photo").click()
+    # The browser's stand-in for a camera shows a green test picture, which is none of the ten classes for sure.
+    shown = answer(page, "picture").get_by_role("img")
+    expect(shown).to_be_visible()
+    red, green, blue = shown.evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = new OffscreenCanvas(32, 32).getContext("2d");
+            canvas.drawImage(image, 0, 0);
+            return [...canvas.getImageData(16, 4, 1, 1).data].slice(0, 3);
+        }"""
+    )
+    assert green > max(red, blue) + 50
+    expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
+
+
 def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
-    go(page, "Classify a picture")
+    go(page, "Picture")
     page.locator(".gallery-item").locator("visible=true").nth(5).click()
     expect(says(page, "picture")).to_contain_text("frog")
     go(page, "Understand")
@@ -371,7 +506,7 @@ def test_the_models_page_shows_the_report_and_the_cards_with_their_pictures(page
     choice.click()
     options = page.get_by_role("option").all_inner_texts()
     assert any("Improved GoogLeNet, CIFAR-10" in option for option in options)
-    assert any("report" in option for option in options) == (CARDS.parent / "REPORT.md").exists()
+    assert any(option.endswith("Report") for option in options) == (CARDS.parent / "REPORT.md").exists()
     page.get_by_role("option", name="Improved GoogLeNet, MNIST").click()
     card = page.locator("#card")
     expect(card.get_by_role("heading", name="improved_googlenet.mnist")).to_be_visible()
@@ -392,6 +527,38 @@ def test_no_request_leaves_the_machine(context: BrowserContext, url: str) -> Non
         go(page, tab)
     assert len(asked) > 10
     assert [one for one in asked if not one.startswith((url, "data:", "blob:"))] == []
+
+
+def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, running: type, six: SimpleNamespace) -> None:
+    key = "k\u00e9y-of-the-house"
+    with running("--models", six.models[0].folder.parent, environment={"SERVE_API_KEY": key}) as server:
+        # The browser asks its user for a name and a password: any name, and the key.
+        with browser.new_context(http_credentials={"username": "anyone", "password": key}) as context:
+            heard: list[Response] = []
+            context.on("response", lambda response: heard.append(response))
+            page = context.new_page()
+            page.goto(server.url)
+            go(page, "Picture")
+            upload(page, "picture", EXAMPLES / "picture-frog.png")
+            expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
+            go(page, "Compare")
+            expect(page.locator("#comparison tbody tr")).to_have_count(6)
+            # The page itself is refused once, which is the question; then nothing is, and nothing tells the key.
+            assert [response.status for response in heard if response.status >= 400] in ([], [401])
+            assert not any(key in response.text() for response in heard if response.ok and is_text(response))
+            assert key not in page.content()
+            assert page.evaluate("[document.cookie, ...Object.values(localStorage)].join()").count(key) == 0
+        with browser.new_context(http_credentials={"username": "anyone", "password": "wrong"}) as context:
+            refused = context.new_page().goto(server.url)
+            assert refused is not None
+            assert refused.status == 401
+            assert refused.headers["www-authenticate"].startswith("Basic ")
+            assert "Deep Image Zoo" not in refused.text()
+
+
+def is_text(response: Response) -> bool:
+    """Whether it has a body that ends, and can be read."""
+    return any(kind in response.headers.get("content-type", "") for kind in ("html", "json", "javascript"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -422,7 +589,7 @@ def test_everything_has_a_name_and_takes_the_keyboard(page: Page) -> None:
             ).strip()
         )
         page.keyboard.press("Tab")
-    assert "Draw a digit" in names
+    assert "Digit" in names
     assert "Drawing pad" in names
     assert all(names[: names.index("Drawing pad") + 1]), names
     for tab in TABS:
@@ -434,3 +601,5 @@ def test_everything_has_a_name_and_takes_the_keyboard(page: Page) -> None:
                 && !e.getAttribute("title") && !(e.labels && e.labels.length)).map(e => e.outerHTML.slice(0, 200))"""
         )
         assert nameless == [], tab
+        for example in page.locator(".gallery-item:visible").all():
+            expect(example).to_have_accessible_name(re.compile(r"^Example: (digit|picture) \w+"))

@@ -1,5 +1,7 @@
 """The preparation of digits: whatever the canvas or the paper, the picture is one that MNIST could hold."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from serve.drawing_shape import components, thin
 SEVEN = [[(70, 60), (200, 60), (190, 100), (150, 160), (120, 230)]]
 FIVE = [[(110, 70), (100, 140), (160, 140), (180, 190), (140, 230), (90, 215)], [(125, 60), (195, 55)]]
 ONE = [[(140, 40), (140, 240)]]
+ZERO = [[(140 + 60 * math.cos(t / 16 * math.pi), 140 + 90 * math.sin(t / 16 * math.pi)) for t in range(33)]]
+Strokes = list[list[tuple[float, float]]]
 
 
 def drawn(
@@ -161,6 +165,48 @@ def test_a_dot_is_not_a_digit(width: float) -> None:
 def test_two_digits_are_said_to_be_two() -> None:
     two = [*drawn_at(SEVEN, 0.5, (0, 60)), *drawn_at(FIVE, 0.5, (120, 60))]
     assert prepare(drawn(two, width=12)).problem == "several"
+
+
+def touching(left: Strokes, right: Strokes, width: float) -> Image.Image:
+    """Two digits pushed together until their ink is in one piece."""
+
+    def pieces(strokes: Strokes) -> int:
+        return len(components(np.asarray(drawn(strokes, width=width)) > 100))
+
+    left = drawn_at(left, 0.7, (-40, 40))
+    for shift in range(140, 0, -2):
+        pair = [*left, *drawn_at(right, 0.7, (shift - 40, 40))]
+        if pieces(pair) < pieces(left) + pieces(drawn_at(right, 0.7, (20, 40))):
+            return drawn(pair, width=width)
+    raise AssertionError("they never met")
+
+
+@pytest.mark.parametrize("width", [8, 14, 20])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (FIVE, SEVEN),
+        (FIVE, FIVE),
+        (FIVE, ZERO),
+        (SEVEN, SEVEN),
+        (SEVEN, ZERO),
+        (ZERO, FIVE),
+        (ZERO, SEVEN),
+        (ZERO, ZERO),
+    ],
+    ids=["57", "55", "50", "77", "70", "05", "07", "00"],
+)
+def test_two_digits_that_touch_are_not_one(left: Strokes, right: Strokes, width: float) -> None:
+    """Narrow ones, as a 1 beside another digit, are left to the model's own doubt."""
+    assert prepare(touching(left, right, width)).problem in ("several", "scribble")
+
+
+@pytest.mark.parametrize("width", [8, 20, 36])
+@pytest.mark.parametrize("strokes", [SEVEN, FIVE, ONE, ZERO], ids=["7", "5", "1", "0"])
+def test_one_digit_is_not_two_even_when_it_is_wide(strokes: Strokes, width: float) -> None:
+    assert prepare(drawn(strokes, width=width)).problem is None
+    wide = [[(140 + 1.3 * (x - 140), 140 + 0.8 * (y - 140)) for x, y in stroke] for stroke in strokes]
+    assert prepare(drawn(wide, width=width)).problem is None
 
 
 def test_digits_of_several_strokes_are_one() -> None:
