@@ -5,7 +5,8 @@
 MNIST digits are thinned to their strokes and drawn again as a hand would draw them in the app: a brush of 8 to 40 px on
 a 280 px canvas, any place, any size from `SMALLEST` brush widths up to the whole canvas, the line jittered. The photos
 are the same strokes with a pen on tinted paper: uneven light, a shadow, blur, noise, turned by up to 15 degrees, JPEG.
-Each goes through the app's own preparation and a published model.
+Each goes through the app's own preparation and a published model. Last, two digits side by side, whose lines touch or
+overlap a little: the app should say that it is unsure.
 
 Parameters of the preparation were chosen with `--split train`; the figures to quote are those of `--split test`.
 """
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.morphology import skeletonize
 
+from serve.app_answer import SURE
 from serve.drawing import prepare
 
 CANVAS = 280
@@ -154,6 +156,26 @@ def photo(digit: np.ndarray, rng: np.random.Generator) -> Image.Image:
     return Image.open(kept)
 
 
+def touching(one: np.ndarray, two: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Two digits drawn so close together that they are one piece of ink."""
+    width = rng.uniform(8, 22)
+    size = rng.uniform(max(60, 4 * width), 150)
+    left = [path * size for path in jitter(strokes_of(one), rng, 0.012)]
+    other, lift = size * rng.uniform(0.85, 1.15), np.array([0, size * rng.uniform(-0.08, 0.08)])
+    right = [path * other + lift for path in jitter(strokes_of(two), rng, 0.012)]
+    a, b = np.concatenate(left), np.concatenate(right)
+    # The second one comes from the right until the lines are nearer to each other than a brush width.
+    near = rng.uniform(0.2, 0.9) * width
+    away = a[:, 0].max() - b[:, 0].min() + 2 * width
+    while away > 0 and np.hypot(*(a[:, None] - (b + np.array([away, 0]))[None]).transpose(2, 0, 1)).min() > near:
+        away -= 1
+    strokes = left + [path + np.array([away, 0]) for path in right]
+    points = np.concatenate(strokes)
+    low, high = points.min(0), points.max(0)
+    shrink = min(1.0, (CANVAS - width - 4) / (high - low).max())
+    return draw(strokes, shrink, CANVAS / 2 - shrink * (low + high) / 2, width, CANVAS)
+
+
 def digits(data_dir: Path, split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     (path,) = sorted((data_dir / "mnist" / "mnist").glob(f"{split}-*.parquet"))
     table = pq.read_table(path)
@@ -220,6 +242,15 @@ def main() -> None:
             f"{kind}: {100 * right / len(images):.1f} % right ({right}), {blank} without ink, {flagged} flagged, "
             f"preparation {1e3 * np.median(seconds):.1f} ms at the median"
         )
+    rng = np.random.default_rng(arguments.seed)
+    unsure = 0
+    others = rng.permutation(len(images))
+    for one, two in zip(images, images[others], strict=True):
+        digit = prepare(touching(one, two, rng))
+        unsure += (
+            digit.problem is not None or session.run(["probabilities"], {"image": digit.pixels[None]})[0].max() < SURE
+        )
+    print(f"touching pairs: {100 * unsure / len(images):.1f} % called unsure")
     bare = session.run(["logits"], {"image": images[..., None]})[0].argmax(1)
     print(f"the same digits as they are in MNIST: {100 * np.mean(bare == labels):.1f} % right")
 

@@ -33,7 +33,7 @@ class Classify:
         record.route = "classify"
         info = self._engine.repository.get(name).info
         record.model = name
-        top = _top(request.query_params.get("top_k"))
+        top = _top(request.query_params.get("top_k") if request.scope["query_string"] else None)
         async with self._bodies.read(request) as body:
             data = await _picture(request, body)
             async with ClientWaits(request.receive):

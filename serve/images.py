@@ -13,6 +13,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
 STRIP_PIXELS = 1_000_000
 ORIENTATION = 0x0112
+# Where a file may tell its orientation: EXIF, also as PNG's older programs write it, and XMP.
+NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,6 +106,9 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
+    # Pillow looks for a note in all of these; to build its answer takes longer than to see that there is none.
+    if not any(key in image.info for key in NOTES):
+        return None
     try:
         return UPRIGHT.get(image.getexif().get(ORIENTATION))
     except Exception:
