@@ -31,6 +31,7 @@ def test_promised_models_are_published() -> None:
     accuracy = {card.name: json.loads((card / "metrics.json").read_text())["test_accuracy"] for card in CARDS}
     assert accuracy["improved_googlenet.mnist"] >= 99.4
     assert accuracy["improved_googlenet.cifar10"] >= 88
+    assert accuracy["improved_resnet18.cifar10"] >= 90
     published = {name for name in timm.list_pretrained() if name in accuracy}
     assert published == set(accuracy)
 
