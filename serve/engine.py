@@ -177,6 +177,8 @@ class Engine:
                 and self._waiting == 1
                 and line.model.lone_seconds <= BRIEF
                 and not self.settings.max_delay
+                # At the end the loop has to be quick to accept whoever is still on the way.
+                and not self.draining
             )
             batch = self._take(line) if line is not None and here else []
         if line is not None and batch:

@@ -226,7 +226,7 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
 
 
 def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    model = tiny(tmp_path / "slow").write(cost=60)
+    model = tiny(tmp_path / "slow").write(cost=300)
     data = encode(model.images(1)[0])
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1)
     outcomes: list[int] = []
