@@ -20,7 +20,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, data, interrupt, loop, measure, models, recipes
+from train import checkpoint, convolution, data, interrupt, loop, measure, models, recipes
 from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
@@ -121,8 +121,15 @@ def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
         changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
     # `accelerate launch` sets this to "no" also where nobody asked for it: only another value is a wish.
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    changes["mixed_precision"] = args.mixed_precision or (launched if launched != "no" else recipe.mixed_precision)
+    default = "no" if recipe.mixed_precision == "bf16" and emulates_bf16() else recipe.mixed_precision
+    changes["mixed_precision"] = args.mixed_precision or (launched if launched != "no" else default)
     return dataclasses.replace(recipe, **changes)
+
+
+def emulates_bf16() -> bool:
+    """Whether this is a CPU that has no instructions for bf16: it would take ten times as long as in float32."""
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available()
+    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
@@ -211,6 +218,8 @@ def fit(args: argparse.Namespace) -> None:
     set_seed(args.seed, device_specific=True)  # each process its own dropout
     if args.compile:
         model.compile()
+    elif accelerator.device.type == "cpu":
+        convolution.use_faster(model)
     if args.tracker:
         accelerator.init_trackers(
             "deep-image-zoo", config={"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
@@ -235,6 +244,7 @@ def fit(args: argparse.Namespace) -> None:
     )
 
     model = unfold(model)
+    convolution.use_own(model)
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
     figures = measure.of_logits(

@@ -1,0 +1,140 @@
+"""The faster 3x3 convolutions give what PyTorch's own give."""
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import zoo  # noqa: F401
+from train import convolution
+
+
+def both(channels: int, out: int, bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The same convolution twice: PyTorch's in double precision, and the faster one."""
+    own = nn.Conv2d(channels, out, 3, padding=1, bias=bias).double()
+    faster = nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+    faster.load_state_dict(own.state_dict())
+    convolution.use_faster(faster)
+    assert type(faster) is convolution.Conv2d
+    return own, faster
+
+
+def error(expected: Tensor, found: Tensor) -> float:
+    return ((expected - found).abs().max() / expected.abs().max()).item()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 9),
+    channels=st.sampled_from([1, 3, 32, 40, 65]),
+    out=st.sampled_from([1, 5, 32, 64]),
+    height=st.integers(1, 13),
+    width=st.integers(1, 13),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_values_and_all_gradients(
+    n: int, channels: int, out: int, height: int, width: int, bias: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    own, faster = both(channels, out, bias)
+    x = torch.randn(n, channels, height, width, dtype=torch.float64)
+    gradient = torch.randn(n, out, height, width, dtype=torch.float64)
+    exact, x = x.requires_grad_(), x.detach().float().requires_grad_()
+    expected, y = own(exact), faster(x)
+    expected.backward(gradient)
+    y.backward(gradient.float())
+    assert y.shape == expected.shape
+    assert error(expected, y) < 3e-5
+    assert exact.grad is not None
+    assert x.grad is not None
+    assert error(exact.grad, x.grad) < 3e-5
+    for wanted, found in zip(own.parameters(), faster.parameters(), strict=True):
+        assert wanted.grad is not None
+        assert found.grad is not None
+        assert error(wanted.grad, found.grad) < 3e-5
+
+
+@pytest.mark.parametrize("side", [1, 2, 8])
+def test_batches_larger_than_a_chunk(side: int) -> None:
+    torch.manual_seed(0)
+    own, faster = both(32, 32)
+    x = torch.randn(convolution.TILES + 40, 32, side, side)
+    assert error(own(x.double()), faster(x)) < 3e-5
+    assert faster(x[:0]).shape == (0, 32, side, side)
+
+
+@pytest.mark.parametrize("side", [1, 8])
+def test_a_result_may_be_changed_in_place(side: int) -> None:
+    torch.manual_seed(0)
+    own, faster = both(32, 32)
+    x = torch.randn(2, 32, side, side).requires_grad_()
+    expected, x_grad = own(x.double()).relu(), None
+    (x_grad,) = torch.autograd.grad(expected.sum(), x)
+    nn.ReLU(inplace=True)(faster(x)).sum().backward()
+    assert error(x_grad, x.grad) < 3e-5  # type: ignore[arg-type]
+
+
+def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, faster = both(32, 32)
+    x = torch.randn(2, 32, 8, 8)
+
+    def never(*args: Any) -> None:
+        raise AssertionError("the faster way was taken")
+
+    monkeypatch.setattr(convolution._Winograd, "apply", never)
+    with pytest.raises(AssertionError, match="faster way"):
+        faster(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert faster(x).dtype == torch.bfloat16
+    few = both(3, 32)[1]
+    assert torch.equal(few(x[:, :3]), nn.Conv2d.forward(few, x[:, :3]))
+    assert copy.deepcopy(faster).double()(x.double()).dtype == torch.float64
+
+
+def test_only_what_fits_is_changed_and_all_of_it_back() -> None:
+    model = timm.create_model("vanilla_googlenet", num_classes=10)
+    others = nn.Sequential(
+        nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Conv2d(32, 32, 3, padding="same"),
+        nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"), nn.Conv2d(32, 32, 5, padding=1),
+    )  # fmt: skip
+    convolution.use_faster(others)
+    assert {type(module) for module in others} == {nn.Conv2d}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    convolution.use_faster(model)
+    assert sum(type(module) is convolution.Conv2d for module in model.modules()) == 19
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    convolution.use_own(model)
+    assert not any(type(module) is convolution.Conv2d for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["vanilla_googlenet", "improved_resnet18"])
+def test_networks(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if hasattr(model, "drop_rate"):
+        model.drop_rate = 0.0
+    faster = copy.deepcopy(model)
+    convolution.use_faster(faster)
+    x = torch.randn(8, 3, 32, 32)
+
+    def gradients(network: nn.Module, x: Tensor, bf16: bool = False) -> Tensor:
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network(x)
+        logits.square().sum().backward()
+        return torch.cat([parameter.grad.double().flatten() for parameter in network.parameters()])
+
+    ours, coarse = gradients(faster, x), gradients(model, x, bf16=True)
+    exact = gradients(model.double(), x.double())
+    # Small differences grow on their way through norms and kinks. Of all that mixed precision adds this is a fraction.
+    assert (ours - exact).norm() < (coarse - exact).norm() / 10
