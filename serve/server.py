@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from serve.engine import Engine
+from serve.listening import finish_listening
 from serve.settings import Settings
 
 # New connections whose request is still on its way when listening ends.
@@ -89,11 +90,8 @@ class Server(uvicorn.Server):
         print(f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes what waits to be accepted, stops listening, answers, closes."""
-        for entry in sockets or []:
-            # Further clients are turned away by the kernel instead of being dropped half-way.
-            entry.listen(0)
-        await asyncio.sleep(0.01)
+        """Accepts who has come, stops listening, answers, closes."""
+        await finish_listening(sockets or [])
         for server in self.servers:
             server.close()
         await asyncio.sleep(0 if self.force_exit else LAST_REQUESTS)

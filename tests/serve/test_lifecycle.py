@@ -197,6 +197,42 @@ def test_a_signal_under_load_loses_nothing(
     assert load.outcomes["200"] > 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> None:
+    from serve.listening import drop_handshakes, finish_listening
+
+    async def accept(listener: socket.socket, count: int) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        requests = []
+        for _ in range(count):
+            await asyncio.sleep(0.1)  # long past the handshake's time for the last of them
+            connection, _ = await loop.sock_accept(listener)
+            requests.append(await loop.sock_recv(connection, 100))
+            connection.close()
+        return requests
+
+    async def end(listener: socket.socket) -> list[bytes]:
+        accepting = asyncio.create_task(accept(listener, 5))
+        await finish_listening([listener])
+        assert accepting.done() or await asyncio.wait_for(accepting, 0.2)
+        listener.close()
+        return accepting.result()
+
+    with socket.create_server((address, 0), family=family) as listener:
+        listener.setblocking(False)
+        clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"request")
+        assert drop_handshakes(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname()[:2], timeout=0.1)
+        assert asyncio.run(end(listener)) == [b"request"] * 5
+        for client in clients:
+            assert client.recv(1) == b""  # closed in good order; a reset would raise
+            client.close()
+
+
 def _ended(server: Any) -> tuple[int, str]:
     _, errors = server.process.communicate(timeout=60)
     return server.process.returncode, errors
