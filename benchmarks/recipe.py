@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 
 from train import data, loop, models
 from train.allocator import keep_freed_memory
+from train.fit import emulates_bf16
 from train.fold import fold
 from train.recipes import Recipe, get
 
@@ -75,6 +76,8 @@ def main() -> int:
     args = parser.parse_args()
     keep_freed_memory()
     base = replace(get("fast", args.model, "cifar10"), epochs=args.epochs)
+    if emulates_bf16():
+        base = replace(base, mixed_precision="no")
     recipes = {trial: changed(base, trial) for trial in args.trials}
     side = models.input_config(models.tagged(args.model, "cifar10"))["input_size"][-1]
     dataset = data.load("cifar10", args.data_dir, side)

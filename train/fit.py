@@ -20,7 +20,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, convolution, data, interrupt, loop, measure, models, recipes
+from train import checkpoint, data, interrupt, loop, measure, models, recipes
 from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
@@ -216,10 +216,6 @@ def fit(args: argparse.Namespace) -> None:
     )
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     set_seed(args.seed, device_specific=True)  # each process its own dropout
-    if args.compile:
-        model.compile()
-    elif accelerator.device.type == "cpu":
-        convolution.use_faster(model)
     if args.tracker:
         accelerator.init_trackers(
             "deep-image-zoo", config={"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
@@ -240,11 +236,11 @@ def fit(args: argparse.Namespace) -> None:
         micro_batches=args.micro_batches,
         resume=args.resume,
         save_minutes=args.save_minutes,
+        compiled=args.compile,
         title=title,
     )
 
     model = unfold(model)
-    convolution.use_own(model)
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
     figures = measure.of_logits(

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, figures, interrupt
+from train import checkpoint, convolution, figures, interrupt
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
@@ -136,6 +136,7 @@ def train(
     micro_batches: int = 1,
     resume: bool = False,
     save_minutes: float = 10.0,
+    compiled: bool = False,
     title: str = "",
 ) -> tuple[nn.Module, Progress]:
     """Train a model and return it, unwrapped and with the weights to keep, and the run's progress.
@@ -147,6 +148,7 @@ def train(
         micro_batches: how many pieces each batch is cut into, to save memory; the batch stays the recipe's.
         resume: go on from the newest state in the folder, where there is one.
         save_minutes: time between two states within an epoch; one is saved at each epoch's end anyhow.
+        compiled: compile the model first.
 
     Raises:
         interrupt.Interrupted: SIGTERM or Ctrl-C, after saving.
@@ -157,6 +159,10 @@ def train(
     preprocess = Preprocess(pretrained_cfg(model)).to(device)
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if compiled:
+        model.compile()
+    elif device.type == "cpu":
+        convolution.use_faster(model)
     if accelerator.num_processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # statistics of the whole batch, as on one device
     average = None
@@ -192,10 +198,10 @@ def train(
         while progress.epoch < recipe.epochs:
             _train_epoch(setup, progress, stop)
             _end_epoch(setup, progress)
-    # Without the wrapper that runs the forward pass in mixed precision: what is kept is measured as it will be used.
-    return average.module if average is not None else accelerator.unwrap_model(
-        wrapped, keep_fp32_wrapper=False
-    ), progress
+    # As it will be used: without the wrapper that runs the forward pass in mixed precision, by PyTorch's own operators.
+    kept = average.module if average is not None else accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    convolution.use_own(kept)
+    return kept, progress
 
 
 def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None:
