@@ -25,12 +25,15 @@ PATCH = 0.27  # side of the cover, as a share of the picture's
 
 @dataclass(frozen=True)
 class Attention:
-    """`heat` float32 [H, W] from 0 to 1: how much of the answer is lost when this place is covered, where 1 is the
-    largest loss; `loss` is that largest loss as a share of the answer's probability.
+    """`heat` float32 [H, W] from 0 to 1: how much of the evidence for the answer is lost when this place is covered,
+    where 1 is the largest loss. `evidence` is that loss, in natural logarithms of the answer's odds, and `loss` the
+    largest share of its probability that goes. Where a model is sure, much evidence can go and the probability hardly
+    move.
     """
 
     answer: Answer
     heat: Floats
+    evidence: float
     loss: float
     seconds: float
 
@@ -42,16 +45,22 @@ async def attention(engine: Engine, model: str, pixels: Pixels) -> Attention:
     images = np.concatenate([pixels[None], covered])
     # Shares of what one request may hold, so that the queue takes them however it is set.
     share = min(engine.settings.max_images, engine.settings.max_batch)
-    parts = [
-        (await engine.infer(model, part)).probabilities for part in np.split(images, range(share, len(images), share))
-    ]
-    probabilities = np.concatenate(parts)
+    results = [await engine.infer(model, part) for part in np.split(images, range(share, len(images), share))]
+    probabilities = np.concatenate([result.probabilities for result in results])
     seconds = time.perf_counter() - start
     answer = Answer(model, engine.models()[model].labels, probabilities[0], seconds)
-    before, after = probabilities[0, answer.best], probabilities[1:, answer.best]
-    losses = np.maximum(before - after, 0)
+    odds = _log_odds(np.concatenate([result.logits for result in results]), answer.best)
+    losses = np.maximum(odds[0] - odds[1:], 0)
     heat = _spread(losses, corners, side, pixels.shape[:2])
-    return Attention(answer, heat, float(losses.max() / before), seconds)
+    loss = 1 - probabilities[:, answer.best].min() / probabilities[0, answer.best]
+    return Attention(answer, heat, float(losses.max()), float(loss), seconds)
+
+
+def _log_odds(logits: Floats, index: int) -> Floats:
+    """log(p / (1 - p)) of class `index`: float32 [n]. From logits, as probabilities near 1 have no digits for it."""
+    others = np.delete(logits, index, axis=1)
+    most = others.max(axis=1)
+    return np.asarray(logits[:, index] - most - np.log(np.exp(others - most[:, None]).sum(axis=1)), np.float32)
 
 
 def cover(pixels: Pixels) -> tuple[Pixels, list[tuple[int, int]], int]:

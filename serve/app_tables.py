@@ -14,6 +14,8 @@ from serve.models import ModelInfo
 
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
+# Change of the log-odds below which a heat map pales: it takes 50 % to 38 %.
+LITTLE_EVIDENCE = 0.5
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -91,15 +93,13 @@ def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
     label = escape(answer.labels[answer.best])
     share = percent(float(answer.probabilities[answer.best]))
     # Scaled to its own largest loss, a map of next to nothing would glow like any other.
-    heat = found.heat * np.float32(min(1, found.loss / 0.25))
+    heat = found.heat * np.float32(min(1, found.evidence / LITTLE_EVIDENCE))
+    says = f"The warmer a place, the more evidence for {label} is lost when it is covered. "
     if found.loss < 0.05:
-        left = percent(1 - found.loss)
-        says = f"No single spot decides: whatever is covered, {label} keeps at least {left} of its probability."
+        least = percent(1 - found.loss)
+        says += f"No single spot decides: whatever is covered, it keeps at least {least} of its probability."
     else:
-        says = (
-            f"The warmer a place, the more of the probability of {label} is lost when it is covered"
-            f" (at the most {percent(found.loss)} of it)."
-        )
+        says += f"At the most, {percent(found.loss)} of its probability goes."
     method = (
         f"Measured from outside: {GRID * GRID} copies of the picture, each with one spot covered, were put to the model"
         f" ({1e3 * found.seconds:.0f} ms in all)."

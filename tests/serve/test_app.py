@@ -201,6 +201,7 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     found = asyncio.run(attention(engine, "one.mnist", pixels))  # type: ignore[arg-type]
     assert found.answer.best == 1
     assert found.loss == pytest.approx(0.88 / 0.9, abs=1e-3)
+    assert found.evidence == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
     hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
     assert np.abs(hottest - spot).max() <= 4
     assert found.heat[spot] > 0.9
