@@ -13,6 +13,8 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from serve.models import load
+from serve.settings import Settings
 from train import data, evaluate, export, models, verify
 
 CARDS = models.cards()
@@ -69,6 +71,19 @@ def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path) -
     onnx = export.predict(card / "model.onnx", test.images)
     assert np.abs(onnx - logits).max() < 1e-3
     np.testing.assert_array_equal(onnx.argmax(1), logits.argmax(1))
+
+
+@each_card
+@pytest.mark.parametrize("precision", export.FILES)
+def test_the_server_runs_what_was_measured(card: Path, precision: str) -> None:
+    """On every processor: one without 8-bit dot products computes int8 in another way, unless told not to."""
+    test = data.load(json.loads((card / "config.json").read_text())["dataset"], export.SAMPLES).test
+    images = test.images.permute(0, 2, 3, 1).contiguous().numpy()
+    model = load(card, Settings(precision=precision, device="cpu"))
+    logits = np.concatenate([model.run(part)[0] for part in np.split(images, 10)])
+    accuracy = 100 * (logits.argmax(1) == test.labels.numpy()).mean()
+    stated = json.loads((card / "metrics.json").read_text())["samples"]["onnx_test_accuracy"][precision]
+    assert accuracy == pytest.approx(stated, abs=0.101)  # one image of 1,000
 
 
 @each_card

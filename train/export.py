@@ -155,6 +155,9 @@ def export(card: Path) -> Iterator[Path]:
 def session(file: Path) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU: its figures are the same wherever they are computed."""
     options = onnxruntime.SessionOptions()
+    # Without 8-bit dot products (VNNI) an x86 processor would else let sums of two products run over, which costs up to
+    # 1.4 points on CIFAR-10.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
