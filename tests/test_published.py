@@ -36,6 +36,7 @@ def test_promised_models_are_published() -> None:
     assert accuracy["improved_resnet18.cifar10"] >= 90
     assert accuracy["vanilla_resnet18.cifar10"] >= 80
     assert accuracy["vanilla_resnet18.mnist"] >= 99.5
+    assert accuracy["improved_resnet18.mnist"] >= 99.5
     assert accuracy["vanilla_googlenet.mnist"] >= 99.5
     published = {name for name in timm.list_pretrained() if name in accuracy}
     assert published == set(accuracy)
