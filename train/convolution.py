@@ -3,7 +3,7 @@
 PyTorch's own convolutions multiply directly. Winograd's F(4x4, 3x3) (Lavin and Gray, 2015, arXiv 1509.09308) gets 16
 outputs from 36 products for each pair of channels instead of 144; its transforms are products with small constant
 matrices. A map of 1x1 meets only the kernel's middle, and one of 2x2 at most four of its nine weights at once, where
-PyTorch computes all nine and pads. A training step of VGG16 takes half the time.
+PyTorch computes all nine and pads. docs/recipe.md has what that makes of a training step.
 """
 
 from collections.abc import Iterator
