@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,9 @@ def memory(process: int) -> int:
     """Resident bytes of a process and all its descendants; pages they share count once a process."""
     total = int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     for task in Path(f"/proc/{process}/task").iterdir():
-        total += sum(memory(int(child)) for child in (task / "children").read_text().split())
+        # Ray's workers start and end threads and processes all the time: one that is gone has no memory.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            total += sum(memory(int(child)) for child in (task / "children").read_text().split())
     return total
 
 

@@ -1,4 +1,4 @@
-"""3x3 convolutions in float32 on a CPU: by Winograd's algorithm, and on maps of 1x1 and 2x2 as what is left of them.
+"""3x3 convolutions on a CPU: by Winograd's algorithm, and on maps of 1x1 and 2x2 as what is left of them.
 
 PyTorch's own convolutions multiply directly. Winograd's F(4x4, 3x3) (Lavin and Gray, 2015, arXiv 1509.09308) gets 16
 outputs from 36 products for each pair of channels instead of 144; its transforms are products with small constant
@@ -16,48 +16,42 @@ from torch.autograd.function import once_differentiable
 
 # Outputs along one side of a tile, and the inputs that they depend on.
 OUT, IN = 4, 6
-# With fewer, the transforms cost more than they save.
-FEWEST_CHANNELS = 32
-# Tiles worked on at once: few enough to stay in the processor's cache on their way, and enough for the kernel to be
-# brought there for.
-TILES = 128
+# Input times output channels: with fewer, the transforms cost more than they save. In bf16 multiplying costs half.
+FEWEST_PRODUCTS = {torch.float32: 32 * 32, torch.bfloat16: 64 * 128}
+# Bytes of a channel's tiles worked on at once: few enough to stay in the processor's cache on their way, and enough for
+# the kernel to be brought there for.
+TILE_BYTES = 512
 
 
-def _square(rows: list[list[float]]) -> Tensor:
-    """The matrix that applies `rows` along both axes of a flattened square."""
-    matrix = torch.tensor(rows, dtype=torch.float64)
-    return torch.kron(matrix, matrix).float()
+# Where the polynomials are evaluated, beside infinity. Of these reciprocal pairs come half the rounding errors of the
+# usual 1, -1, 2 and -2.
+POINTS = (0.0, 5 / 8, -5 / 8, 8 / 5, -8 / 5)
 
 
-# B^T, G and A^T of the paper, for the points 0, 1, -1, 2, -2 and infinity.
-_INPUT = _square(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)
-_KERNEL = _square(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ]
-)
-_OUTPUT = _square(
-    [
-        [1, 1, 1, 1, 1, 0],
-        [0, 1, -1, 2, -2, 0],
-        [0, 1, 1, 4, 4, 0],
-        [0, 1, -1, 8, -8, 1],
-    ]
-)
+def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+    """The paper's B^T, G and A^T by Toom and Cook's construction, each to be applied to a flattened square."""
+    points = torch.tensor(POINTS, dtype=torch.float64)
+    infinity = torch.eye(IN, dtype=torch.float64)
+    powers = torch.linalg.vander(points, N=IN)
+    output = torch.cat([powers[:, :OUT], infinity[-1:, -OUT:]]).T
+    others = [torch.cat([points[:i], points[i + 1 :]]) for i in range(IN - 1)]
+    factors = torch.stack([(point - rest).prod() for point, rest in zip(points, others, strict=True)])
+    kernel = torch.cat([powers[:, :3] / factors[:, None], infinity[-1:, -3:]])
+    rows = [_polynomial(rest) for rest in (*others, points)]
+    inputs = torch.stack([F.pad(row, (0, IN - len(row))) for row in rows])
+    first, second, third = (torch.kron(matrix, matrix).float() for matrix in (inputs, kernel, output))
+    return first, second, third
+
+
+def _polynomial(roots: Tensor) -> Tensor:
+    """The coefficients of the product of (x - root), the constant first."""
+    result = roots.new_ones(1)
+    for root in roots:
+        result = F.pad(result, (1, 0)) - root * F.pad(result, (0, 1))
+    return result
+
+
+_INPUT, _KERNEL, _OUTPUT = _transforms()
 
 
 class Conv2d(nn.Conv2d):
@@ -68,11 +62,14 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        ours = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and len(x)
-        if ours and max(x.shape[2:]) <= 2:
-            return _Dense.apply(x, self.weight, self.bias)
-        if ours and min(x.shape[2:]) > 2 and min(self.weight.shape[:2]) >= FEWEST_CHANNELS:
-            return _Winograd.apply(x, self.weight, self.bias)
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        inputs, outputs = self.weight.shape[1], self.weight.shape[0]
+        if x.device.type == "cpu" and x.dtype in FEWEST_PRODUCTS and self.weight.dtype == torch.float32 and len(x):
+            if max(x.shape[2:]) <= 2:
+                return _Dense.apply(x, self.weight, self.bias)
+            if min(x.shape[2:]) > 2 and inputs * outputs >= FEWEST_PRODUCTS[x.dtype] and min(inputs, outputs) >= 32:
+                return _Winograd.apply(x, self.weight, self.bias)
         return super().forward(x)
 
 
@@ -108,12 +105,14 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out = len(weight)
-        kernel = (_KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(IN * IN, *weight.shape[:2])
+        kernel = _KERNEL.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, -1).to(x.dtype)
+        kernel = kernel.view(IN * IN, *weight.shape[:2])
+        to_outputs = _OUTPUT.to(x.dtype)
         images = x.permute(0, 2, 3, 1).contiguous()
         y, to = _new_output(x, out)
         for chunk in _chunks(images):
             products = torch.bmm(_transformed(images[chunk]), kernel.transpose(1, 2))
-            _put_tiles(to[chunk], _OUTPUT @ products.view(IN * IN, -1))
+            _put_tiles(to[chunk], to_outputs @ products.view(IN * IN, -1))
         if bias is not None:
             to += bias
         ctx.save_for_backward(images, kernel)
@@ -127,18 +126,27 @@ class _Winograd(torch.autograd.Function):
         out, channels = kernel.shape[1:]
         dy = gradient.permute(0, 2, 3, 1).contiguous()
         dx = torch.empty_like(images) if ctx.needs_input_grad[0] else None
-        dkernel = torch.zeros_like(kernel)
+        dkernel = torch.zeros(kernel.shape)
+        to_products, to_patches = _OUTPUT.T.to(dy.dtype), _INPUT.T.to(dy.dtype)
         for chunk in _chunks(images):
-            dproducts = (_OUTPUT.T @ _tiles(dy[chunk])).view(IN * IN, -1, out)
-            dkernel.baddbmm_(dproducts.transpose(1, 2), _transformed(images[chunk]))
+            dproducts = (to_products @ _tiles(dy[chunk])).view(IN * IN, -1, out)
+            _add_products(dkernel, dproducts.transpose(1, 2), _transformed(images[chunk]))
             if dx is not None:
-                _put_overlapping(dx[chunk], _INPUT.T @ torch.bmm(dproducts, kernel).view(IN * IN, -1))
+                _put_overlapping(dx[chunk], to_patches @ torch.bmm(dproducts, kernel).view(IN * IN, -1))
         dweight = (_KERNEL.T @ dkernel.view(IN * IN, -1)).view(3, 3, out, channels).permute(2, 3, 0, 1)
         return (
             None if dx is None else dx.permute(0, 3, 1, 2),
             dweight.contiguous(memory_format=torch.channels_last),
             dy.sum((0, 1, 2)) if ctx.has_bias else None,
         )
+
+
+def _add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds a @ b, float32 or bf16 [k, m, n], to a float32 total."""
+    if a.dtype == total.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
 
 
 def _new_output(x: Tensor, out: int) -> tuple[Tensor, Tensor]:
@@ -152,9 +160,9 @@ def _new_output(x: Tensor, out: int) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(images: Tensor) -> list[slice]:
-    """Cuts a batch [n, h, w, c] into pieces of about `TILES` tiles."""
+    """Cuts a batch [n, h, w, c] into pieces of about `TILE_BYTES` a channel."""
     rows, columns = _tiling(images)
-    step = max(1, TILES // (rows * columns))
+    step = max(1, TILE_BYTES // (images.element_size() * rows * columns))
     return [slice(start, start + step) for start in range(0, len(images), step)]
 
 
@@ -172,7 +180,7 @@ def _transformed(images: Tensor) -> Tensor:
     patches = padded.as_strided(
         (IN, IN, n, rows, columns, channels), (row, column, image, OUT * row, OUT * column, channel)
     )
-    return (_INPUT @ patches.reshape(IN * IN, -1)).view(IN * IN, -1, channels)
+    return (_INPUT.to(images.dtype) @ patches.reshape(IN * IN, -1)).view(IN * IN, -1, channels)
 
 
 def _tiles(y: Tensor) -> Tensor:
@@ -218,7 +226,7 @@ class _Dense(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         height, width = x.shape[2:]
         flat = x.permute(0, 2, 3, 1).reshape(len(x), -1)
-        kernel = weight.permute(0, 2, 3, 1).contiguous()
+        kernel = weight.permute(0, 2, 3, 1).to(x.dtype).contiguous()
         y, to = _new_output(x, len(weight))
         for row, column, part in _parts(kernel, height, width):
             torch.mm(flat, part.reshape(len(weight), -1).T, out=to[:, row, column])
@@ -234,7 +242,7 @@ class _Dense(torch.autograd.Function):
         flat, kernel = ctx.saved_tensors
         n, channels, height, width = ctx.shape
         dx = torch.zeros_like(flat)
-        dkernel = torch.zeros_like(kernel)
+        dkernel = torch.zeros(kernel.shape)
         dy = gradient.permute(0, 2, 3, 1).contiguous()
         parts = zip(_parts(kernel, height, width), _parts(dkernel, height, width), strict=True)
         for (row, column, part), (_, _, dpart) in parts:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import onnxruntime
 import pytest
 
 from serve.settings import Settings, from_environment
@@ -120,6 +122,31 @@ def test_precisions(tiny: Any, tmp_path: Path) -> None:
     ):
         with Engine(Settings(models=tmp_path, precision=precision, device="cpu")) as engine:
             assert {name: info.precision for name, info in engine.models().items()} == expected
+
+
+@pytest.mark.parametrize("dot_product", [True, False])
+def test_int8_is_computed_in_the_exact_way_only_where_the_fast_one_runs_over(
+    dot_product: bool, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import models
+
+    tiny(tmp_path / "model").write("int8")
+    opened: list[Any] = []
+
+    def session(path: Path, options: Any, **kwargs: Any) -> Any:
+        opened.append(options)
+        return onnxruntime.InferenceSession(path, options, **kwargs)
+
+    fake = types.SimpleNamespace(SessionOptions=onnxruntime.SessionOptions, InferenceSession=session)
+    monkeypatch.setattr(models, "onnxruntime", fake)
+    monkeypatch.setattr(models, "has_int8_dot_product", lambda: dot_product)
+    models.load(tmp_path / "model", Settings(precision="int8", device="cpu"))
+    (options,) = opened
+    if dot_product:  # where it would take twice the time
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_nothing_of_training_is_imported(tiny: Any, tmp_path: Path) -> None:
