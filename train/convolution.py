@@ -57,8 +57,9 @@ _INPUT, _KERNEL, _OUTPUT = _transforms()
 class Conv2d(nn.Conv2d):
     """An `nn.Conv2d` of 3x3, stride 1 and padding 1, that computes in another way where that is faster.
 
-    Everything but its forward and backward passes is its parent's. The results agree to a few units in the fifth
-    digit; under autocast, in other types and on other devices they are the parent's own.
+    Everything but its forward and backward passes is its parent's. In float32 the results agree to the sixth digit. In
+    bf16 under autocast, small maps are as exact as the parent's, to 0.25 % in the root mean square; Winograd's
+    transforms make that 1.5 %. In other types and on other devices the results are the parent's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
