@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train import convolution
 from train.fold import DistinctCells, fold
 from train.models import pretrained_cfg
 from train.preprocess import Preprocess
@@ -82,8 +83,9 @@ def _outputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output.float().clone()))
     preprocess = Preprocess(pretrained_cfg(model))
     try:
-        for part in images.split(BATCH):
-            model(preprocess(part))
+        with convolution.faster(model):
+            for part in images.split(BATCH):
+                model(preprocess(part))
     finally:
         hook.remove()
     return torch.cat(kept)

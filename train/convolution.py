@@ -7,6 +7,7 @@ PyTorch computes all nine and pads. docs/recipe.md has what that makes of a trai
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,10 +88,22 @@ def use_own(model: nn.Module) -> None:
     _change_class(model, Conv2d, nn.Conv2d)
 
 
-def _change_class(model: nn.Module, before: type[nn.Conv2d], after: type[nn.Conv2d]) -> None:
-    for module in model.modules():
-        if type(module) is before and _fits(module):
-            module.__class__ = after
+@contextmanager
+def faster(model: nn.Module) -> Iterator[None]:
+    """`use_faster` for a while. What computed in the faster way before does so afterwards too."""
+    changed = _change_class(model, nn.Conv2d, Conv2d)
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.__class__ = nn.Conv2d
+
+
+def _change_class(model: nn.Module, before: type[nn.Conv2d], after: type[nn.Conv2d]) -> list[nn.Module]:
+    changed: list[nn.Module] = [module for module in model.modules() if type(module) is before and _fits(module)]
+    for module in changed:
+        module.__class__ = after
+    return changed
 
 
 def _fits(conv: nn.Conv2d) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from train import data, export, figures, loop, measure, models
+from train import convolution, data, export, figures, loop, measure, models
 from train.files import write_json
 from train.preprocess import Preprocess
 
@@ -81,7 +81,8 @@ def torch_outputs(model: nn.Module, split: data.Split, features: bool = False) -
     accelerator = Accelerator(mixed_precision="no")
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     network = (Features(model) if features else model).to(accelerator.device)
-    return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+    with convolution.faster(network):
+        return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
 
 
 def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: dict[str, Any]) -> None:

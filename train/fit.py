@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, data, interrupt, loop, measure, models, recipes
+from train import checkpoint, convolution, data, interrupt, loop, measure, models, recipes
 from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
@@ -243,9 +244,9 @@ def fit(args: argparse.Namespace) -> None:
     model = unfold(model)
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
-    figures = measure.of_logits(
-        loop.predict(model, test, preprocess, accelerator), test.labels, list(dataset.class_names)
-    )
+    with nullcontext() if args.compile else convolution.faster(model):
+        logits = loop.predict(model, test, preprocess, accelerator)
+    figures = measure.of_logits(logits, test.labels, list(dataset.class_names))
     last = progress.rows[-1]
     metrics = {
         **figures,

@@ -149,6 +149,15 @@ def test_only_what_fits_is_changed_and_all_of_it_back() -> None:
     assert not any(type(module) is convolution.Conv2d for module in model.modules())
 
 
+def test_for_a_while() -> None:
+    own, other = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+    convolution.use_faster(other)
+    model = nn.Sequential(own, other)
+    with convolution.faster(model):
+        assert {type(module) for module in model} == {convolution.Conv2d}
+    assert (type(own), type(other)) == (nn.Conv2d, convolution.Conv2d)
+
+
 @pytest.mark.parametrize("name", ["vanilla_googlenet", "improved_resnet18"])
 def test_networks(name: str) -> None:
     torch.manual_seed(0)
