@@ -80,6 +80,12 @@ def _expanding(filter_fn: FilterFn | None) -> FilterFn:
     return expand_and_filter
 
 
+def _expand_in_place(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before `load_state_dict`: it expands what goes past timm's checkpoint filter, `checkpoint_path` say."""
+    mine = {name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
+    state_dict.update({prefix + name: tensor for name, tensor in expand(mine).items()})
+
+
 def build_model(
     model_cls: type[nn.Module],
     variant: str,
@@ -98,12 +104,12 @@ def build_model(
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         dataset = cfg.tag or "cifar10"
         raise RuntimeError(
-            f"No weights are published for {variant}.{dataset} (looked in {MODEL_CARDS}). "
-            f"Published: {', '.join(published_models()) or 'none'}. "
-            f"Use pretrained=False for random weights, or train them: "
+            f"No weights are published for {variant}.{dataset} (looked in {MODEL_CARDS}; the environment variable "
+            f"ZOO_MODEL_CARDS names another folder). Published: {', '.join(published_models()) or 'none'}. "
+            f"Use pretrained=False for random weights, or train them, in a checkout of the project: "
             f"accelerate launch train/fit.py --model {variant} --dataset {dataset} --recipe fast"
         )
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         model_cls,
         variant,
         pretrained,
@@ -112,3 +118,5 @@ def build_model(
         pretrained_filter_fn=_expanding(pretrained_filter_fn),
         **kwargs,
     )
+    model.register_load_state_dict_pre_hook(_expand_in_place)
+    return model

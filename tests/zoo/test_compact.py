@@ -1,9 +1,12 @@
 """The compact form of checkpoints: exact where it says so, near where it rounds, and clear where it is broken."""
 
+import copy
+
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import zoo  # noqa: F401
 from zoo.compact import BLOCK, expand, from_blocks, repeat_cells, to_blocks
@@ -80,11 +83,18 @@ def test_timm_loads_a_compact_checkpoint(name: str, tmp_path) -> None:
             state[f"{key}.int8"], state[f"{key}.scale"] = to_blocks(tensor)
         else:
             state[key] = tensor
-    save_file(state, tmp_path / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file(state, file)
+    # By timm's `checkpoint_path` and by PyTorch's own means too, which know of no checkpoint filter.
+    by_path = timm.create_model(name, checkpoint_path=str(file)).state_dict()
+    holder = nn.ModuleDict({"model": copy.deepcopy(timm.create_model(name))})
+    holder.load_state_dict({f"model.{key}": tensor for key, tensor in load_file(file).items()})
+    expected = expand(state)
+    for key, tensor in expected.items():
+        assert torch.equal(by_path[key], tensor), key
+        assert torch.equal(holder["model"].state_dict()[key], tensor), key
     for options in ({}, {"in_chans": 3}, {"num_classes": 4}):
-        loaded = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")}, **options
-        ).eval()
+        loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options).eval()
         for key, tensor in loaded.state_dict().items():
             mine = model.state_dict()[key]
             if tensor.shape == mine.shape and not key.startswith("fc"):
