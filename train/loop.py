@@ -255,7 +255,7 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess
     """One step of the optimiser on a global batch, of which this process works on its share."""
     accelerator, recipe, images = setup.accelerator, setup.recipe, setup.train
     for group in setup.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step, len(setup.plan))
+        group["lr"] = group["lr_scale"] * learning_rate(recipe, step, len(setup.plan))
     pieces = shares(batch, setup.micro_batches, accelerator.num_processes, accelerator.process_index)
     for i, piece in enumerate(pieces):
         rows = draws.order[piece]

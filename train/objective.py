@@ -1,10 +1,7 @@
 """What is minimised, and by what."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
 from train.recipes import Recipe
@@ -17,16 +14,20 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     Fused: one pass over weights, gradients and momentum, with nothing allocated. For VGG16's many weights the passes
     one after the other took a third of a step on a CPU.
     """
-    decay = recipe.weight_decay
-    groups: Any = model.parameters()
-    if decay and not recipe.decay_norms_and_biases:
-        groups, decay = param_groups_weight_decay(model, decay), 0.0
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module in model.modules():
+        scale = recipe.linear_lr_scale if isinstance(module, nn.Linear) else 1.0
+        for parameter in module.parameters(recurse=False):
+            decays = recipe.decay_norms_and_biases or parameter.ndim > 1
+            groups.setdefault((recipe.weight_decay if decays else 0.0, scale), []).append(parameter)
     return torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
+        [
+            # timm's name for what a schedule multiplies a group's learning rate by.
+            {"params": group, "weight_decay": decay, "lr_scale": scale, "lr": scale * recipe.learning_rate}
+            for (decay, scale), group in groups.items()
+        ],
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
-        weight_decay=decay,
         fused=True,
     )
 

@@ -184,19 +184,27 @@ def test_prediction_keeps_order_and_number(mnist: data.Dataset) -> None:
 def test_the_optimizer_is_prepared_with_the_recipe(
     fit: Callable, few: data.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate of each step is the schedule's, whatever the optimizer was made with."""
+    """The rate of each step is the schedule's, and the linear layers' their share of it."""
     rates = []
     make = objective.make_optimizer
 
     def spying(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         optimizer = make(model, recipe)
-        optimizer.register_step_pre_hook(lambda *_: rates.append({group["lr"] for group in optimizer.param_groups}))
+        (linear,) = ({id(p) for p in m.parameters()} for m in model.modules() if isinstance(m, nn.Linear))
+
+        def note(*_: object) -> None:
+            groups = [({id(p) for p in group["params"]} <= linear, group["lr"]) for group in optimizer.param_groups]
+            rates.append({kind: {rate for k, rate in groups if k == kind} for kind in (False, True)})
+
+        optimizer.register_step_pre_hook(note)
         return optimizer
 
     monkeypatch.setattr(loop, "make_optimizer", spying)
-    recipe = dataclasses.replace(PLAIN, schedule="milestones", milestones=(2, 3), epochs=3)
+    recipe = dataclasses.replace(PLAIN, schedule="milestones", milestones=(2, 3), epochs=3, linear_lr_scale=0.2)
     fit("tiny_plain.mnist", few, recipe)
-    assert [rate for (rate,) in rates] == pytest.approx([0.05] * 3 + [0.005] * 3 + [0.0005] * 3)
+    expected = [0.05] * 3 + [0.005] * 3 + [0.0005] * 3
+    assert [rate for (rate,) in (of[False] for of in rates)] == pytest.approx(expected)
+    assert [rate for (rate,) in (of[True] for of in rates)] == pytest.approx([0.2 * rate for rate in expected])
 
 
 class Counter:
