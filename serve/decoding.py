@@ -29,9 +29,12 @@ class Decoder:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._waiting = 0
+        self._open()
+
+    def _open(self) -> None:
         self._common = ThreadPoolExecutor(usable_cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
-        self._waiting = 0
 
     async def __call__(self, data: bytes, shape: tuple[int, int, int], *, deadline: float) -> Images:
         """uint8 [1, H, W, C] of `shape`. `deadline` is in seconds from now. Raises BadImage, 503 when too many pictures
@@ -64,9 +67,11 @@ class Decoder:
         return open_header(data, max_pixels=self._settings.max_pixels)
 
     def close(self) -> None:
-        """Ends the threads once the pictures in work are done."""
-        self._common.shutdown(cancel_futures=True)
-        self._large.shutdown(cancel_futures=True)
+        """Has the threads end after the pictures they are at, and does not wait for that. May be used again: that takes
+        new ones."""
+        for pool in (self._common, self._large):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._open()
 
 
 def _pixels(data: bytes, shape: tuple[int, int, int], max_pixels: int) -> Images:

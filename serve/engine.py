@@ -79,7 +79,9 @@ class Engine:
         self.metrics.models.set_function(lambda: len(self.models()))
 
     def start(self) -> None:
-        """Begins to load every model of the folder, and returns; `wait` tells when that is done."""
+        """Begins to load every model of the folder, and returns; `wait` tells when that is done. May be called
+        again after `close`."""
+        self.draining = self._closed = self._idle = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
         self.repository.start()
@@ -115,9 +117,13 @@ class Engine:
         self.close()
 
     @property
-    def ready(self) -> bool:
-        """Whether all that can be loaded is, at least one model, and nothing is shutting down."""
-        return self.repository.settled.is_set() and not self.draining and bool(self.models())
+    def unready(self) -> str:
+        """Why no requests should be sent here now; empty once all that can be loaded is, and that is not nothing."""
+        if self.draining:
+            return "shutting down"
+        if not self.repository.settled.is_set():
+            return "loading models"
+        return "" if self.models() else "no model is loaded"
 
     def models(self) -> dict[str, ModelInfo]:
         """The ready models by name."""
@@ -214,13 +220,19 @@ class Engine:
                     self._wake.get(timeout=pause)
 
     def _next(self) -> tuple[_Line | None, float | None]:
-        """The line whose first job has waited longest, and the seconds to wait for it to fill up yet."""
-        line = min(self._lines.values(), key=lambda line: line.jobs[0].queued, default=None)
+        """The line to run, if any, and the seconds to wait for it to fill up yet.
+
+        It is the one whose first job has waited longest; but while that may still wait, a full one comes before it.
+        """
+        line = _longest(self._lines.values())
         if line is None or not self.settings.max_delay:
             return line, None
         pause = line.jobs[0].queued + self.settings.max_delay - time.perf_counter()
-        full = sum(len(job.images) for job in line.jobs) >= self.settings.max_batch
-        return line, None if full or pause <= 0 else pause
+        if pause <= 0:
+            return line, None
+        most = self.settings.max_batch
+        full = _longest(line for line in self._lines.values() if sum(len(job.images) for job in line.jobs) >= most)
+        return (line, pause) if full is None else (full, None)
 
     def _take(self, line: _Line) -> list[_Job]:
         batch = [line.jobs.popleft()]
@@ -269,6 +281,11 @@ class Engine:
         ends = list(itertools.accumulate(map(len, requests)))
         rows = [slice(end - len(request), end) for end, request in zip(ends, requests, strict=True)]
         return [Result(logits[part], probabilities[part], model.info) for part in rows]
+
+
+def _longest(lines: Iterable[_Line]) -> _Line | None:
+    """The one whose first job has waited longest."""
+    return min(lines, key=lambda line: line.jobs[0].queued, default=None)
 
 
 def _deliver(answers: _Answers) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,46 +74,57 @@ class Model:
 
 
 def find(folder: Path) -> list[str]:
-    """Names of the models under `folder`: every folder in it that holds weights or ONNX files."""
-    if not folder.is_dir():
+    """Names of the models under `folder`: every folder in it that holds weights or ONNX files, or cannot be read; then
+    loading tells why. None where `folder` itself cannot be read."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
+    except OSError:
         return []
-    marks = (*FILES.values(), "model.safetensors")
-    return sorted(entry.name for entry in folder.iterdir() if any((entry / mark).exists() for mark in marks))
+
+
+def _may_hold_model(folder: Path) -> bool:
+    try:
+        return not {*FILES.values(), "model.safetensors"}.isdisjoint(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def load(folder: Path, settings: Settings) -> Model:
     """Loads and warms the model in `folder`. Raises ModelLoadError, which says what is wrong and what mends it."""
-    device = "cuda" if settings.device != "cpu" and has_cuda() else "cpu"
-    if settings.device == "cuda" and device == "cpu":
+    if settings.device != "cpu" and has_cuda():
+        try:
+            return _load(folder, settings, "cuda")
+        except _CudaFailed as error:
+            if settings.device == "cuda":
+                raise ModelLoadError(f"device is 'cuda', but {error}") from error
+            log.warning("%s; trying the CPU", error)
+    elif settings.device == "cuda":
         raise ModelLoadError("device is 'cuda', but no CUDA device or no CUDA build of ONNX Runtime is here; use cpu")
-    try:
-        return _load(folder, settings, device)
-    except _CudaDidNotLoad as error:
-        if settings.device == "cuda":
-            raise ModelLoadError(f"device is 'cuda', but {error}") from error
-        log.warning("%s; %s runs on the CPU", error, folder.name)
-        return _load(folder, settings, "cpu")
+    return _load(folder, settings, "cpu")
 
 
 def _load(folder: Path, settings: Settings, device: str) -> Model:
-    precision = _choose(folder, settings.precision, device)
-    path = folder / FILES[precision]
     try:
-        session = _open(path, settings, device)
+        precision = _choose(folder, settings.precision, device)
+        session = _open(folder / FILES[precision], settings, device)
         info = _describe(folder.name, session, precision, device)
         sizes = _padded_sizes(settings.max_batch) if device == "cuda" else ()
         model = Model(info, session, sizes)
         model.warm(settings.max_batch)
-    except (ModelLoadError, _CudaDidNotLoad):
+    except ModelLoadError:
         raise
-    except Exception as error:  # ONNX Runtime raises a class of its own for each thing wrong with a file
+    except Exception as error:  # ONNX Runtime raises a class of its own for each thing wrong with a file or a device
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelLoadError(f"{path} does not load: {reason}") from error
+        if device == "cuda":
+            raise _CudaFailed(f"{folder} does not run on CUDA: {reason}") from error
+        raise ModelLoadError(f"{folder} does not load: {reason}") from error
     return model
 
 
-class _CudaDidNotLoad(Exception):
-    pass
+class _CudaFailed(Exception):
+    """The model does not load or does not run there; on the CPU it may."""
 
 
 def _choose(folder: Path, wanted: str, device: str) -> str:
@@ -154,10 +166,11 @@ def _open(path: Path, settings: Settings, device: str) -> onnxruntime.InferenceS
         onnxruntime.preload_dlls()
         # The exhaustive search, the default, is made anew for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    # Its fallback would open the session, or run it, on the CPU without a word to us.
+    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
     # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise _CudaDidNotLoad("ONNX Runtime's CUDA provider did not load")
+        raise RuntimeError("ONNX Runtime's CUDA provider did not load")
     return session
 
 

@@ -4,12 +4,14 @@ import ctypes
 import gc
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from serve.cores import usable_cores
-from serve.errors import ApiError, ModelLoadError, ModelNotFound, ModelNotReady
+from serve.errors import ModelLoadError, ModelNotFound, ModelNotReady
 from serve.models import Model, find, load
 from serve.settings import Settings
 
@@ -37,23 +39,39 @@ class Repository:
         self._change = threading.Lock()
 
     def start(self) -> None:
-        """Begins to load all models of the folder in a thread, and returns."""
-        self._entries = {name: Entry(name, "LOADING") for name in find(self._settings.models)}
-        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
+        """Begins to load all models of the folder in threads, and returns; called again, loads them anew."""
+        names = find(self._settings.models)
+        if not names:
+            log.warning("no models can be found in %s", self._settings.models)
+        self._entries = {name: Entry(name, "LOADING") for name in names}
+        # Another one each time: what was begun before may still be loading, and tells only those who waited for it.
+        self.settled = threading.Event()
+        _thread(self._load_all, names, self.settled).start()
 
-    def _load_all(self) -> None:
-        with self._change, ThreadPoolExecutor(usable_cores(), "loader") as pool:
-            for error in pool.map(self._try, list(self._entries)):
-                if error is not None:
-                    log.warning("%s", error.message)
-        self.settled.set()
-
-    def _try(self, name: str) -> ApiError | None:
+    def _load_all(self, names: list[str], settled: threading.Event) -> None:
+        left: SimpleQueue[str] = SimpleQueue()
+        for name in names:
+            left.put(name)
+        loaders = [_thread(self._load_each, left) for _ in range(min(usable_cores(), len(names)))]
         try:
-            self._swap(name)
-        except ApiError as error:
-            return error
-        return None
+            with self._change:
+                for loader in loaders:
+                    loader.start()
+                for loader in loaders:
+                    loader.join()
+        finally:
+            settled.set()
+
+    def _load_each(self, left: SimpleQueue[str]) -> None:
+        with suppress(Empty):
+            while True:
+                name = left.get_nowait()
+                try:
+                    self._swap(name)
+                except ModelLoadError as error:
+                    log.warning("%s", error.message)
+                except Exception:
+                    log.exception("%s does not load", name)
 
     def get(self, name: str) -> Model:
         """The ready model `name`. Raises ModelNotFound, or ModelNotReady with the reason."""
@@ -88,9 +106,9 @@ class Repository:
         old = self._entries.get(name)
         try:
             model = load(self._settings.models / name, self._settings)
-        except ModelLoadError as error:
+        except Exception as error:
             if old is None or old.model is None:
-                self._entries[name] = Entry(name, "UNAVAILABLE", error.message)
+                self._entries[name] = Entry(name, "UNAVAILABLE", str(error) or type(error).__name__)
             raise
         self._entries[name] = Entry(name, "READY", model=model)
         log.info("%s is ready: %s on %s", name, model.info.precision, model.info.device)
@@ -103,6 +121,11 @@ class Repository:
             self._entries[name] = Entry(name, "UNAVAILABLE", "unloaded")
         log.info("%s is unloaded", name)
         _give_back_memory()
+
+
+def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """A thread that does not keep a process which is told to end, as a pool's would."""
+    return threading.Thread(target=work, args=arguments, name="loader", daemon=True)
 
 
 def _give_back_memory() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import time
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -32,6 +34,8 @@ class V2:
         self._engine = engine
         self._bodies = bodies
         self._version = version
+        # Changes of models go one after another; waiting in threads that others need they would hold those up.
+        self._changes = ThreadPoolExecutor(1, "change")
 
     async def server(self, request: Request) -> Response:
         return _json({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
@@ -42,8 +46,7 @@ class V2:
 
     async def ready(self, request: Request) -> Response:
         request.scope[RECORD].route = "v2_ready"
-        if not self._engine.ready:
-            why = "shutting down" if self._engine.draining else "loading models"
+        if why := self._engine.unready:
             raise ApiError(503, f"not ready: {why}", retry_after=1)
         return _json({"ready": True})
 
@@ -122,13 +125,16 @@ class V2:
         message = await self._parameters(request)
         if message.get("parameters") not in (None, {}):
             raise BadRequest("load takes no parameters: the model comes from the server's folder as it is")
-        await asyncio.to_thread(self._engine.repository.load, request.path_params["model"])
-        return _json({})
+        return await self._change(request, self._engine.repository.load)
 
     async def unload(self, request: Request) -> Response:
         request.scope[RECORD].route = "v2_unload"
         await self._parameters(request)
-        await asyncio.to_thread(self._engine.repository.unload, request.path_params["model"])
+        return await self._change(request, self._engine.repository.unload)
+
+    async def _change(self, request: Request, change: Callable[[str], None]) -> Response:
+        async with ClientWaits(request.receive):
+            await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
         return _json({})
 
     def _info(self, request: Request, route: str) -> ModelInfo:

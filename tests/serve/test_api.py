@@ -297,8 +297,12 @@ def test_a_picture_on_disk_from_the_factory(tiny: Any, tmp_path: Path, encode: E
 
     model = tiny(tmp_path / "model").write()
     app = create_app(Settings(models=tmp_path, app=False))
-    with TestClient(app) as client:
-        app.state.engine.wait()
-        (pixels,) = model.images(1)
-        answer = client.post("/classify/model", content=encode(pixels)).json()
-        assert answer["predictions"][0]["index"] == model.best(pixels)
+    (pixels,) = model.images(1)
+    # The larger one is decoded in another thread.
+    pictures = [encode(pixels), encode(pixels.repeat(8, 0).repeat(8, 1))]
+    for _ in range(2):  # started, ended, started again
+        with TestClient(app) as client:
+            app.state.engine.wait()
+            for data in pictures:
+                answer = client.post("/classify/model", content=data).json()
+                assert answer["predictions"][0]["index"] == model.best(fit(decode(data), model.shape))

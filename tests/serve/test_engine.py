@@ -1,10 +1,12 @@
 """The engine alone: batches, limits, deadlines, and never another's result."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import serve.engine
+import serve.repository
 from serve.engine import Engine
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.models import Model
@@ -176,6 +179,56 @@ def test_a_run_may_wait_for_company(two: list[Any], tmp_path: Any, monkeypatch: 
     run(engine, work)
 
 
+def test_a_full_batch_goes_before_an_older_one_that_may_wait(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(models=tmp_path, max_delay=1000, timeout=2000, max_batch=4))
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        gate.open.set()
+        lone = asyncio.create_task(engine.infer("a", two[0].images(1)))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(engine.infer("b", two[1].images(1, seed)) for seed in range(4)))
+        assert gate.sizes == [4]
+        assert not lone.done()
+        # Nothing polls while it waits.
+        before = time.process_time()
+        await asyncio.sleep(1)
+        assert time.process_time() - before < 0.2
+        async with asyncio.timeout(60):
+            await asyncio.gather(lone, engine.infer("a", two[0].images(3)))
+        assert gate.sizes == [4, 4]
+
+    run(engine, work)
+
+
+def test_one_that_has_waited_long_enough_goes_before_full_batches(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(models=tmp_path, max_delay=0.2, timeout=200, max_batch=4, max_queue=1000))
+    order: list[str] = []
+
+    async def ask(model: Any, count: int) -> None:
+        await engine.infer(model.name, model.images(count))
+        order.append(model.name)
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        tasks = [asyncio.create_task(ask(two[1], 4))]
+        await asyncio.to_thread(gate.entered.wait)
+        tasks.append(asyncio.create_task(ask(two[0], 1)))
+        await asyncio.sleep(0)
+        tasks += [asyncio.create_task(ask(two[1], 4)) for _ in range(100)]
+        await asyncio.sleep(0.3)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert order == ["b", "a"] + ["b"] * 100
+
+    run(engine, work)
+
+
 def test_the_oldest_request_goes_first(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Settings(models=tmp_path, max_batch=2))
     order: list[str] = []
@@ -320,9 +373,96 @@ def test_closing_answers_everybody(two: list[Any], tmp_path: Any, monkeypatch: p
         gate.open.set()
         await first
         await closing
-        assert not engine.ready
 
     run(engine, work)
+
+
+def test_it_starts_again_after_closing(two: list[Any], tmp_path: Any) -> None:
+    engine = Engine(Settings(models=tmp_path))
+
+    async def work() -> None:
+        for model in two:
+            images = model.images(33)
+            result = await engine.infer(model.name, images)
+            np.testing.assert_array_equal(result.logits, model.logits(images))
+
+    run(engine, work)
+    two[0].seed = 5
+    two[0].write()  # what it finds in the folder then
+    run(engine, work)
+
+
+def test_it_says_why_it_is_not_ready(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(tmp_path / "a").write()
+    go, real = threading.Event(), serve.repository.load
+
+    def held(*arguments: Any) -> Model:
+        assert go.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(serve.repository, "load", held)
+    engine = Engine(Settings(models=tmp_path))
+    engine.start()
+    assert not engine.wait(0)
+    assert engine.unready == "loading models"
+    go.set()
+    assert engine.wait(60)
+    assert engine.unready == ""
+    engine.repository.unload("a")
+    assert engine.unready == "no model is loaded"
+    engine.repository.load("a")
+    assert engine.unready == ""
+    engine.close()
+    assert engine.unready == "shutting down"
+
+
+def test_loading_begun_before_closing_does_not_make_it_ready(
+    tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path / "a").write()
+    go, real = [threading.Event(), threading.Event()], serve.repository.load
+    calls = itertools.count()
+
+    def held(*arguments: Any) -> Model:
+        assert go[next(calls)].wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(serve.repository, "load", held)
+    engine = Engine(Settings(models=tmp_path))
+    engine.start()
+    first = engine.repository.settled
+    engine.close()
+    engine.start()
+    go[0].set()
+    assert first.wait(60)
+    assert not engine.wait(0.2)
+    assert engine.unready == "loading models"
+    go[1].set()
+    assert engine.wait(60)
+    assert engine.unready == ""
+    engine.close()
+
+
+def test_a_failure_that_nobody_expects_keeps_neither_the_others_nor_who_waits(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = serve.repository.load
+
+    def load(folder: Path, settings: Settings) -> Model:
+        if folder.name == "a":
+            raise KeyError("surprise")
+        return real(folder, settings)
+
+    monkeypatch.setattr(serve.repository, "load", load)
+    # One loader for both.
+    monkeypatch.setattr(serve.repository, "usable_cores", lambda: 1)
+    engine = Engine(Settings(models=tmp_path))
+    engine.start()
+    assert engine.wait(60)
+    assert [(entry.name, entry.state) for entry in engine.repository.index()] == [("a", "UNAVAILABLE"), ("b", "READY")]
+    assert "surprise" in engine.repository.index()[0].reason
+    assert "Traceback" in caplog.text
+    engine.close()
 
 
 def test_without_work_the_processor_rests(two: list[Any], tmp_path: Any) -> None:
