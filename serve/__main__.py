@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from dataclasses import fields
@@ -78,6 +79,8 @@ def bind(host: str, port: int) -> socket.socket:
         if os.name == "posix":
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
+    except UnicodeError:
+        fail(f"cannot listen on {host}:{port}: {host!r} is no host name; valid are names and addresses of this machine")
     except OSError as error:
         hint = "; choose another with --port" if port else ""
         fail(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}")
@@ -85,10 +88,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def main() -> None:
-    """Serves until a signal comes. Exit status: 0 after a signal, 1 where it cannot serve, 2 for wrong arguments."""
+    """Serves until a signal comes. Exit status: 0 after a signal, 1 where it cannot serve or cannot end in
+    order, 2 for wrong arguments."""
     chosen = settings()
-    if not chosen.models.is_dir():
-        fail(f"{chosen.models} is no folder; name the folder that holds the models with --models")
+    # Until the server handles them: a container's first process would not even notice SIGTERM.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    if not os.path.isdir(chosen.models) or not os.access(chosen.models, os.R_OK | os.X_OK):
+        fail(f"{chosen.models} is no folder that can be read; name the folder that holds the models with --models")
     with bind(chosen.host, chosen.port) as listener:
         # Late, so that --help and a wrong flag answer at once.
         from serve.api import create_app

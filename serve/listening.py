@@ -5,11 +5,14 @@ import ctypes
 import selectors
 import socket
 import struct
+import time
 
 # From Linux's asm-generic/socket.h; Python has no name for it.
 _SO_ATTACH_FILTER = 26
 # What a client that is half-way through the handshake needs for the rest of it.
 HANDSHAKE = 0.25
+# What accepting those takes at most: without a free file descriptor it would not end.
+ACCEPTING = 3.0
 
 # Instructions of the kernel's packet filter, (code, jump if true, jump if false, operand), run on every packet that
 # reaches a listening socket, from its TCP header on.
@@ -23,7 +26,8 @@ _DROP_SYN = (
 
 
 async def finish_listening(sockets: list[socket.socket]) -> None:
-    """Has listening sockets begin no new connections, and returns once those that had begun are accepted.
+    """Has listening sockets begin no new connections, and returns once those that had begun are accepted, or could not
+    be within ACCEPTING seconds.
 
     A socket that is closed while the kernel holds connections for it resets them, though their clients may have sent a
     request. So new ones are kept out first. Their clients try again a second later, when the closed port refuses them.
@@ -32,10 +36,12 @@ async def finish_listening(sockets: list[socket.socket]) -> None:
         if not drop_handshakes(entry):
             entry.listen(0)  # as few as can be
     await asyncio.sleep(HANDSHAKE)
-    with selectors.DefaultSelector() as waiting:
+    end = time.monotonic() + ACCEPTING
+    # The default selector takes a file descriptor, and there may be none left.
+    with selectors.PollSelector() as waiting:
         for entry in sockets:
             waiting.register(entry, selectors.EVENT_READ)
-        while waiting.select(0):
+        while waiting.select(0) and time.monotonic() < end:
             await asyncio.sleep(0.005)
 
 

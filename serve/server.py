@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +20,10 @@ from serve.settings import Settings
 
 # New connections whose request is still on its way when listening ends.
 LAST_REQUESTS = 1.0
+# Answers to requests for which there was no more time.
+LAST_ANSWERS = 1.0
+# What `shutdown_timeout` may be exceeded by; a run that hangs would hold up the end.
+LAST_RESORT = 6.0
 
 
 class Server(uvicorn.Server):
@@ -25,6 +32,7 @@ class Server(uvicorn.Server):
     From SIGTERM on the server is not ready, and goes on serving for `settings.linger` seconds while load balancers
     learn of it; every answer closes its connection. Then it stops listening and finishes what it has accepted, for at
     most `settings.shutdown_timeout` seconds. SIGINT skips the lingering; a second signal ends the process at once.
+    Threads that load a model or decode a picture are never waited for.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -45,8 +53,14 @@ class Server(uvicorn.Server):
         self.failed = False
         self._settings = settings
         self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
         self._linger = 0.0
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until a signal comes, and ends the process with status 0; returns where no model could be loaded."""
+        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+            runner.run(self.serve(sockets))
+            if not self.failed:
+                _leave()  # here, as the runner and the interpreter would wait for all threads
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,14 +68,11 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         yield
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
     def _signalled(self, number: int) -> None:
-        if self.engine.draining:
-            self.force_exit = True
-            self._stop_now.set()
-        self.engine.draining = True
+        # The next one ends the process by itself: the event loop may be busy then.
+        for later in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(later, lambda *_: _leave())
         self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
         self._stop.set()
 
@@ -70,9 +81,8 @@ class Server(uvicorn.Server):
         announced = asyncio.create_task(self._announce())
         await self._stop.wait()
         announced.cancel()
-        if not self.failed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop_now.wait(), self._linger)
+        self.engine.draining = True
+        await asyncio.sleep(self._linger)
 
     async def _announce(self) -> None:
         await asyncio.to_thread(self.engine.wait)
@@ -94,7 +104,17 @@ class Server(uvicorn.Server):
         await finish_listening(sockets or [])
         for server in self.servers:
             server.close()
-        await asyncio.sleep(0 if self.force_exit else LAST_REQUESTS)
-        cut = asyncio.get_running_loop().call_later(self._settings.shutdown_timeout, self.engine.abandon)
+        await asyncio.sleep(LAST_REQUESTS)
+        seconds = self._settings.shutdown_timeout
+        cut = asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
+        last = threading.Timer(seconds + LAST_RESORT, os._exit, [1])
+        last.daemon = True
+        last.start()
         await super().shutdown(sockets)
         cut.cancel()
+        if self.server_state.tasks:  # cut off, but they have their answers to send yet
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_ANSWERS)
+
+
+def _leave() -> NoReturn:
+    os._exit(0)

@@ -112,8 +112,10 @@ class Tiny:
 class Running:
     """`python -m serve` in a process of its own."""
 
-    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "serve", "--port", "0", "--linger", "0", *map(str, arguments)]
+    def __init__(
+        self, *arguments: object, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "serve")
+    ) -> None:
+        command = [sys.executable, *program, "--port", "0", "--linger", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,

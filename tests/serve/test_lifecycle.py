@@ -1,7 +1,9 @@
 """Starting, stopping, and standing more than can be done; always with real processes."""
 
 import asyncio
+import gzip
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -48,6 +50,7 @@ def test_help_names_every_setting() -> None:
         (("--port", "70000"), "port is 70000; valid are 0 to 65535"),
         (("--timeout", "nan"), "timeout is nan"),
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
+        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is no host name"),
         (("--max-images", "300"), "more than the 256 of max_queue"),
     ],
 )
@@ -96,6 +99,37 @@ def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, runnin
         assert name in errors
     assert "no model at all" not in errors
     assert "Traceback" not in errors
+
+
+def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import models
+    from serve.engine import Engine
+
+    for name in ("good", "locked"):
+        tiny(tmp_path / name).write()
+    (tmp_path / "a file").touch()
+    (tmp_path / "a link to nothing").symlink_to("nothing")
+
+    def deny(real: Callable[..., Any]) -> Callable[..., Any]:
+        # Not by its permissions, which the system's administrator passes by.
+        def denied(path: Path) -> Any:
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return denied
+
+    monkeypatch.setattr(models.os, "listdir", deny(models.os.listdir))
+    monkeypatch.setattr(Path, "is_file", deny(Path.is_file))
+    with Engine(Settings(models=tmp_path)) as engine:
+        assert list(engine.models()) == ["good"]
+        states = {entry.name: entry for entry in engine.repository.index()}
+        assert list(states) == ["good", "locked"]
+        assert states["locked"].state == "UNAVAILABLE"
+        assert "Permission denied" in states["locked"].reason
+    assert models.find(tmp_path / "nowhere") == models.find(tmp_path / "locked") == []
 
 
 def test_without_any_model_it_ends(tmp_path: Path, running: Any) -> None:
@@ -149,6 +183,70 @@ def test_int8_is_computed_in_the_exact_way_only_where_the_fast_one_runs_over(
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
+@pytest.mark.parametrize("trouble", ["opening", "providers", "running", "none"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_cuda_is_used_only_where_it_works(
+    trouble: str,
+    device: str,
+    tiny: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from serve import models
+    from serve.errors import ModelLoadError
+
+    tiny(tmp_path / "model").write()
+
+    class Session(onnxruntime.InferenceSession):
+        """As on a machine with a GPU; it computes on the CPU."""
+
+        def __init__(self, path: Path, options: Any, *, providers: list[Any], enable_fallback: bool) -> None:
+            assert not enable_fallback, "it would change to the CPU by itself"
+            self.on_gpu = providers[0] != "CPUExecutionProvider"
+            if self.on_gpu and trouble == "opening":
+                raise RuntimeError("CUDA failure 100")
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            gpu = self.on_gpu and trouble != "providers"
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"] if gpu else ["CPUExecutionProvider"]
+
+        def run(self, *arguments: Any) -> Any:
+            if self.on_gpu and trouble == "running":
+                raise RuntimeError("CUDA failure 100")
+            return super().run(*arguments)
+
+    monkeypatch.setattr(models.onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(models, "has_cuda", lambda: True)
+    settings = Settings(device=device)
+    why = "CUDA provider did not load" if trouble == "providers" else "CUDA failure 100"
+    if device == "cuda" and trouble != "none":
+        with pytest.raises(ModelLoadError, match=f"device is 'cuda', but .*{why}"):
+            models.load(tmp_path / "model", settings)
+        return
+    model = models.load(tmp_path / "model", settings)
+    works = device != "cpu" and trouble == "none"
+    assert model.info.device == ("cuda" if works else "cpu")
+    assert (why in caplog.text) == (device == "auto" and not works)
+
+
+def test_a_broken_file_is_not_laid_at_the_gpus_door(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import models
+    from serve.errors import ModelLoadError
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(b"no model")
+    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(models, "has_cuda", lambda: True)
+    with pytest.raises(ModelLoadError, match=r"does not load: .*Protobuf"):
+        models.load(tmp_path / "model", Settings(device="auto"))
+    monkeypatch.setattr(models, "has_cuda", lambda: False)
+    with pytest.raises(ModelLoadError, match="no CUDA device"):
+        models.load(tmp_path / "model", Settings(device="cuda"))
+
+
 def test_nothing_of_training_is_imported(tiny: Any, tmp_path: Path) -> None:
     model = tiny(tmp_path / "model").write()
     program = f"""
@@ -163,6 +261,141 @@ print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sy
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+# Each is `python -m serve` after a change that makes a moment of its life last.
+IMPORTING = """
+import sys, time, types
+from serve.__main__ import main
+
+class Slow(types.ModuleType):
+    def __getattr__(self, name):
+        print("importing", flush=True)
+        time.sleep(1e6)
+
+sys.modules["serve.api"] = Slow("serve.api")
+main()
+"""
+LOADING = """
+import time, serve.repository, serve.server
+from serve.__main__ import main
+
+async def startup(self, sockets=None, real=serve.server.Server.startup):
+    await real(self, sockets)
+    print("loading on http://%s:%d" % sockets[0].getsockname(), flush=True)
+
+serve.server.Server.startup = startup
+serve.repository.load = lambda *arguments: time.sleep(1e6)
+main()
+"""
+RUNNING = """
+import time, serve.engine, serve.models
+from serve.__main__ import main
+
+def run(self, images, real=serve.models.Model.run):
+    return time.sleep(1e6) if images.any() else real(self, images)
+
+serve.engine.BRIEF = 0
+serve.models.Model.run = run
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: Any, number: int) -> None:
+    tiny(tmp_path / "model").write()
+    with running("--models", tmp_path, program=("-c", IMPORTING)) as server:
+        assert server.line == "importing"
+        assert server.stop(number) == (0, "")
+
+
+def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: Path, running: Any) -> None:
+    tiny(tmp_path / "model").write()
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
+    answers: list[httpx.Response] = []
+    with running(*arguments, program=("-c", LOADING)) as server:
+        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        answers.append(httpx.get(f"{server.url}/v2/health/ready"))
+        answers.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
+
+        def load() -> None:
+            answers.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 2)
+        assert server.stop() == (0, "ERROR: Cancel 1 running task(s), timeout graceful shutdown exceeded\n")
+        thread.join()
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert [answer.json()["error"] for answer in answers] == [
+        "not ready: loading models",
+        "model 'model' is not ready: loading",
+        "the server is shutting down",
+    ]
+
+
+def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+    """Those who wait for the run, for the next one, and for room for their bodies are answered yet."""
+    model = tiny(tmp_path / "model").write()
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0, "--timeout", 1000)
+    answers: list[httpx.Response] = []
+    with running(*arguments, program=("-c", RUNNING)) as server:
+        data = encode(model.images(1)[0])
+
+        def ask(coding: str) -> None:
+            content = gzip.compress(data) if coding == "gzip" else data
+            headers = {"content-encoding": coding}
+            answers.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
+
+        threads = []
+        for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
+            threads.append(threading.Thread(target=ask, args=(coding,)))
+            threads[-1].start()
+            assert eventually(lambda count=count: sample(server.url, "serve_requests_in_flight") == count + 1)
+        status, _ = server.stop()
+        for thread in threads:
+            thread.join()
+    assert status == 1
+    assert [answer.status_code for answer in answers] == [503] * 20
+    assert {answer.json()["error"] for answer in answers} == {"the server is shutting down"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
+def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, running: Any) -> None:
+    import resource
+
+    tiny(tmp_path / "model").write()
+    with running("--models", tmp_path, "--no-app") as server:
+        pid = server.process.pid
+        host, port = server.url.removeprefix("http://").split(":")
+        most = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        sockets = [socket.create_connection((host, int(port))) for _ in range(20)]
+        assert eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == most)
+        status, errors = server.stop()
+        for client in sockets:
+            client.close()
+    assert status == 0
+    assert "Traceback" not in errors
+
+
+def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path) -> None:
+    tiny(tmp_path / "model").write()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
+    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "running on" in line)
+            url = line.split("running on ")[1].split()[0]
+            assert eventually(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Application shutdown complete" in errors
+    assert "Finished server process" in errors
+    assert "Traceback" not in errors
 
 
 class Load:
@@ -258,6 +491,14 @@ def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> 
         for client in clients:
             assert client.recv(1) == b""  # closed in good order; a reset would raise
             client.close()
+
+
+def test_who_cannot_be_accepted_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import listening
+
+    monkeypatch.setattr(listening, "ACCEPTING", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        asyncio.run(asyncio.wait_for(listening.finish_listening([listener]), 30))
 
 
 def _ended(server: Any) -> tuple[int, str]:
