@@ -1,21 +1,37 @@
-"""The README.md of a published model, and the project's table of them: every figure from `metrics.json`."""
+"""The README.md of a published model, and the project's table of them: every figure from `metrics.json`.
 
+`train/publish.py` writes both. They also tell how today's recipes differ from a run's: `python train/card.py` writes
+them anew after a change of recipes, or of this file.
+"""
+
+import argparse
+import dataclasses
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data, paper
+from train import data, models, paper, recipes
+from train.files import write_text
 
 CHANGES = {
-    "vanilla_vgg16": "torchvision's `vgg16` with a head for ten classes",
-    "vanilla_resnet18": "torchvision's `resnet18` with a head for ten classes",
-    "vanilla_googlenet": "torchvision's `googlenet` with a head for ten classes",
+    "vanilla_vgg16": "torchvision's `vgg16`",
+    "vanilla_resnet18": "torchvision's `resnet18`",
+    "vanilla_googlenet": "torchvision's `googlenet`",
     "improved_vgg16": (
         "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7 average pool"
     ),
     "improved_resnet18": "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier",
     "improved_googlenet": "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one",
+}
+# Settings of a recipe that a flag of train/fit.py overrides.
+FLAGS = {
+    "epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "mixed_precision": "--mixed-precision",
 }
 
 
@@ -33,11 +49,11 @@ def render(folder: Path) -> str:
             "",
             f"# {folder.name}",
             "",
-            f"{CHANGES.get(model, model)}, trained on {title}. Part of a model zoo for *Deep Networks for Image "
-            "Classification* (Skoularikis, 2021).",
+            f"{CHANGES.get(model, model)}, trained on the {len(config['label_names'])} classes of {title}. Part of a "
+            "model zoo for *Deep Networks for Image Classification* (Skoularikis, 2021).",
             "",
             *_figures(metrics, title),
-            *_usage(folder.name, model, config),
+            *_usage(folder.name, config),
             *_training(metrics),
             *_limits(dataset, config, metrics),
         ]
@@ -66,26 +82,37 @@ def with_table(readme: str, cards: list[Path]) -> str:
     return "\n".join([before + TABLE_BEGIN, *rows, TABLE_END]) + rest.split(TABLE_END)[1]
 
 
+def write_table() -> None:
+    """Make the table in the checkout's README.md anew, where the published models are the checkout's own."""
+    if models.MODEL_CARDS.resolve() == models.REPOSITORY / "model_cards":
+        readme = models.REPOSITORY / "README.md"
+        write_text(readme, with_table(readme.read_text(), models.cards()))
+
+
+def _hub_id(dataset: str) -> str | None:
+    """Where a dataset lies on the Hub; None for a local folder."""
+    return data.HUB_IDS.get(dataset, dataset if "/" in dataset else None)
+
+
 def _header(name: str, metrics: dict, title: str) -> str:
-    dataset = metrics["dataset"]
-    result = EvalResult(
-        task_type="image-classification",
-        dataset_type=data.HUB_IDS.get(dataset, dataset),
-        dataset_name=title,
-        dataset_split="test",
-        metric_type="accuracy",
-        metric_name="Accuracy",
-        metric_value=round(metrics["test_accuracy"] / 100, 6),
-    )
-    return ModelCardData(
+    card_data = ModelCardData(
         license="apache-2.0",
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm"],
-        datasets=[data.HUB_IDS.get(dataset, dataset)],
-        model_name=name,
-        eval_results=[result],
-    ).to_yaml()
+    )
+    if hub_id := _hub_id(metrics["dataset"]):
+        result = EvalResult(
+            task_type="image-classification",
+            dataset_type=hub_id,
+            dataset_name=title,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name="Accuracy",
+            metric_value=round(metrics["test_accuracy"] / 100, 6),
+        )
+        card_data.datasets, card_data.model_name, card_data.eval_results = [hub_id], name, [result]
+    return card_data.to_yaml()
 
 
 def _figures(metrics: dict, title: str) -> list[str]:
@@ -117,8 +144,18 @@ def _figures(metrics: dict, title: str) -> list[str]:
     ]
 
 
-def _usage(name: str, model: str, config: dict) -> list[str]:
-    _, height, width = config["pretrained_cfg"]["input_size"]
+def _pixels(config: dict) -> tuple[str, str]:
+    """Width and height of the dataset's pictures and of the network's input, as "32x32"."""
+    height, width, _ = config["image_size"]
+    _, input_height, input_width = config["pretrained_cfg"]["input_size"]
+    return f"{width}x{height}", f"{input_width}x{input_height}"
+
+
+def _usage(name: str, config: dict) -> list[str]:
+    own, seen = _pixels(config)
+    brings = "as the dataset's pictures have" if own == seen else f"to which the transform brings the dataset's {own}"
+    registered = name in {f"{model}.{dataset}" for model in models.ZOO for dataset in data.HUB_IDS}
+    local = f"local-dir:{name}"
     image = "digit.png" if config["image_size"][2] == 1 else "picture.png"
     mode = "L" if config["image_size"][2] == 1 else "RGB"
     return [
@@ -128,7 +165,7 @@ def _usage(name: str, model: str, config: dict) -> list[str]:
         "import timm, torch, zoo  # zoo registers the models",
         "from PIL import Image",
         "",
-        f'model = timm.create_model("{name}", pretrained=True).eval()',
+        f'model = timm.create_model("{name if registered else local}", pretrained=True).eval()',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         f'image = Image.open("{image}").convert("{mode}")',
         "probabilities = model(transform(image)[None]).softmax(1)[0]",
@@ -136,12 +173,72 @@ def _usage(name: str, model: str, config: dict) -> list[str]:
         "print(labels[probabilities.argmax()])",
         "```",
         "",
-        f"The network sees {width}x{height} pixels; the transform enlarges the dataset's "
-        f"{config['image_size'][1]}x{config['image_size'][0]} ones. From a copy of this folder: "
-        f'`timm.create_model("local-dir:{name}", pretrained=True)`. As ONNX, with all preprocessing in the graph: '
-        f"`python train/export.py {name}`.",
+        "`zoo` is a package of deep-image-zoo, the repository that this card comes from: `pip install --editable .` in "
+        "a checkout of it.",
+        "",
+        f"The network sees {seen} pixels, {brings}. From a copy of this folder: "
+        f'`timm.create_model("{local}", pretrained=True)`. '
+        f"As ONNX, with all preprocessing in the graph: `python train/export.py {name}`.",
         "",
     ]
+
+
+def changed_settings(metrics: dict) -> set[str]:
+    """The settings of a run that are others in today's recipe of that name."""
+    # What a run does not state was not there yet: it had no effect, which is the default.
+    before = dataclasses.asdict(recipes.Recipe(epochs=0, learning_rate=0.0, schedule="fixed"))
+    augmentation = before["augmentation"] | metrics["settings"]["augmentation"]
+    stated = before | metrics["settings"] | {"augmentation": augmentation}
+    today = dataclasses.asdict(recipes.get(metrics["recipe"], metrics["model"], metrics["dataset"]))
+    today = json.loads(json.dumps(today))  # lists for tuples
+    stated = json.loads(json.dumps(stated))
+    changed = {name for name in stated if name not in today or stated[name] != today[name]}
+    return changed - {"augmentation"} if metrics.get("overfit") else changed
+
+
+def command(metrics: dict) -> str:
+    """What trains a published network once more, given a recipe that stands as it did in all that no flag sets."""
+    changed = changed_settings(metrics)
+    words = ["--model", metrics["model"]]
+    if kwargs := metrics.get("model_kwargs"):
+        words += ["--model-kwargs", *(f"{key}={value!r}" for key, value in kwargs.items())]
+    words += ["--dataset", metrics["dataset"], "--recipe", metrics["recipe"]]
+    for name, flag in FLAGS.items():
+        # Before a `git checkout`, today's recipe tells nothing of the one that the flags are to override.
+        if name in changed or changed - FLAGS.keys():
+            words += [flag, str(metrics["settings"][name])]
+    words += ["--seed", str(metrics["seed"])]
+    if metrics.get("overfit"):
+        words += ["--overfit", str(metrics["overfit"])]
+    if start := metrics["pretrained"]:
+        words += ["--pretrained", *([] if start == "published" else [start])]
+    return f"accelerate launch train/fit.py {shlex.join(words)}"
+
+
+def _reservations(metrics: dict) -> list[str]:
+    """What has to be done before the command gives the published network."""
+    sentences = []
+    if changed := changed_settings(metrics) - FLAGS.keys():
+        commit = metrics["git_commit"]
+        if commit is None:
+            stood = "at a commit that is not known"
+        elif commit.endswith("+"):
+            stood = f"at commit `{commit[:-1]}` with changes that were not committed"
+        else:
+            stood = f"at commit `{commit}`: `git checkout {commit}` before the command"
+        sentences.append(
+            f"Recipe `{metrics['recipe']}` has changed since, in {_and(changed)}. It was as this run had it {stood}."
+        )
+    if not _hub_id(metrics["dataset"]):
+        sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
+    if metrics["pretrained"] not in (None, "published"):
+        sentences.append(f"So do the weights `{metrics['pretrained']}`.")
+    return [" ".join(sentences), ""] if sentences else []
+
+
+def _and(names: set[str]) -> str:
+    *most, last = sorted(name.replace("_", " ") for name in names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _training(metrics: dict) -> list[str]:
@@ -150,21 +247,24 @@ def _training(metrics: dict) -> list[str]:
         key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])
     }
     hours, minutes = divmod(round(metrics["train_seconds"] / 60), 60)
-    overrides = f" --epochs {settings['epochs']}"
-    start = f"the weights of {metrics['pretrained']}" if metrics["pretrained"] else "random weights"
+    start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
+        metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
+    )
+    scale = settings.get("linear_lr_scale", 1)
     return [
         "## Training",
         "",
         "```",
-        f"accelerate launch train/fit.py --model {metrics['model']} --dataset {metrics['dataset']} "
-        f"--recipe {metrics['recipe']}{overrides} --seed {metrics['seed']}",
+        command(metrics),
         "```",
         "",
+        *_reservations(metrics),
         f"One run, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of "
         f"{metrics['train_images']:,} images; "
         "the weights are those after the last epoch. "
         f"Recipe `{metrics['recipe']}`: batch {settings['batch_size']}, {settings['schedule']} learning rate "
-        f"{settings['learning_rate']:g}, SGD with momentum {settings['momentum']:g}"
+        f"{settings['learning_rate']:g}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
+        f"SGD with momentum {settings['momentum']:g}"
         f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
         f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}, label smoothing "
         f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
@@ -211,12 +311,33 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
             "as MNIST's are. A photograph or a drawing has to be brought to that form first."
         )
     else:
+        own, seen = _pixels(config)
+        reduced = "that" if own == seen else f"{seen} by the transform above, and to {own} for the ONNX files"
         lines.append(
-            "- It was trained on pictures of 32x32 pixels: a large photograph is reduced to that, and what matters has "
-            "to fill it."
+            f"- It was trained on pictures of {own} pixels: a large photograph is reduced to {reduced}, and what "
+            "matters has to fill it."
         )
     lines.append(
         "- The figures are those of the stored weights, read back as above. Before storing, the network had "
         f"{metrics['trained_test_accuracy']:.2f} % on the test split."
     )
     return ["## Limits", "", *lines, ""]
+
+
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(
+        prog="python train/card.py",
+        description="Write the README.md of every published model anew, and the table of them in the project's.",
+    ).parse_args(argv)
+    try:
+        for folder in models.cards():
+            write_text(folder / "README.md", render(folder))
+        write_table()
+    except OSError as error:  # a damaged card, a full disk
+        print(f"card.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """Published models as ONNX, fp32 and int8: `python train/export.py` for all, or with names or folders for some.
 
 The graph takes the dataset's own pixels and holds all that stands between them and the answer: scaling, resizing,
-normalisation, network, softmax. The files are built, not tracked: the same weights give the same files again.
+normalisation, network, softmax. The files are built, not tracked: the same weights give the same files again. Their
+metadata tell what they were built from, so that `--missing` builds those anew that other weights or other code gave.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -34,6 +37,8 @@ CALIBRATION_IMAGES = 500
 # What carries the arithmetic. Scaling, resizing and normalisation stay float, and so does the softmax.
 QUANTIZED_OPS = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean"]
 SAMPLES = Path(__file__).resolve().parent / "samples"
+# The code that decides what is in a file.
+SOURCES = ("train/export.py", "train/fold.py", "train/preprocess.py", "zoo/*.py")
 
 
 class Classifier(nn.Module):
@@ -122,44 +127,78 @@ def export(card: Path) -> Iterator[Path]:
 
     Raises:
         models.ModelError: the folder is no published model.
+        data.DataError: the training images that int8 is calibrated on cannot be had.
     """
     model, config = models.load_card(card)
-    cfg = config["pretrained_cfg"]
-    metrics = json.loads((card / "metrics.json").read_text()) if (card / "metrics.json").is_file() else {}
     dataset = config["dataset"]
     proto = build(model, tuple(config["image_size"]))
-    metadata = {
-        "model": config["architecture"],
-        "tag": dataset,
-        "labels": json.dumps(config["label_names"]),
-        "parameters": str(measure.parameters(model)),
-        "safetensors_sha256": hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest(),
-        "pretrained_cfg": json.dumps(
-            {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
-        ),
-    }
     for precision, file in FILES.items():
         if precision == "int8":
             samples = SAMPLES if dataset in data.HUB_IDS else None
             training = data.load(dataset, samples, config["image_size"][0]).train.images[:CALIBRATION_IMAGES]
             proto = quantize(proto, training.permute(0, 2, 3, 1).numpy())
-        accuracy = metrics.get("onnx_test_accuracy", {}).get(precision)
-        _save(proto, card / file, metadata | {"precision": precision}, accuracy)
+        _save(proto, card / file, {"parameters": str(measure.parameters(model)), **metadata(card, precision)})
         yield card / file
 
 
 def state_accuracies(card: Path) -> None:
     """Have the ONNX files of a published model, exported before they were measured, state what `metrics.json` does."""
-    accuracies = json.loads((card / "metrics.json").read_text())["onnx_test_accuracy"]
     for precision, file in FILES.items():
-        proto = onnx.load(card / file)
-        _save(proto, card / file, {prop.key: prop.value for prop in proto.metadata_props}, accuracies[precision])
+        _save(onnx.load(card / file), card / file, stated(card / file) | metadata(card, precision))
 
 
-def _save(proto: onnx.ModelProto, file: Path, metadata: dict[str, str], accuracy: float | None) -> None:
-    stated = {"accuracy": f"{accuracy:.2f}"} if accuracy is not None else {}
+def metadata(card: Path, precision: str) -> dict[str, str]:
+    """What a published model's ONNX file must say of itself: what it is built from and, once measured, its accuracy.
+
+    Raises:
+        OSError: a file of the card is missing.
+    """
+    config = json.loads((card / "config.json").read_text())
+    cfg = config["pretrained_cfg"]
+    measured = {}
+    if (card / "metrics.json").is_file():
+        accuracy = json.loads((card / "metrics.json").read_text())["onnx_test_accuracy"][precision]
+        measured["accuracy"] = f"{accuracy:.2f}"
+    return {
+        "model": config["architecture"],
+        "tag": cfg["tag"],
+        "labels": json.dumps(config["label_names"]),
+        "safetensors_sha256": hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest(),
+        "pretrained_cfg": json.dumps(
+            {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+        ),
+        "sources_sha256": _sources_sha256(),
+        "precision": precision,
+        **measured,
+    }
+
+
+@cache
+def _sources_sha256() -> str:
+    digest = hashlib.sha256()
+    for pattern in SOURCES:
+        for path in sorted(models.REPOSITORY.glob(pattern)):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def stated(file: Path) -> dict[str, str]:
+    """The metadata of an ONNX file; none where there is no such file, or a damaged one."""
+    try:
+        return {prop.key: prop.value for prop in onnx.load(file).metadata_props}
+    except (FileNotFoundError, DecodeError):
+        return {}
+
+
+def differing(card: Path, precision: str) -> list[str]:
+    """The metadata of a published model's ONNX file that do not say what they must: none where it is up to date."""
+    found = stated(card / FILES[precision])
+    return [key for key, value in metadata(card, precision).items() if found.get(key) != value]
+
+
+def _save(proto: onnx.ModelProto, file: Path, properties: dict[str, str]) -> None:
     del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, metadata | stated)
+    onnx.helper.set_model_props(proto, properties)
     with replacing(file) as aside:
         onnx.save(proto, aside)
 
@@ -191,29 +230,37 @@ def main(argv: list[str] | None = None) -> int:
         "models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all published)"
     )
     parser.add_argument(
-        "--missing", action="store_true", help="leave alone what is newer than its weights and its card"
+        "--missing", action="store_true", help="leave alone what this code has built from these weights and this card"
     )
     args = parser.parse_args(argv)
     try:
         cards = [models.card(name) for name in args.models] or models.cards()
         if not cards:
             raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-        if args.missing:
-            cards = [card for card in cards if _outdated(card)]
-        for card in (bar := tqdm(cards, unit="model", disable=None)):
-            bar.set_description(card.name)
-            for path in export(card):
-                bar.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", file=sys.stdout)
-    except (models.ModelError, data.DataError) as error:
+    except models.ModelError as error:
         print(f"export.py: {error}", file=sys.stderr)
         return 2
-    return 0
+    if args.missing:
+        cards = [card for card in cards if outdated(card)]
+    failed = False
+    for card in (bar := tqdm(cards, unit="model", disable=None)):
+        bar.set_description(card.name)
+        try:
+            for path in export(card):
+                bar.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", file=sys.stdout)
+        except Exception as error:  # torch's exporter raises nearly anything; the other models get their files
+            failed = True
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            bar.write(f"export.py: {card.name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _outdated(card: Path) -> bool:
-    sources = [card / name for name in ("model.safetensors", "config.json", "metrics.json")]
-    newest = max(path.stat().st_mtime for path in sources if path.is_file())
-    return any(not (card / file).is_file() or (card / file).stat().st_mtime < newest for file in FILES.values())
+def outdated(card: Path) -> bool:
+    """Whether a published model's ONNX files are missing, or built from other weights, another card or other code."""
+    try:
+        return any(differing(card, precision) for precision in FILES)
+    except (OSError, ValueError, KeyError):  # a damaged card: `export` tells
+        return True
 
 
 if __name__ == "__main__":

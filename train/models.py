@@ -134,8 +134,8 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def cards() -> list[Path]:
-    """The folders of all published models."""
-    return sorted(path.parent for path in MODEL_CARDS.glob("*/model.safetensors"))
+    """The folders of all published models; one that has lost its weights is among them."""
+    return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
 
 
 def card(name: str) -> Path:

@@ -27,24 +27,58 @@ CALIBRATION_IMAGES = 8000
 
 
 def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool) -> Path:
-    """Make the card folder of a run and return it; an earlier one is replaced whole, or left as it is on a failure."""
+    """Make the card folder of a run and return it; an earlier one is replaced whole, or left as it is on a failure.
+
+    Raises:
+        models.ModelError: the run is not finished, or the target holds something else than a card.
+        data.DataError: the run's dataset cannot be had, or not as the run saw it.
+        ValueError: a weight is too large for the precision that it is to be kept in.
+    """
     model, run = models.load_run(run_folder)
-    dataset_name = run["dataset"] if run["dataset"] in data.HUB_IDS else Path(run["dataset"]).name
+    name = dataset_name(run["dataset"])
+    target = (target or models.MODEL_CARDS / f"{run['model']}.{name.rpartition('/')[2]}").resolve()
+    _refuse_to_replace(target, run_folder)
     dataset = data.load(run["dataset"], data_dir, models.pretrained_cfg(model)["input_size"][-1])
     if list(dataset.class_names) != run["class_names"]:
         raise data.DataError(f"{run['dataset']!r} has classes {dataset.class_names}, the run had {run['class_names']}")
-    target = target or models.MODEL_CARDS / f"{run['model']}.{dataset_name}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as name:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as temporary:
         # One folder deep: the folder that takes the target's place has a usual folder's permissions.
-        folder = Path(name) / target.name
+        folder = Path(temporary) / target.name
         folder.mkdir()
-        _write(folder, run_folder, model, run, dataset, dataset_name, full_precision)
-        replaced = Path(name) / "replaced"
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(folder, target)
+        _write(folder, run_folder, model, run, dataset, name, full_precision)
+        replaced = Path(temporary) / "replaced"
+        try:
+            if target.exists():
+                os.replace(target, replaced)
+            os.replace(folder, target)
+        except BaseException:  # Ctrl-C too: what is still in the temporary folder is lost with it
+            if replaced.exists() and not target.exists():
+                os.replace(replaced, target)
+            raise
     return target
+
+
+def dataset_name(dataset: str) -> str:
+    """What a card calls a run's dataset: a local folder by its name, as its path tells nothing elsewhere.
+
+    Raises:
+        data.DataError: the folder is named like one of the paper's datasets.
+    """
+    if dataset in data.HUB_IDS or not Path(dataset).is_dir():
+        return dataset
+    name = Path(dataset).absolute().name
+    if name in data.HUB_IDS:
+        raise data.DataError(f"the folder {dataset!r} would pass for the dataset {name!r}: train on it by another name")
+    return name
+
+
+def _refuse_to_replace(target: Path, run_folder: Path) -> None:
+    if target == run_folder.resolve():
+        raise models.ModelError(f"{target} is the run itself: choose another --output-dir")
+    is_card = all((target / name).is_file() for name in ("config.json", "model.safetensors"))
+    if target.exists() and not is_card and not (target.is_dir() and not any(target.iterdir())):
+        raise models.ModelError(f"{target} is not empty and holds no card: choose another --output-dir")
 
 
 def _write(
@@ -53,20 +87,21 @@ def _write(
     model: nn.Module,
     run: dict[str, Any],
     dataset: data.Dataset,
-    dataset_name: str,
+    name: str,
     full_precision: bool,
 ) -> None:
+    tag = name.rpartition("/")[2]
     tensors = model.state_dict() if full_precision else compact(model, dataset.train.images[:CALIBRATION_IMAGES])
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape
-    models.pretrained_cfg(model)["tag"] = dataset_name
+    models.pretrained_cfg(model)["tag"] = tag
     save_config_for_hf(
         model,
         str(folder / "config.json"),
         model_config={
             "label_names": run["class_names"],
-            "dataset": run["dataset"],
+            "dataset": run["dataset"],  # where evaluate, export and verify find it again: of a local folder, its path
             "image_size": [height, width, channels],
         },
     )
@@ -78,23 +113,25 @@ def _write(
         pass
     metrics = {
         "model": run["model"],
-        "dataset": run["dataset"],
+        "dataset": name,
         **trained,
-        **verify.figures(folder, dataset.test),
+        **verify.figures(folder, dataset),
         "trained_test_accuracy": trained["test_accuracy"],
-        "paper_test_accuracy": paper.accuracy(run["dataset"], run["model"]),
+        "paper_test_accuracy": paper.accuracy(name, run["model"]),
         "recipe": run["recipe"],
         "settings": run["settings"],
-        "pretrained": run["pretrained"],
+        "model_kwargs": run["model_kwargs"],
+        "pretrained": run["pretrained"] and Path(run["pretrained"]).name,
+        "overfit": run["overfit"],
     }
-    if run["dataset"] in data.HUB_IDS:
-        metrics["samples"] = verify.figures(folder, data.load(run["dataset"], export.SAMPLES).test)
+    if name in data.HUB_IDS:
+        metrics["samples"] = verify.figures(folder, data.load(name, export.SAMPLES))
     write_json(folder / "metrics.json", metrics)
     export.state_accuracies(folder)
     figures.confusion_matrix(
         np.array(metrics["confusion_matrix"]),
         run["class_names"],
-        f"{run['model']}.{dataset_name}, test split",
+        f"{run['model']}.{tag}, test split",
         folder / "confusion_matrix.png",
     )
     write_text(folder / "README.md", card.render(folder))
@@ -117,10 +154,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a full disk: the card from before is untouched
         print(f"publish.py: cannot write: {error}", file=sys.stderr)
         return 1
-    if target.parent == models.MODEL_CARDS:
-        readme = models.REPOSITORY / "README.md"
-        write_text(readme, card.with_table(readme.read_text(), models.cards()))
+    if target.parent == models.MODEL_CARDS.resolve():
+        card.write_table()
     metrics = json.loads((target / "metrics.json").read_text())
+    for line in verify.broken_bounds(metrics):
+        print(f"publish.py: WARNING: {line}", file=sys.stderr)
     size = (target / "model.safetensors").stat().st_size / 1e6
     print(f"{target}: test accuracy {metrics['test_accuracy']:.2f} %, {size:.1f} MB of weights")
     return 0

@@ -29,10 +29,12 @@ def settled(model: nn.Module, images: torch.Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "cells"),
-    [("vanilla_vgg16.mnist", "mnist", [0] * 7), ("improved_vgg16.cifar10", "cifar10", [0, 0, 1, 2, 2])],
+    ("name", "dataset", "cells", "times"),
+    [("vanilla_vgg16.mnist", "mnist", [0] * 7, 20), ("improved_vgg16.cifar10", "cifar10", [0, 0, 1, 2, 2], 17)],
 )
-def test_vgg16_comes_back_from_a_twentieth(name: str, dataset: str, cells: list[int], tmp_path: Path) -> None:
+def test_vgg16_comes_back_from_a_small_share(
+    name: str, dataset: str, cells: list[int], times: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     images = data.load(dataset, export.SAMPLES).train.images[:200]
     model = settled(timm.create_model(name), images)
@@ -40,7 +42,7 @@ def test_vgg16_comes_back_from_a_twentieth(name: str, dataset: str, cells: list[
     assert state["pre_logits.fc1.weight.cells"].tolist() == cells
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert size < 4 * parameters / 10
+    assert size * times < 4 * parameters
     save_file(state, tmp_path / "model.safetensors")
     loaded = timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")}

@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +18,12 @@ import timm
 import torch
 from conftest import SAMPLES, reset_accelerate
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from train import data, evaluate, export, fit, models, publish
+from train import card as readme
+from train import data, evaluate, export, fit, models, publish, verify
 from train.compact import compact
 from train.preprocess import Preprocess
 
@@ -40,6 +47,12 @@ def card(run_folder: Path) -> Iterator[Path]:
     name = f"tiny_net.{json.loads((run_folder / 'args.json').read_text())['dataset']}"
     yield publish.publish(run_folder, run_folder.parent / name, SAMPLES, False)
     reset_accelerate()
+
+
+@pytest.fixture
+def twin(card: Path, tmp_path: Path) -> Path:
+    """A copy of the card."""
+    return Path(shutil.copytree(card, tmp_path / card.name))
 
 
 @pytest.fixture
@@ -141,6 +154,161 @@ def test_the_same_weights_give_the_same_files(card: Path) -> None:
     assert {file: (card / file).read_bytes() for file in before} == before
 
 
+def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By content, whatever the times of the files."""
+    assert not export.outdated(twin)
+    for file in twin.glob("*.json"):
+        os.utime(file)
+    assert not export.outdated(twin)
+    with monkeypatch.context() as other_code:
+        other_code.setattr(export, "_sources_sha256", lambda: "another")
+        assert export.differing(twin, "int8") == ["sources_sha256"]
+    for file, old, new in (
+        ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
+        ("config.json", '"label_names": [', '"label_names": ["none",'),
+        ("config.json", "0.25", "0.5"),
+        ("metrics.json", '"int8": ', '"int8": 1'),
+    ):
+        text = (twin / file).read_text()
+        assert old in text
+        (twin / file).write_text(text.replace(old, new))
+        assert export.outdated(twin), new
+        (twin / file).write_text(text)
+    assert not export.outdated(twin)
+    weights = (twin / "model.safetensors").read_bytes()
+    (twin / "model.safetensors").write_bytes(weights[:-1] + b"x")
+    assert export.outdated(twin)
+    (twin / "model.safetensors").write_bytes(weights)
+    for damage in (Path.unlink, lambda file: file.write_bytes(b"half")):
+        shutil.copy(twin / "model.onnx", twin / "kept")
+        damage(twin / "model.onnx")
+        assert export.outdated(twin)
+        os.replace(twin / "kept", twin / "model.onnx")
+
+
+@pytest.mark.parametrize("name", export.SOURCES)
+def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("train", "zoo"):
+        shutil.copytree(models.REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("samples"))
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    before = export._sources_sha256.__wrapped__()
+    with sorted(tmp_path.glob(name))[-1].open("a") as file:
+        file.write("\n")
+    assert export._sources_sha256.__wrapped__() != before
+
+
+def test_export_goes_on_after_a_failure(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Path(shutil.copytree(twin, twin.parent / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    (twin / "model.int8.onnx").unlink()
+    capsys.readouterr()
+    assert export.main(["--missing", str(broken), str(twin)]) == 1
+    assert not export.outdated(twin)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("export.py: broken: ")
+    assert export.main(["--missing", str(twin)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_always_looks_for_outdated_files(tmp_path: Path) -> None:
+    for name in (".demo", ".test", ".onnx"):
+        (tmp_path / name).touch()
+    for target in ("onnx", "demo", "verify", "test"):
+        command = ["make", "-n", target, f"VENV={tmp_path}"]
+        done = subprocess.run(command, cwd=models.REPOSITORY, capture_output=True, text=True, check=True)
+        assert f"{tmp_path}/bin/python train/export.py --missing" in done.stdout, target
+
+
+def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def verified() -> tuple[int, str]:
+        capsys.readouterr()
+        status = verify.main([str(twin), "--data-dir", str(SAMPLES)])
+        return status, capsys.readouterr().out
+
+    truth = json.loads((twin / "metrics.json").read_text())
+    bounds = list(verify.broken_bounds(truth))  # two epochs make no network that holds them for certain
+    assert verified() == (1 if bounds else 0, f"{twin.name}: {'; '.join(bounds) or 'as stated'}\n")
+    confusion = np.array(truth["confusion_matrix"])
+    confusion[:, [0, 1]] = confusion[:, [1, 0]]
+    (twin / "metrics.json").write_text(json.dumps(truth | {"confusion_matrix": confusion.tolist()}))
+    status, text = verified()
+    assert status == 1
+    assert "the confusion matrix is another than the card's" in text
+    assert "the card's accuracy does not follow from its own confusion matrix" in text
+
+
+def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, metrics = (json.loads((run_folder / "args.json").read_text()), json.loads((card / "metrics.json").read_text()))
+    monkeypatch.setattr(fit, "emulates_bf16", lambda: False)
+
+    def parsed(metrics: dict[str, Any]) -> Any:
+        return fit.parse(shlex.split(readme.command(metrics).partition("train/fit.py ")[2]))
+
+    args = parsed(metrics)
+    assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
+    assert (args.batch_size, args.learning_rate, args.epochs) == (32, 0.05, 2)
+    assert json.loads(json.dumps(vars(fit.recipe_for(args)), default=vars)) == run["settings"]
+    assert "git checkout" not in (card / "README.md").read_text()
+
+    more = {"model_kwargs": {"aux": True, "act": "a b"}, "pretrained": "published", "overfit": 32}
+    args = parsed(metrics | more)
+    assert fit.model_kwargs(args.model_kwargs) == more["model_kwargs"]
+    assert (args.pretrained, args.overfit) == ("published", 32)
+    assert parsed(metrics | {"pretrained": "colour"}).pretrained == "colour"
+
+
+@pytest.mark.parametrize(
+    ("commit", "words"),
+    [
+        ("abc", "at commit `abc`: `git checkout abc` before the command"),
+        ("abc+", "at commit `abc` with changes that were not committed"),
+        (None, "at a commit that is not known"),
+    ],
+)
+def test_card_says_where_the_recipe_stood_that_no_flag_gives(twin: Path, commit: str | None, words: str) -> None:
+    metrics = json.loads((twin / "metrics.json").read_text()) | {"git_commit": commit}
+    del metrics["settings"]["sizes"]  # from before there were any: nothing has changed for this network
+    metrics["settings"] |= {"nesterov": False, "weight_decay": 0.1, "batch_size": 128}
+    (twin / "metrics.json").write_text(json.dumps(metrics))
+    text = readme.render(twin)
+    assert f"Recipe `fast` has changed since, in nesterov and weight decay. It was as this run had it {words}." in text
+    assert "--batch-size 128 " in text  # today's value, but that commit's may be another
+
+
+def test_publish_warns_of_broken_bounds(
+    twin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = json.loads((twin / "metrics.json").read_text())
+    metrics |= {"trained_test_accuracy": metrics["test_accuracy"] + 0.3}
+    metrics["onnx_test_accuracy"] |= {"int8": metrics["onnx_test_accuracy"]["fp32"] - 0.4}
+    (twin / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr(publish, "publish", lambda *_: twin)
+    assert publish.main(["run"]) == 0
+    weights, int8 = capsys.readouterr().err.splitlines()
+    assert (
+        weights == "publish.py: WARNING: storing the weights changed the test accuracy by -0.30 points, more than 0.05"
+    )
+    assert int8 == "publish.py: WARNING: int8 changed the test accuracy by -0.40 points, not -0.2 to 0.5"
+
+
+def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text(f"before\n{readme.TABLE_BEGIN}\nold\n{readme.TABLE_END}\nafter\n")
+    other = Path(shutil.copytree(twin, tmp_path / "other" / twin.name))
+    own = Path(shutil.copytree(twin, tmp_path / "model_cards" / twin.name))
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    for cards, published, table in (
+        (other, other, "old"),
+        (other, own, "old"),
+        (own, other, "old"),
+        (own, own, own.name),
+    ):
+        monkeypatch.setattr(models, "MODEL_CARDS", cards.parent)
+        monkeypatch.setattr(publish, "publish", lambda *_, published=published: published)
+        assert publish.main(["run"]) == 0
+        assert table in (tmp_path / "README.md").read_text()
+
+
 def test_card_states_the_figures_of_its_weights(card: Path, dataset: data.Dataset) -> None:
     metrics = json.loads((card / "metrics.json").read_text())
     parsed = ModelCard.load(card / "README.md")
@@ -191,6 +359,133 @@ def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkey
         publish.publish(run_folder, card, SAMPLES, False)
     assert contents() == before
     assert not list(card.parent.glob(".publishing-*"))
+
+
+def test_a_card_that_cannot_take_its_place_leaves_the_old_one(
+    twin: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in twin.iterdir()}
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target) == twin and Path(source).name == twin.name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(publish, "_write", lambda folder, *_: (folder / "config.json").write_text("{}"))
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        publish.publish(run_folder, twin, SAMPLES, False)
+    assert {path.name: path.read_bytes() for path in twin.iterdir()} == before
+    assert not list(twin.parent.glob(".publishing-*"))
+
+
+def test_only_a_card_is_replaced(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publish, "_write", lambda folder, *_: (folder / "written").touch())
+    before = sorted(run_folder.rglob("*"))
+    file, other, empty = tmp_path / "file", tmp_path / "other", tmp_path / "empty"
+    file.touch()
+    other.mkdir()
+    (other / "config.json").touch()
+    empty.mkdir()
+    for target, reason in (
+        (run_folder, "is the run itself"),
+        (run_folder / "states" / "..", "is the run itself"),
+        (run_folder.parent, "is not empty and holds no card"),
+        (other, "is not empty and holds no card"),
+        (file, "is not empty and holds no card"),
+    ):
+        assert publish.main([str(run_folder), "--data-dir", str(SAMPLES), "--output-dir", str(target)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{target.resolve()} {reason}: choose another --output-dir" in line
+    assert sorted(run_folder.rglob("*")) == before
+    assert (other / "config.json").exists()
+    (other / "model.safetensors").touch()  # a card now
+    for target in (empty, other, tmp_path / "new"):
+        publish.publish(run_folder, target, SAMPLES, False)
+        assert [path.name for path in target.iterdir()] == ["written"]
+
+
+@pytest.fixture(scope="module")
+def own_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a network for one's own pictures, of two classes, started from another run's weights."""
+    folder = tmp_path_factory.mktemp("own")
+    pictures = folder / "my insects"
+    generator = np.random.default_rng(0)
+    for channel, label in enumerate(("bee", "wasp")):
+        (pictures / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+            pixels[:, :, channel] += 150
+            Image.fromarray(pixels).save(pictures / label / f"{i}.png")
+    for run, arguments in (
+        ("first", ("--dataset", "cifar10", "--data-dir", SAMPLES)),
+        ("second", ("--dataset", pictures, "--pretrained", folder / "first")),
+    ):
+        reset_accelerate()
+        more = ("--model", "tiny_net", "--epochs", 1, "--batch-size", 16, "--output-dir", folder / run)
+        assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
+    reset_accelerate()
+    yield publish.publish(folder / "second", folder / "tiny_net.my insects", None, False)
+    reset_accelerate()
+
+
+def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
+    """Its path stands where the project's own commands look for the pictures, nowhere else."""
+    path = str(own_card.parent)
+    holding = {file.name for file in own_card.iterdir() if path.encode() in file.read_bytes()}
+    assert holding == {"config.json"}
+    text = (own_card / "README.md").read_text()
+    parsed = ModelCard.load(own_card / "README.md")
+    assert parsed.data.datasets is None
+    assert parsed.data.eval_results is None
+    assert "trained on the 2 classes of my insects." in text
+    assert "from the weights `first`, 1 epochs" in text
+    (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
+    args = fit.parse(shlex.split(command))
+    assert (args.dataset, args.pretrained) == ("my insects", "first")
+    assert "`my insects` is a folder of pictures that lies where the network was trained. So do the weights" in text
+    assert export.stated(own_card / "model.onnx")["tag"] == "my insects"
+
+
+def test_usage_of_own_pictures_runs(
+    own_card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code = (own_card / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    shutil.copytree(own_card, tmp_path / own_card.name)
+    Image.new("RGB", (50, 40), (200, 40, 40)).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in {"bee", "wasp"}
+
+
+def test_verify_and_export_of_own_pictures(own_card: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert verify.main(["--samples", str(own_card)]) == 0
+    line = f"{own_card.name}: not checked, as the project ships no images of its dataset\n"
+    assert capsys.readouterr().out == line
+    assert verify.main([str(own_card)]) == 0
+    assert capsys.readouterr().out == f"{own_card.name}: as stated\n"
+
+    elsewhere = Path(shutil.copytree(own_card, tmp_path / own_card.name))
+    config = (elsewhere / "config.json").read_text().replace(str(own_card.parent), "/no/such")
+    (elsewhere / "config.json").write_text(config)
+    assert export.main([str(elsewhere)]) == 1
+    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
+    assert verify.main([str(elsewhere)]) == 2
+    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
+
+
+def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(data.DataError, match="would pass for the dataset 'mnist'"):
+        publish.dataset_name(str(tmp_path / "mnist"))
+    assert publish.dataset_name("mnist") == "mnist"
+    assert publish.dataset_name("owner/name") == "owner/name"
+    assert publish.dataset_name(f"{tmp_path}/") == tmp_path.name
 
 
 @pytest.mark.parametrize(
