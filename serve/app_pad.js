@@ -174,3 +174,4 @@ new MutationObserver(show).observe(document.body, { attributes: true, attributeF
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
 show();
 showPen();
+canvas.setAttribute("aria-busy", "false");

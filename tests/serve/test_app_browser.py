@@ -116,7 +116,7 @@ def page(context: BrowserContext, url: str) -> Page:
 def open_page(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
     page.goto(url)
-    page.locator("#pad canvas").wait_for()
+    page.locator("#pad canvas[aria-busy=false]").wait_for()  # it is there before it can be drawn on
     expect(answer(page)).to_contain_text("draw one digit", ignore_case=True)
     return page
 
@@ -132,7 +132,9 @@ def says(page: Page, kind: str = "digit") -> Locator:
 
 def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
     """Strokes in a box of 100, drawn with the mouse at `size` pixels of the 280 of the canvas."""
-    box = page.locator("#pad canvas").bounding_box()
+    canvas = page.locator("#pad canvas")
+    canvas.click(trial=True)  # waits until it has come to rest, and nothing lies on it
+    box = canvas.bounding_box()
     assert box is not None
     scale = box["width"] / 280
     for stroke in strokes:
