@@ -22,7 +22,7 @@ from PIL import Image
 
 from serve.models import load
 from serve.settings import Settings
-from train import data, evaluate, export, fit, models, recipes, verify
+from train import data, export, fit, models, recipes, verify
 from train.card import render
 
 CARDS = models.cards()
@@ -38,9 +38,22 @@ def card(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def measured(card: Path) -> dict[str, Any]:
-    """What verification finds on the shipped images."""
-    return verify.figures(card, data.load(json.loads((card / "config.json").read_text())["dataset"], export.SAMPLES))
+def shipped(card: Path) -> data.Dataset:
+    """The images of its dataset that ship with the project."""
+    return data.load(json.loads((card / "config.json").read_text())["dataset"], export.SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def outputs(card: Path, shipped: data.Dataset) -> dict[str, np.ndarray]:
+    """What its weights and ONNX files give for the shipped test images: minutes for all models, so once."""
+    assert len(shipped.test) == 1000
+    return verify.outputs(card, models.load_card(card)[0], shipped.test)
+
+
+@pytest.fixture
+def computed(outputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification finds `outputs` without computing them again."""
+    monkeypatch.setattr(verify, "outputs", lambda *_: outputs)
 
 
 @pytest.fixture
@@ -75,6 +88,7 @@ def test_weights_fit_their_budget() -> None:
     assert max(sizes) < 40e6
 
 
+@pytest.mark.usefixtures("computed")
 def test_every_figure_of_the_card_is_true(card: Path) -> None:
     assert list(verify.differences(card, None, samples=True)) == []
 
@@ -149,8 +163,10 @@ LIES: list[tuple[str, Callable[[Any], Any]]] = [
 ]
 
 
-def test_lies_are_noticed(card: Path, measured: dict[str, Any], twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("computed")
+def test_lies_are_noticed(card: Path, shipped: data.Dataset, twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the shipped images alone; the README.md and the ONNX files repeat them."""
+    measured = verify.figures(card, shipped)
     monkeypatch.setattr(verify, "figures", lambda *_: measured)
     monkeypatch.setattr(export, "differing", lambda *_: [])
     truth = json.loads((card / "metrics.json").read_text())
@@ -214,22 +230,22 @@ def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: py
         assert {"--epochs", "--batch-size", "--learning-rate", "--mixed-precision"} <= set(command.split())
 
 
-def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path) -> None:
-    folder, config = models.load_card(card)
+def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path, outputs: dict[str, np.ndarray]) -> None:
+    folder, _ = models.load_card(card)  # by local-dir:, as `outputs` were computed
     by_name = timm.create_model(card.name, pretrained=True).eval()
-    test = data.load(config["dataset"], export.SAMPLES).test
-    assert len(test) == 1000
-    logits = evaluate.torch_outputs(folder, test)
-    np.testing.assert_array_equal(evaluate.torch_outputs(by_name, test), logits)
-    onnx = export.predict(card / "model.onnx", test.images)
-    assert np.abs(onnx - logits).max() < 1e-3
-    np.testing.assert_array_equal(onnx.argmax(1), logits.argmax(1))
+    assert repr(by_name) == repr(folder)
+    theirs = folder.state_dict()
+    for name, tensor in by_name.state_dict().items():
+        assert torch.equal(tensor, theirs.pop(name)), name
+    assert not theirs
+    assert np.abs(outputs["fp32"] - outputs["torch"]).max() < 1e-3
+    np.testing.assert_array_equal(outputs["fp32"].argmax(1), outputs["torch"].argmax(1))
 
 
 @pytest.mark.parametrize("precision", export.FILES)
-def test_the_server_runs_what_was_measured(card: Path, precision: str) -> None:
+def test_the_server_runs_what_was_measured(card: Path, shipped: data.Dataset, precision: str) -> None:
     """On every processor: one without 8-bit dot products computes int8 in another way, unless told not to."""
-    test = data.load(json.loads((card / "config.json").read_text())["dataset"], export.SAMPLES).test
+    test = shipped.test
     images = test.images.permute(0, 2, 3, 1).contiguous().numpy()
     model = load(card, Settings(precision=precision, device="cpu"))
     logits = np.concatenate([model.run(part)[0] for part in np.split(images, 10)])
@@ -249,16 +265,13 @@ def test_card_is_parsed_back(card: Path) -> None:
     assert metrics["device"] in parsed.text
 
 
-def test_card_usage_runs(card: Path, tmp_path: Path) -> None:
+def test_card_usage_runs(card: Path, shipped: data.Dataset, outputs: dict[str, np.ndarray], tmp_path: Path) -> None:
     text = (card / "README.md").read_text()
     code = text.partition("```python\n")[2].partition("```")[0]
-    config = json.loads((card / "config.json").read_text())
-    split = data.load(config["dataset"], export.SAMPLES).test
-    picture = "digit.png" if split.images.shape[1] == 1 else "picture.png"
-    Image.fromarray(split.images[0].permute(1, 2, 0).squeeze().numpy()).save(tmp_path / picture)
-    with torch.inference_mode():
-        model, _ = models.load_card(card)
-        expected = config["label_names"][int(evaluate.torch_outputs(model, split.take(slice(1))).argmax())]
+    image = shipped.test.images[0]
+    picture = "digit.png" if len(image) == 1 else "picture.png"
+    Image.fromarray(image.permute(1, 2, 0).squeeze().numpy()).save(tmp_path / picture)
+    expected = json.loads((card / "config.json").read_text())["label_names"][int(outputs["torch"][0].argmax())]
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout

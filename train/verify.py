@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from train import card, data, evaluate, export, measure, models, paper
 from train.batches import batches
@@ -29,20 +30,23 @@ STORED, INT8_LOSS, INT8_GAIN = 0.05, 0.2, 0.5
 CARD_FILES = ("config.json", "metrics.json", "log.csv", "model.safetensors")
 
 
+def outputs(folder: Path, model: nn.Module, test: data.Split) -> dict[str, np.ndarray]:
+    """Logits float32 [n, classes] of a published model: of "torch", and of each precision of its ONNX files."""
+    onnx = {precision: export.predict(folder / file, test.images) for precision, file in export.FILES.items()}
+    return {"torch": evaluate.torch_outputs(model, test), **onnx}
+
+
 def figures(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
     """What `metrics.json` states of a published model's weights and ONNX files, measured on the test split."""
     model, _ = models.load_card(folder)
     labels, class_names = dataset.test.labels.numpy(), list(dataset.class_names)
-    logits = evaluate.torch_outputs(model, dataset.test)
-    onnx = {
-        precision: measure.accuracies(
-            export.predict(folder / file, dataset.test.images).argmax(1), labels, class_names
-        )["test_accuracy"]
-        for precision, file in export.FILES.items()
+    measured = {
+        runtime: measure.accuracies(logits.argmax(1), labels, class_names)
+        for runtime, logits in outputs(folder, model, dataset.test).items()
     }
     return {
-        **measure.accuracies(logits.argmax(1), labels, class_names),
-        "onnx_test_accuracy": onnx,
+        **measured["torch"],
+        "onnx_test_accuracy": {precision: measured[precision]["test_accuracy"] for precision in export.FILES},
         "safetensors_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "parameters": measure.parameters(model),
     }
