@@ -250,7 +250,7 @@ def _training(metrics: dict) -> list[str]:
     start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
-    scale = settings.get("linear_lr_scale", 1)
+    scale, clip = settings.get("linear_lr_scale", 1), settings.get("clip_norm", 0)
     return [
         "## Training",
         "",
@@ -266,7 +266,8 @@ def _training(metrics: dict) -> list[str]:
         f"{settings['learning_rate']:g}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
         f"SGD with momentum {settings['momentum']:g}"
         f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
-        f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}, label smoothing "
+        f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}"
+        f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing "
         f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
         f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
         "",

@@ -270,6 +270,8 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess
             # their shares differ in size.
             accelerator.backward(loss * (accelerator.num_processes / (batch.stop - batch.start)))
         tally.add(loss, outputs[0] if isinstance(outputs, tuple) else outputs, labels, step)
+    if recipe.clip_norm:
+        accelerator.clip_grad_norm_(setup.model.parameters(), recipe.clip_norm)
     setup.optimizer.step()
     setup.optimizer.zero_grad()
     if setup.average is not None:

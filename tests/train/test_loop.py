@@ -163,6 +163,23 @@ def test_average_of_the_weights_is_what_is_kept(fit: Callable, few: data.Dataset
     assert not torch.allclose(averaged["fc.weight"], after[2]["fc.weight"], atol=1e-4)
 
 
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_gradients_are_clipped_once_for_the_whole_batch(fit: Callable, few: data.Dataset, micro_batches: int) -> None:
+    recipe = Recipe(epochs=1, learning_rate=1.0, schedule="fixed", batch_size=100, momentum=0.0)  # one step
+    start = weights(fit("tiny_plain.mnist", few, dataclasses.replace(recipe, learning_rate=1e-30))[0])
+
+    def step(clip_norm: float) -> torch.Tensor:
+        clipped = dataclasses.replace(recipe, clip_norm=clip_norm)
+        after = weights(fit("tiny_plain.mnist", few, clipped, micro_batches=micro_batches)[0])
+        return torch.cat([(after[name] - start[name]).flatten() for name in start])
+
+    whole = step(0)
+    norm = whole.norm().item()
+    assert norm > 0.1
+    assert torch.allclose(step(norm / 4), whole / 4, atol=1e-5)
+    assert torch.allclose(step(norm * 4), whole, atol=1e-6)
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(fit: Callable, few: data.Dataset) -> None:
     with pytest.raises(loop.NonFiniteLossError, match=r"at step 1 \(epoch 1\).*below 1e\+30"):
         fit("tiny_plain.mnist", few, dataclasses.replace(PLAIN, learning_rate=1e30))
