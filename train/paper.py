@@ -1,5 +1,6 @@
 """What the paper reports: its Tables 2 and 3, per-class test accuracies in percent."""
 
+from dataclasses import dataclass
 from statistics import fmean
 
 MODELS = (
@@ -41,6 +42,18 @@ TABLES = {
 }
 
 
+@dataclass(frozen=True)
+class Result:
+    """A network's test accuracy and that of each class, in percent."""
+
+    accuracy: float
+    per_class: dict[str, float]
+
+
+# By model, as in `improved_vgg16`; some may be missing.
+Results = dict[str, Result]
+
+
 def per_class(dataset: str, model: str) -> dict[str, float]:
     """The paper's accuracy of each class, in percent; empty for what it does not report."""
     if dataset not in TABLES or model not in MODELS:
@@ -53,3 +66,9 @@ def accuracy(dataset: str, model: str) -> float | None:
     """The mean of the paper's per-class accuracies, in percent, with two decimals; None for what it does not report."""
     values = per_class(dataset, model)
     return round(fmean(values.values()), 2) if values else None
+
+
+def results(dataset: str) -> Results:
+    """The paper's table of a dataset, by model in the order of MODELS."""
+    per_class_of = {model: per_class(dataset, model) for model in MODELS}
+    return {model: Result(round(fmean(values.values()), 2), values) for model, values in per_class_of.items()}
