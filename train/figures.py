@@ -34,7 +34,7 @@ def grid_of_curves(logs: dict[str, list[dict[str, float]]], what: str, title: st
     for axes, (name, rows) in zip(figure.subplots(2, 3).flat, logs.items(), strict=True):
         axes.set_title(name, fontsize=10)
         if not rows:
-            axes.text(0.5, 0.5, "not published yet", ha="center", va="center", transform=axes.transAxes, color="grey")
+            axes.text(0.5, 0.5, "none yet", ha="center", va="center", transform=axes.transAxes, color="grey")
             axes.set_xticks([])
             axes.set_yticks([])
             continue

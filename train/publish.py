@@ -30,12 +30,18 @@ def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_p
     """Make the card folder of a run and return it; an earlier one is replaced whole, or left as it is on a failure.
 
     Raises:
-        models.ModelError: the run is not finished, or the target holds something else than a card.
+        models.ModelError: the run is not finished, or of recipe `paper` and would take the place of published weights,
+            or the target holds something else than a card.
         data.DataError: the run's dataset cannot be had, or not as the run saw it.
         ValueError: a weight is too large for the precision that it is to be kept in.
     """
     model, run = models.load_run(run_folder)
     name = dataset_name(run["dataset"])
+    if target is None and run["recipe"] == "paper" and name in paper.TITLES:
+        raise models.ModelError(
+            f"{run_folder} is of recipe 'paper', which is for the report: python train/report.py {run_folder}, or name "
+            "the folder to publish it in by --output-dir"
+        )
     target = (target or models.MODEL_CARDS / f"{run['model']}.{name.rpartition('/')[2]}").resolve()
     _refuse_to_replace(target, run_folder)
     dataset = data.load(run["dataset"], data_dir, models.pretrained_cfg(model)["input_size"][-1])

@@ -1,12 +1,13 @@
 """The paper's claims, and REPORT.md."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from train import claims, models, paper, report
+from train import claims, models, paper, paper_runs, publish, recipes, report
 
 # By its own tables: what the text of section 5.3 says, and whether it is so.
 BY_ITS_TABLES = {
@@ -85,6 +86,69 @@ def test_every_cell_of_the_table_is_the_papers_and_ours(written: str) -> None:
                 (row,) = re.findall(rf"^\| {name} \|.*$", written, re.MULTILINE)
                 cell = row.split(" | ")[1 + paper.MODELS.index(model)].strip("| ")
                 assert cell == f"{theirs:.2f} / {ours[name]:.2f}" if ours else f"{theirs:.2f} / -"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of the paper's recipe, complete but for its weights."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    args = {"model": "improved_vgg16", "dataset": "cifar10", "recipe": "paper", "pretrained": None, "overfit": None}
+    settings = dataclasses.asdict(recipes.get("paper", "improved_vgg16", "cifar10"))
+    metrics = {"test_accuracy": 81.25, "validation_accuracy": 82.5, "train_seconds": 3000.0, "seed": 0}
+    metrics |= {"train_images": 45_000, "test_images": 10_000, "device": "a computer", "mixed_precision": "bf16"}
+    (folder / "args.json").write_text(json.dumps(args | {"settings": settings}))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    columns = ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+    rows = [",".join(columns), *(f"{epoch},1,1,{epoch},{epoch}" for epoch in range(1, 51))]
+    (folder / "log.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    assert report.main([str(run)]) == 0
+    assert report.main([]) == 0  # kept
+    text = (tmp_path / "REPORT.md").read_text()
+    row = "| Improved VGG16, CIFAR-10 | 79.02 | 81.25 | 82.50 | 50 | 0 | a computer, bf16 mixed precision |"
+    assert row in text.splitlines()
+    assert "docs/report/cifar10-paper-loss.png" in text
+    assert (tmp_path / "docs/report/cifar10-paper-accuracy.png").stat().st_size > 5000
+    assert "mnist-paper" not in text
+    assert len(paper_runs.read()["cifar10", "improved_vgg16"][1]) == 50
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("args.json", {"recipe": "fast"}, "its recipe is 'fast'"),
+        ("args.json", {"model": "resnet18"}, "its model is 'resnet18'"),
+        ("args.json", {"pretrained": "published"}, "it has --pretrained published"),
+        ("args.json", {"settings": {"epochs": 3}}, "its epochs is 3, the paper's 50"),
+        ("metrics.json", {"train_images": 2000}, "its train_images are 2,000, not 45,000"),
+        ("metrics.json", {"test_images": 1000}, "its test_images are 1,000, not 10,000"),
+    ],
+)
+def test_other_runs_are_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, file: str, changes: dict,
+    words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | changes))
+    assert report.main([str(run)]) == 2
+    assert words in capsys.readouterr().err
+    (run / file).unlink()
+    assert report.main([str(run)]) == 2
+    assert f"is no finished run: it has no {file}" in capsys.readouterr().err
+    assert paper_runs.read() == {}
+
+
+def test_a_run_of_the_papers_recipe_does_not_replace_published_weights(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(models, "load_run", lambda folder: (None, json.loads((folder / "args.json").read_text())))
+    assert publish.main([str(run)]) == 2
+    assert f"python train/report.py {run}" in capsys.readouterr().err
 
 
 def test_no_published_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

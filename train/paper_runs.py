@@ -1,0 +1,77 @@
+"""Runs of recipe `paper` that the report keeps: their figures and logs, without weights."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from train import models, paper, recipes
+from train.files import write_json, write_text
+
+# Images of the complete training splits, less the validation that is cut from them, and of the test splits.
+TRAIN_IMAGES = {"mnist": 50_000, "cifar10": 45_000}
+TEST_IMAGES = 10_000
+
+
+class NotThePapersRunError(ValueError):
+    """A run that does not repeat the paper's; its message is one line for the user."""
+
+
+def folder() -> Path:
+    """Where they are kept."""
+    return models.REPOSITORY / "docs" / "report" / "paper"
+
+
+def keep(run_folder: Path) -> str:
+    """Take the figures and the log of a finished run into the report, and return its name.
+
+    Raises:
+        NotThePapersRunError: it has not the paper's recipe in all, or not its data.
+        models.ModelError: it is not finished.
+    """
+    missing = [name for name in ("args.json", "metrics.json", "log.csv") if not (run_folder / name).is_file()]
+    if missing:
+        raise models.ModelError(f"{run_folder} is no finished run: it has no {', '.join(missing)}")
+    run = json.loads((run_folder / "args.json").read_text())
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    for reason in _departures(run, metrics):
+        raise NotThePapersRunError(f"{run_folder} is no run of the paper's: {reason}")
+    name = f"{run['model']}.{run['dataset']}"
+    folder().mkdir(parents=True, exist_ok=True)
+    write_text(folder() / f"{name}.csv", (run_folder / "log.csv").read_text())
+    write_json(folder() / f"{name}.json", {"model": run["model"], "dataset": run["dataset"], **metrics})
+    return name
+
+
+def _departures(run: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """What a run did that the paper did not. Its precision is not given there, and free."""
+    if run["model"] not in paper.MODELS or run["dataset"] not in paper.TITLES:
+        return [f"its model is {run['model']!r}, its dataset {run['dataset']!r}"]
+    if run["recipe"] != "paper":
+        return [f"its recipe is {run['recipe']!r}"]
+    recipe = json.loads(json.dumps(dataclasses.asdict(recipes.get("paper", run["model"], run["dataset"]))))
+    settings = recipe | run["settings"]  # what is newer than the run had no effect on it
+    found = [
+        f"its {name} is {settings[name]}, the paper's {recipe[name]}"
+        for name in recipe
+        if name != "mixed_precision" and settings[name] != recipe[name]
+    ]
+    found += [f"it has --{name} {run[name]}" for name in ("pretrained", "overfit") if run[name]]
+    images = {"train_images": TRAIN_IMAGES[run["dataset"]], "test_images": TEST_IMAGES}
+    return found + [f"its {name} are {metrics[name]:,}, not {n:,}" for name, n in images.items() if metrics[name] != n]
+
+
+def read() -> dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, float]]]]:
+    """Figures and log of each run that is kept, by dataset and model."""
+    found = {}
+    for file in sorted(folder().glob("*.json")):
+        metrics = json.loads(file.read_text())
+        found[metrics["dataset"], metrics["model"]] = (metrics, read_log(file.with_suffix(".csv")))
+    return found
+
+
+def read_log(file: Path) -> list[dict[str, float]]:
+    """A `log.csv`, a row an epoch."""
+    with file.open() as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
