@@ -4,8 +4,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from PIL import Image
-
 from serve.cores import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
 from serve.images import decode, finish, fit, open_header
@@ -44,6 +42,7 @@ class Decoder:
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
+            del image  # while it waits it would keep what its texts unpack to, a thousand times their bytes
             pixels = await self._beside(data, shape, deadline)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
@@ -55,16 +54,17 @@ class Decoder:
         self._waiting += 1
         try:
             async with asyncio.timeout(deadline):
-                image = await loop.run_in_executor(self._common, self._header, data)
-                pool = self._large if image.width * image.height > LARGE_PIXELS else self._common
+                pixels = await loop.run_in_executor(self._common, self._count, data)
+                pool = self._large if pixels > LARGE_PIXELS else self._common
                 return await loop.run_in_executor(pool, _pixels, data, shape, self._settings.max_pixels)
         except TimeoutError:
             raise DeadlineExceeded from None
         finally:
             self._waiting -= 1
 
-    def _header(self, data: bytes) -> Image.Image:
-        return open_header(data, max_pixels=self._settings.max_pixels)
+    def _count(self, data: bytes) -> int:
+        image = open_header(data, max_pixels=self._settings.max_pixels)
+        return image.width * image.height
 
     def close(self) -> None:
         """Has the threads end after the pictures they are at, and does not wait for that. May be used again: that takes

@@ -1,10 +1,12 @@
 """Pictures from strangers: bytes in, a picture of the model's own size out, or a BadImage that says why not."""
 
 import io
+import math
+import re
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from serve.errors import BadImage
 from serve.models import Images
@@ -12,6 +14,13 @@ from serve.models import Images
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
 STRIP_PIXELS = 1_000_000
+# Bytes before the pixels: texts, colour profiles, previews. Pillow joins the parts of some in a time that grows with
+# the square of their length. A GIF has little to say there; WebP is read whole by a library of its own.
+MAX_HEAD = {b"GIF8": 2**18, b"RIFF": math.inf}
+MAX_HEAD_ELSE = 2**22
+# A JPEG file may go over its pixels again and again, twelve bytes a time. Progressive ones do it ten times or so.
+MAX_SCANS = 100
+SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 ORIENTATION = 0x0112
 # Where a file may tell its orientation: EXIF, also as PNG's older programs write it, and XMP.
 NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
@@ -28,6 +37,23 @@ UPRIGHT: dict[object, Image.Transpose] = {
 # Pillow's remarks on broken files are for people at a terminal; here strangers would write the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Bytes that a PNG's compressed texts may unpack to; Pillow itself takes eight times as many.
+PngImagePlugin.MAX_TEXT_MEMORY = 2**23
+
+
+class _Stream(io.BytesIO):
+    """A picture's bytes, of which no more than `left` may be read."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        part = super().read(size)
+        self.left -= len(part)
+        if self.left < 0:
+            raise ValueError("too much comes before its pixels")
+        return part
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
@@ -44,8 +70,9 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture with its pixels still undecoded; raises as `decode` does."""
     if not data:
         raise BadImage(400, "the picture is empty: 0 bytes")
+    stream = _Stream(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(stream, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(413, f"the picture is too large: at most {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
@@ -57,6 +84,12 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     most = max_pixels // 2 if image.format == "WEBP" else max_pixels
     if width * height > most:
         raise BadImage(413, f"the picture is too large: {width}x{height}, at most {most:,} pixels")
+    if image.format in ("JPEG", "MPO") and len(SCAN.findall(data)) > MAX_SCANS:
+        raise BadImage(400, f"the picture is made of more than {MAX_SCANS} scans")
+    if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] == "bmp_rle":
+        # Four bytes may leap over 255 rows, of which Pillow makes gigabytes.
+        raise BadImage(415, "BMP with run-length coding is not read")
+    stream.left = math.inf
     return image
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -202,10 +203,63 @@ def test_truncated_files_are_refused(encode: Encode, kind: str) -> None:
 
 def test_texts_that_unpack_to_much_are_refused(encode: Encode) -> None:
     info = PngImagePlugin.PngInfo()
-    for index in range(80):
+    for index in range(10):
         info.add_text(f"key{index}", "x" * 1_000_000, zip=True)
     with pytest.raises(BadImage, match="text"):
         read(encode(CORNERS, pnginfo=info))
+
+
+def bmp(width: int, height: int, runs: bytes) -> bytes:
+    """An 8-bit BMP with run-length coding."""
+    start = 14 + 40 + 1024
+    head = b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start)
+    head += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return head + b"".join(bytes([i, i, i, 0]) for i in range(256)) + runs
+
+
+def test_run_lengths_are_refused() -> None:
+    for data in (bmp(2, 1, b"\2\7\0\1"), bmp(25_000_000, 1, b"\0\2\0\xff\0\1")):
+        with pytest.raises(BadImage, match="run-length") as caught:
+            images.open_header(data)
+        assert caught.value.status == 415
+
+
+def test_pictures_with_thousands_of_scans_are_refused(encode: Encode) -> None:
+    data = encode(CORNERS, "JPEG", progressive=True)
+    assert read(data).shape == (32, 32, 3)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert read(data[:-2] + last * 50 + data[-2:]).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="more than 100 scans"):
+        images.open_header(data[:-2] + last * 5000 + data[-2:])
+    # What follows the end, a film for instance, has such bytes too.
+    assert read(data + b"\xff\xda" * 5000).shape == (32, 32, 3)
+
+
+def test_what_comes_before_the_pixels_has_a_limit(encode: Encode) -> None:
+    gif, jpeg, png = (encode(CORNERS, kind) for kind in ("GIF", "JPEG", "PNG"))
+    assert gif[10] & 0x80
+    start = 13 + (6 << (gif[10] & 7))  # behind the header and its colours
+
+    def commented(count: int) -> bytes:
+        return gif[:start] + b"!\xfe" + (b"\xff" + b"x" * 255) * count + b"\0" + gif[start:]
+
+    def noted(count: int) -> bytes:
+        return jpeg[:2] + (b"\xff\xe9\xff\xff" + bytes(65533)) * count + jpeg[2:]
+
+    def titled(count: int) -> bytes:
+        return png[:33] + chunk(b"tEXt", b"Title\0" + b"x" * 65536) * count + png[33:]
+
+    for make, most in ((commented, 1000), (noted, 60), (titled, 60)):
+        assert read(make(most)).shape == (32, 32, 3)
+        with pytest.raises(BadImage, match="too much comes before its pixels") as caught:
+            images.open_header(make(2 * most))
+        assert caught.value.status == 400
+    # What comes after it is not counted.
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    for kind, options in (("PNG", {}), ("GIF", {}), ("WEBP", {"lossless": True, "method": 0})):
+        data = encode(noise, kind, **options)
+        assert len(data) > images.MAX_HEAD.get(data[:4], images.MAX_HEAD_ELSE) or kind == "WEBP"
+        assert read(data).shape == (32, 32, 3)
 
 
 REAL = sorted((ROOT / "serve" / "examples").glob("*.[pj]*g"))

@@ -321,16 +321,22 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
         def load() -> None:
             answers.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
 
-        thread = threading.Thread(target=load)
-        thread.start()
-        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 2)
-        assert server.stop() == (0, "ERROR: Cancel 1 running task(s), timeout graceful shutdown exceeded\n")
-        thread.join()
-    assert [answer.status_code for answer in answers] == [503] * 3
+        threads = [threading.Thread(target=load) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 41)
+        # Those who wait for the load leave others a thread to work in.
+        index = f"{server.url}/v2/repository/index"
+        states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
+        assert [entry["state"] for entry in states.json()] == ["LOADING"]
+        assert server.stop() == (0, "ERROR: Cancel 40 running task(s), timeout graceful shutdown exceeded\n")
+        for thread in threads:
+            thread.join()
+    assert [answer.status_code for answer in answers] == [503] * 42
     assert [answer.json()["error"] for answer in answers] == [
         "not ready: loading models",
         "model 'model' is not ready: loading",
-        "the server is shutting down",
+        *["the server is shutting down"] * 40,
     ]
 
 
@@ -668,8 +674,10 @@ def test_idle_it_uses_no_processor(
 def test_strangers_pictures_cost_less_than_300_megabytes(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode
 ) -> None:
-    """The largest pictures that are let in, eight at a time."""
-    from PIL import Image
+    """The largest pictures that are let in, and small ones with texts that unpack to a thousand times their size."""
+    from PIL import Image, PngImagePlugin
+
+    from serve.decoding import TINY_BYTES
 
     model = tiny(tmp_path / "model").write()
     (small,) = model.images(1)
@@ -678,6 +686,11 @@ def test_strangers_pictures_cost_less_than_300_megabytes(
         assert httpx.post(url, content=encode(small)).status_code == 200
         idle = peak = server.memory()
         large = Image.effect_noise((5000, 5000), 10)
+        texts = PngImagePlugin.PngInfo()
+        for index in range(7):
+            texts.add_text(f"key{index}", "x" * 1_000_000, zip=True)
+        wordy = encode(Image.new("L", (1100, 1000)), pnginfo=texts)
+        assert len(wordy) < TINY_BYTES
         pictures = [
             encode(Image.merge("RGBA", [Image.linear_gradient("L").resize((5000, 5000))] * 4), compress_level=1),
             encode(large, "JPEG", quality=30, progressive=True),
@@ -689,12 +702,12 @@ def test_strangers_pictures_cost_less_than_300_megabytes(
             threading.Thread(
                 target=lambda data=data: done.append(httpx.post(url, content=data, timeout=60).status_code)
             )
-            for data in pictures * 2
+            for data in pictures * 2 + [wordy, wordy + bytes(TINY_BYTES)] * 15  # opened in two places
         ]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             peak = max(peak, server.memory())
             time.sleep(0.005)
-        assert sorted(done) == [200] * 6 + [415] * 2
+        assert sorted(done) == [200] * 36 + [415] * 2
         assert peak - idle < 300e6
