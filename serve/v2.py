@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve import v2_tensors
-from serve.bodies import Bodies
+from serve.bodies import SMALL, Bodies
 from serve.clients import ClientWaits
 from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
@@ -90,8 +91,9 @@ class V2:
         seconds = self._engine.settings.timeout
         async with self._bodies.read(request) as body:
             most = self._engine.settings.max_images
-            length = request.headers.get(HEADER)
-            if len(body) > SLOW_JSON and length is None:
+            length = v2_tensors.header_length(request.headers.get(HEADER), len(body))
+            _limit_json(length, SMALL + most * math.prod(info.image_size) * NUMBER)
+            if length > SLOW_JSON:
                 message = await asyncio.to_thread(v2_tensors.parse, body, length, info.image_size, max_images=most)
             else:
                 message = v2_tensors.parse(body, length, info.image_size, max_images=most)
@@ -149,6 +151,7 @@ class V2:
 
     async def _parameters(self, request: Request) -> dict[str, Any]:
         async with self._bodies.read(request) as body:
+            _limit_json(len(body), SMALL)
             try:
                 message = orjson.loads(body or b"{}")
             except orjson.JSONDecodeError as error:
@@ -160,6 +163,16 @@ class V2:
 
 # Reading a megabyte of JSON numbers takes long enough to hold up others.
 SLOW_JSON = 256 * 2**10
+# Bytes that a number of a tensor takes in JSON, with commas, brackets and spaces.
+NUMBER = 8
+
+
+def _limit_json(length: int, most: int) -> None:
+    # Parsed, JSON can take thirty times its bytes.
+    if length > most:
+        raise ApiError(
+            413, f"{length:,} bytes of JSON are too many: at most {most:,}; tensors can be sent as raw bytes"
+        )
 
 
 def _json(message: Any) -> Response:

@@ -3,6 +3,7 @@
 Bytes to `Request` and `Result` to bytes; no HTTP and no engine in here.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,11 @@ class Request:
     seconds: float | None
 
 
-def parse(body: bytes, header_length: str | None, shape: tuple[int, int, int], *, max_images: int) -> Request:
-    """The request in `body`, whose first `header_length` bytes are JSON (all of them when it is None).
+def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: int) -> Request:
+    """The request in `body`, whose first `length` bytes are JSON.
 
     `shape` is (H, W, C) of the model. Raises BadRequest with what is wrong, and what would be right.
     """
-    length = _header_length(header_length, len(body))
     try:
         message = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
@@ -62,7 +62,8 @@ def parse(body: bytes, header_length: str | None, shape: tuple[int, int, int], *
     )
 
 
-def _header_length(header: str | None, total: int) -> int:
+def header_length(header: str | None, total: int) -> int:
+    """How many of a body's `total` bytes are JSON: what the header tells, all without it. Raises BadRequest."""
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
@@ -123,15 +124,20 @@ def _from_json(data: Any, size: list[int]) -> Images:
     """Flat or nested, as the protocol allows."""
     if not isinstance(data, list):
         raise BadRequest("'image' has neither a list of data nor binary_data_size")
+    # Not by NumPy, which makes one array of whatever it is given: of one long text among many short ones, a huge one.
+    values = data
+    lengths = size if data and isinstance(data[0], list) else [math.prod(size)]
+    for depth, length in enumerate(lengths):
+        rows = [values] if depth == 0 else values
+        if any(type(row) is not list or len(row) != length for row in rows):
+            raise BadRequest(f"data of 'image' is neither {math.prod(size)} numbers nor nested like its shape {size}")
+        values = list(itertools.chain.from_iterable(rows))
     try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError):
-        raise BadRequest("data of 'image' is neither flat nor nested like its shape") from None
-    if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
-        raise BadRequest("data of 'image' must be whole numbers from 0 to 255")
-    if values.shape not in ((math.prod(size),), tuple(size)):
-        raise BadRequest(f"data of 'image' has shape {list(values.shape)}; valid are {size} and [{math.prod(size)}]")
-    return values.astype(np.uint8).reshape(size)
+        if set(map(type, values)) != {int}:
+            raise ValueError
+        return np.frombuffer(bytes(values), np.uint8).reshape(size)
+    except ValueError:
+        raise BadRequest("data of 'image' must be whole numbers from 0 to 255") from None
 
 
 def _outputs(asked: Any, parameters: dict[str, Any]) -> list[Output]:

@@ -1,6 +1,7 @@
 """The Open Inference Protocol, as tritonclient speaks it and as hand-written requests break it."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
+
+from serve import v2_tensors
+from serve.errors import BadRequest
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +190,7 @@ def change(**more: Any) -> dict[str, Any]:
         (change(shape=[28, 28]), "valid is ['n', 28, 28, 1]"),
         (change(shape=[-1, 28, 28, 1]), "valid is ['n', 28, 28, 1]"),
         (change(shape=[0, 28, 28, 1]), "valid is ['n', 28, 28, 1]"),
-        (change(shape=[2, 28, 28, 1]), "data of 'image' has shape [784]"),
+        (change(shape=[2, 28, 28, 1]), "neither 1568 numbers nor nested like its shape [2, 28, 28, 1]"),
         (change(shape=[1000, 28, 28, 1]), "images in one request; at most 128"),
         (change(data=[256] * 784), "whole numbers from 0 to 255"),
         (change(data=[-1] * 784), "whole numbers from 0 to 255"),
@@ -194,8 +198,13 @@ def change(**more: Any) -> dict[str, Any]:
         (change(data=["0"] * 784), "whole numbers from 0 to 255"),
         (change(data=[True] * 784), "whole numbers from 0 to 255"),
         (change(data=[10**30] * 784), "whole numbers from 0 to 255"),
-        (change(data=[[0], [0, 0]]), "neither flat nor nested"),
-        (change(data=[]), "whole numbers from 0 to 255"),
+        (change(data=[2**64 - 1] * 784), "whole numbers from 0 to 255"),
+        (change(data=[0] * 783 + [[0]]), "whole numbers from 0 to 255"),
+        (change(data=[[0], [0, 0]]), "nested like its shape"),
+        (change(data=[[0] * 784]), "nested like its shape"),
+        (change(data=[[[0] * 28] * 28]), "nested like its shape"),
+        (change(data=[[[[[0]]] * 28] * 28]), "whole numbers from 0 to 255"),
+        (change(data=[]), "neither 784 numbers"),
         (change(data=None), "neither a list of data nor binary_data_size"),
         (change(parameters={"binary_data_size": 784}), "both data and binary_data_size"),
     ],
@@ -228,6 +237,36 @@ def test_nested_data(server: Any, models: list[Any]) -> None:
     tensor = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8", "data": pixels.tolist()}
     answer = httpx.post(f"{server.url}/v2/models/second/infer", json={"inputs": [tensor]}).json()
     np.testing.assert_array_equal(np.float32(answer["outputs"][0]["data"]).reshape(2, 10), models[1].logits(pixels))
+
+
+def test_data_of_text_takes_no_more_memory_than_its_bytes() -> None:
+    """As an array of text each of them would be as long as the longest."""
+    nested: list[Any] = [[[[""] for _ in range(28)] for _ in range(28)]]
+    nested[0][0][0] = ["x" * 100_000]
+    for data in (["x" * 100_000, *[""] * 783], nested):
+        body = json.dumps(change(data=data)).encode()
+        tracemalloc.start()
+        with pytest.raises(BadRequest, match="whole numbers"):
+            v2_tensors.parse(body, len(body), (28, 28, 1), max_images=1)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 20e6
+
+
+def test_more_json_than_a_request_can_need_is_not_parsed(server: Any) -> None:
+    """Of small lists it would take thirty times its bytes of memory."""
+    lists = b'{"inputs": [{"data": [' + b"[0]," * 300_000 + b"[0]]}]}"
+    for path in ("/v2/models/second/infer", "/v2/repository/index", "/v2/repository/models/second/load"):
+        for headers in ({}, {"Inference-Header-Content-Length": str(len(lists))}):
+            answer = httpx.post(f"{server.url}{path}", content=lists, headers=headers)
+            assert answer.status_code == 413
+            assert "bytes of JSON are too many" in answer.json()["error"]
+    # As much as is allowed can be sent as JSON with spaces.
+    pixels = [[[[255]] * 28] * 28] * 128
+    answer = httpx.post(
+        f"{server.url}/v2/models/second/infer", content=json.dumps(change(shape=[128, 28, 28, 1], data=pixels))
+    )
+    assert answer.status_code == 200
 
 
 def test_the_repository(tiny: Any, tmp_path: Path, running: Any) -> None:
