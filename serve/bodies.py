@@ -40,7 +40,7 @@ class Bodies:
             raise ApiError(415, f"content-encoding {coding!r} is not supported; valid are {', '.join(CODINGS)}")
         length = self._length(headers.get("content-length"))
         if length <= SMALL and coding == "identity":
-            yield await _receive(request.receive, length, length)
+            yield await self._read(request.receive, length, coding)
             return
         # Compressed, nothing tells how much it will be.
         size = length if coding == "identity" else length + self._limit

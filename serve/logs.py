@@ -31,8 +31,10 @@ def configure(settings: Settings) -> None:
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(levelname)s: %(message)s")
     )
-    for name, level in (("serve", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("serve").setLevel(logging.INFO)
+    # They warn of broken requests, by which strangers would write the log.
+    for name in ("uvicorn", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)

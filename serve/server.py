@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from serve.engine import Engine
 from serve.listening import finish_listening
+from serve.protocol import Protocol
 from serve.settings import Settings
 
 # New connections whose request is still on its way when listening ends.
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Protocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -1,0 +1,79 @@
+"""HTTP/1.1 as uvicorn speaks it, with limits on what comes before there is a request to answer."""
+
+import asyncio
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+# Bytes of a request's head, or of what else is no body.
+MAX_HEAD = 64 * 2**10
+# Seconds for a request's head to come.
+HEAD_SECONDS = 30.0
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection. One whose request does not come, or whose head does not end, is closed: uvicorn would keep it, and
+    all its bytes, for ever. What is no HTTP is answered in the form of all errors."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._part = 0  # bytes that came last
+        self._loose = 0  # bytes since the last body or complete head
+        self._in_head = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unwatch()
+
+    def data_received(self, data: bytes) -> None:
+        self._part = len(data)
+        super().data_received(data)
+        self._loose += self._part
+        if self._loose > MAX_HEAD:
+            self._refuse(431, f"the request's head is too large: at most {MAX_HEAD:,} bytes")
+        elif self._in_head and self._timer is None:
+            self._watch()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._loose = -self._part
+        self._unwatch()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._loose = -self._part
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no valid HTTP request")
+
+    def _watch(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        # Browsers open connections for later; an answer without a request would confuse them.
+        if self._loose:
+            self._refuse(408, f"the request's head did not come within {HEAD_SECONDS:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers, unless another request's answer is on its way, and closes the connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = orjson.dumps({"error": message})
+            head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self.transport.close()
