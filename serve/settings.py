@@ -1,6 +1,5 @@
 """Every setting of the server, once: the command line, the environment and the tests all start from `Settings`."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -25,6 +24,8 @@ LOWEST = {
     "linger": 0,
     "shutdown_timeout": 0,
 }
+# Threads cannot wait for many more seconds than this.
+HIGHEST = 2**31
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Settings:
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; valid are {', '.join(valid)}")
         for name, low in LOWEST.items():
-            if not low <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+            if not low <= getattr(self, name) <= HIGHEST:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}, and at most {HIGHEST}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; valid are 0 to 65535")
         if self.max_images > self.max_queue:

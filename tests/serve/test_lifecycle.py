@@ -49,6 +49,7 @@ def test_help_names_every_setting() -> None:
         (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
         (("--port", "70000"), "port is 70000; valid are 0 to 65535"),
         (("--timeout", "nan"), "timeout is nan"),
+        (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
         (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is no host name"),
         (("--max-images", "300"), "more than the 256 of max_queue"),
