@@ -44,9 +44,9 @@ PngImagePlugin.MAX_TEXT_MEMORY = 2**23
 class _Stream(io.BytesIO):
     """A picture's bytes, of which no more than `left` may be read."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, left: float) -> None:
         super().__init__(data)
-        self.left = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
+        self.left = left
 
     def read(self, size: int | None = -1, /) -> bytes:
         part = super().read(size)
@@ -70,7 +70,9 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture with its pixels still undecoded; raises as `decode` does."""
     if not data:
         raise BadImage(400, "the picture is empty: 0 bytes")
-    stream = _Stream(data)
+    most_head = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
+    # Small pictures are spared the counting.
+    stream = io.BytesIO(data) if len(data) <= most_head else _Stream(data, most_head)
     try:
         image = Image.open(stream, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -89,7 +91,8 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] == "bmp_rle":
         # Four bytes may leap over 255 rows, of which Pillow makes gigabytes.
         raise BadImage(415, "BMP with run-length coding is not read")
-    stream.left = math.inf
+    if isinstance(stream, _Stream):
+        stream.left = math.inf
     return image
 
 
