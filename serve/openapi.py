@@ -194,7 +194,7 @@ LENGTH: dict[str, Any] = {
 }
 PICTURE: dict[str, Any] = {
     "required": True,
-    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP (not run-length coded): as it is, or as a form's field `file`",
+    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP (no run lengths), as it is or as the form field `file`",
     "content": {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
