@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -309,7 +309,16 @@ def test_when_every_state_is_damaged_the_error_says_so(states: tuple[Accelerator
         checkpoint.load_newest(states[0], states[2])
 
 
-def test_a_second_signal_acts_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """As Python does by itself, but for a process that a shell has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+def test_a_second_signal_acts_as_ever() -> None:
     with interrupt.on_signals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
