@@ -4,8 +4,8 @@
 so that a change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is
 forward, backward and optimiser of the network on random data that is ready in memory, at the same precision and memory
 format. The loop is `fit.py`'s with recipe `fast` at the full input size and the paper's whole CIFAR-10 augmentation,
-which costs more than the recipe's own; it trains VGG16 folded and, in float32 on a CPU, convolves in its own way, which
-can make it the faster one. timm's script trains resnet18 with its defaults and two loader workers, ours the same
+which costs more than the recipe's own; it trains VGG16 folded and, on a CPU, convolves in its own way, which can make
+it the faster one. timm's script trains resnet18 with its defaults and two loader workers, ours the same
 network by its name here. Both train on the images that ship with the project, in a process of their own each time, and
 the second epoch counts.
 """
