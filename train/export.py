@@ -34,8 +34,11 @@ from train.preprocess import Preprocess
 OPSET = 20
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 CALIBRATION_IMAGES = 500
-# What carries the arithmetic. Scaling, resizing and normalisation stay float, and so does the softmax.
-QUANTIZED_OPS = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean"]
+# What carries the arithmetic. Scaling, resizing and normalisation stay float, and so does the softmax. Without Relu the
+# quantiser would keep the negative half of what comes before one, and turn each into a conversion to float and back.
+QUANTIZED_OPS = [
+    *("Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean")
+]
 SAMPLES = Path(__file__).resolve().parent / "samples"
 # The code that decides what is in a file.
 SOURCES = ("train/export.py", "train/fold.py", "train/preprocess.py", "zoo/*.py")
@@ -50,7 +53,8 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(self.preprocess(image.permute(0, 3, 1, 2)))
+        # Contiguous: PyTorch's average pools give channels_last maps their strides by operations that ONNX has to imitate.
+        logits = self.model(self.preprocess(image.permute(0, 3, 1, 2).contiguous()))
         return logits, logits.softmax(dim=1)
 
 

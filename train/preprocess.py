@@ -36,7 +36,8 @@ class Preprocess(nn.Module):
         return other
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float() / 255
+        # Normalised first: interpolation keeps it, and has fewer pixels before it than behind.
+        x = (images.float() - 255 * self.mean) * (1 / (255 * self.std))
         if self.size != tuple(x.shape[-2:]):
             x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        return (x - self.mean) / self.std
+        return x

@@ -3,7 +3,7 @@
 Figures of torch, ONNX fp32 and int8 are measured again, on the complete test split and on the 1,000 images of it that
 ship with the project; with `--samples` on these alone, which needs no dataset and takes seconds a model. What only the
 training saw (validation accuracy, epochs, time) is held against its log, and all figures against each other. It fails
-on any difference.
+on any difference. After a change of the export, `--update` states what the ONNX files have come to.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from torch import nn
 
 from train import card, data, evaluate, export, measure, models, paper
 from train.batches import batches
+from train.files import write_json, write_text
 
 # Float sums differ in their last bits between processors, and with them an image at the border of two classes;
 # quantised activations can round the other way in every layer. Shares of the images; one image is always allowed.
@@ -61,9 +62,8 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
     Raises:
         models.ModelError, data.DataError: the model or its data cannot be had.
     """
-    missing = [name for name in CARD_FILES if not (folder / name).is_file()]
-    if missing:
-        yield f"{', '.join(missing)} missing"
+    if missing := _missing(folder):
+        yield missing
         return
     for precision, file in export.FILES.items():
         if wrong := export.differing(folder, precision):
@@ -71,13 +71,9 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
             return
     metrics = json.loads((folder / "metrics.json").read_text())
     config = json.loads((folder / "config.json").read_text())
-    measured = []
     if metrics["dataset"] in data.HUB_IDS:
         yield from broken_bounds(metrics)
-        measured.append((metrics["samples"], data.load(config["dataset"], export.SAMPLES)))
-    if not samples:
-        measured.append((metrics, data.load(config["dataset"], data_dir, config["image_size"][0])))
-    for stated, dataset in measured:
+    for stated, dataset in _measured_on(metrics, config, data_dir, samples):
         if config["label_names"] != list(dataset.class_names):
             yield f"label_names are {config['label_names']}, the dataset's are {list(dataset.class_names)}"
         found = figures(folder, dataset)
@@ -89,6 +85,45 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
     yield from of_training(metrics, folder / "log.csv")
     if (folder / "README.md").read_text() != card.render(folder):
         yield "README.md is not what metrics.json gives"
+
+
+def _missing(folder: Path) -> str:
+    missing = [name for name in CARD_FILES if not (folder / name).is_file()]
+    return f"{', '.join(missing)} missing" if missing else ""
+
+
+def _measured_on(
+    metrics: dict[str, Any], config: dict[str, Any], data_dir: Path | None, samples: bool
+) -> Iterator[tuple[dict[str, Any], data.Dataset]]:
+    """The sets of figures in `metrics.json`, each with the dataset whose test split they are of."""
+    if metrics["dataset"] in data.HUB_IDS:
+        yield metrics["samples"], data.load(config["dataset"], export.SAMPLES)
+    if not samples:
+        yield metrics, data.load(config["dataset"], data_dir, config["image_size"][0])
+
+
+def update(folder: Path, data_dir: Path | None) -> None:
+    """State the accuracies that a card's ONNX files have now: with other code they may be others than when it was
+    published. The figures of the weights stay as they are.
+
+    Raises:
+        models.ModelError, data.DataError: the model or its data cannot be had.
+    """
+    if missing := _missing(folder):
+        raise models.ModelError(missing)
+    if export.outdated(folder):
+        for _ in export.export(folder):
+            pass
+    metrics = json.loads((folder / "metrics.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    for stated, dataset in _measured_on(metrics, config, data_dir, samples=False):
+        for precision, file in export.FILES.items():
+            found = export.predict(folder / file, dataset.test.images).argmax(1)
+            accuracies = measure.accuracies(found, dataset.test.labels.numpy(), list(dataset.class_names))
+            stated["onnx_test_accuracy"][precision] = accuracies["test_accuracy"]
+    write_json(folder / "metrics.json", metrics)
+    export.state_accuracies(folder)
+    write_text(folder / "README.md", card.render(folder))
 
 
 def allowed(images: int) -> dict[str, float]:
@@ -194,7 +229,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all)")
     parser.add_argument("--samples", action="store_true", help="measure on the images that ship with the project alone")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="instead of checking, build the ONNX files anew where they are out of date and state their accuracies",
+    )
     args = parser.parse_args(argv)
+    if args.update and args.samples:
+        parser.error("--update measures on the complete test split, --samples does not: choose one")
     try:
         folders = [models.card(name) for name in args.models] or models.cards()
         if not folders:
@@ -208,6 +250,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{folder.name}: not checked, as the project ships no images of its dataset", flush=True)
             continue
         try:
+            if args.update:
+                update(folder, args.data_dir)
+                continue
             found = list(differences(folder, args.data_dir, args.samples))
         except (models.ModelError, data.DataError) as error:
             print(f"verify.py: {folder.name}: {error}", file=sys.stderr)
@@ -217,6 +262,8 @@ def main(argv: list[str] | None = None) -> int:
             found = [f"metrics.json or config.json has no {error}"]
         print(f"{folder.name}: {'; '.join(found) or 'as stated'}", flush=True)
         status = max(status, 1 if found else 0)
+    if args.update:
+        card.write_table()
     return status
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -148,6 +149,24 @@ def test_int8_computes_in_int8(card: Path) -> None:
         assert kept[f"{name}_quantized"].data_type == onnx.TensorProto.INT8
 
 
+@pytest.mark.parametrize("name", ["improved_resnet18", "vanilla_googlenet"])
+def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_path: Path) -> None:
+    """What ONNX Runtime runs: a conversion to float and back before each ReLU would be a tenth of the time."""
+    model = timm.create_model(name).eval()
+    proto = export.build(model, (32, 32, 3))
+    images = data.load("cifar10", SAMPLES).train.images[:16].permute(0, 2, 3, 1).numpy()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    int8 = export.quantize(proto, images).SerializeToString()
+    onnxruntime.InferenceSession(int8, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    convolutions = [index for index, kind in enumerate(kinds) if kind == "QLinearConv"]
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    between = set(kinds[convolutions[0] : convolutions[-1]])
+    assert between <= {"QLinearConv", "QLinearAdd", "QLinearConcat", "MaxPool", "NhwcMaxPool"}
+
+
 def test_the_same_weights_give_the_same_files(card: Path) -> None:
     before = {file: (card / file).read_bytes() for file in export.FILES.values()}
     assert [path.name for path in export.export(card)] == list(before)
@@ -218,6 +237,29 @@ def test_make_always_looks_for_outdated_files(tmp_path: Path) -> None:
         command = ["make", "-n", target, f"VENV={tmp_path}"]
         done = subprocess.run(command, cwd=models.REPOSITORY, capture_output=True, text=True, check=True)
         assert f"{tmp_path}/bin/python train/export.py --missing" in done.stdout, target
+
+
+def test_update_states_what_the_onnx_files_have_come_to(twin: Path) -> None:
+    truth = json.loads((twin / "metrics.json").read_text())
+    stated = json.loads((twin / "metrics.json").read_text())
+    for figures in (stated, stated["samples"]):
+        figures["onnx_test_accuracy"] = {"fp32": 1.0, "int8": 2.0}
+    (twin / "metrics.json").write_text(json.dumps(stated))
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 0
+    assert json.loads((twin / "metrics.json").read_text()) == truth
+    assert not export.outdated(twin)
+    assert not list(verify.differences(twin, SAMPLES, samples=False)) or list(verify.broken_bounds(truth))
+
+
+def test_update_keeps_the_figures_of_the_weights(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lie = json.loads((twin / "metrics.json").read_text()) | {"test_accuracy": 99.9, "safetensors_sha256": "other"}
+    (twin / "metrics.json").write_text(json.dumps(lie))
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 0
+    assert json.loads((twin / "metrics.json").read_text()) == lie
+    (twin / "log.csv").unlink()
+    capsys.readouterr()
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 2
+    assert capsys.readouterr().err == f"verify.py: {twin.name}: log.csv missing\n"
 
 
 def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
