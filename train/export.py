@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        # Contiguous: PyTorch's average pools give channels_last maps their strides by operations that ONNX has to imitate.
+        # Contiguous: what PyTorch does for the strides of channels_last maps behind a pool, ONNX would have to imitate.
         logits = self.model(self.preprocess(image.permute(0, 3, 1, 2).contiguous()))
         return logits, logits.softmax(dim=1)
 
