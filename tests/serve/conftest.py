@@ -17,6 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+# For watching.py and engines.py; last, because `conftest` is to be that of tests/train.
+sys.path.append(str(Path(__file__).parent))
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -157,6 +160,12 @@ class Running:
 def tiny() -> type[Tiny]:
     """Makes models: tiny(folder / "name", shape=(28, 28, 1), seed=1).write()."""
     return Tiny
+
+
+@pytest.fixture
+def two(tiny: type[Tiny], tmp_path: Path) -> list[Tiny]:
+    """A model of each shape."""
+    return [tiny(tmp_path / "a").write(), tiny(tmp_path / "b", shape=(28, 28, 1), seed=1).write()]
 
 
 @pytest.fixture(scope="session")

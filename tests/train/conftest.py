@@ -1,4 +1,4 @@
-"""What the tests of training share: the shipped samples, tiny networks, and `train/fit.py` as a process of its own."""
+"""What the tests of training share: samples, tiny networks, their cards, and `train/fit.py` as a process of its own."""
 
 import atexit
 import csv
@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from torch import nn
 
-from train import data, fit, models
+from train import data, fit, models, publish
+from train.preprocess import Preprocess
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_networks
@@ -31,6 +35,7 @@ os.environ["HF_DATASETS_CACHE"] = str(CACHE)
 datasets.config.HF_DATASETS_CACHE = CACHE
 
 SAMPLES = models.REPOSITORY / "train" / "samples"
+DATASETS = ("mnist", "cifar10")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -153,3 +158,61 @@ def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]], dict[str, Any]]:
 @pytest.fixture(scope="session", name="outcome")
 def _outcome() -> Callable[[Path], tuple[bytes, list[dict[str, str]], dict[str, Any]]]:
     return outcome
+
+
+@pytest.fixture(scope="session", params=DATASETS)
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("publish") / f"run-{request.param}"
+    reset_accelerate()
+    arguments = ("--model", "tiny_net", "--dataset", request.param, "--data-dir", SAMPLES, "--epochs", 2)
+    more = ("--batch-size", 32, "--learning-rate", 0.05, "--output-dir", folder)
+    assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def card(run_folder: Path) -> Iterator[Path]:
+    reset_accelerate()
+    name = f"tiny_net.{json.loads((run_folder / 'args.json').read_text())['dataset']}"
+    yield publish.publish(run_folder, run_folder.parent / name, SAMPLES, False)
+    reset_accelerate()
+
+
+@pytest.fixture
+def twin(card: Path, tmp_path: Path) -> Path:
+    """A copy of the card."""
+    return Path(shutil.copytree(card, tmp_path / card.name))
+
+
+@pytest.fixture
+def dataset(card: Path) -> data.Dataset:
+    return data.load(card.name.partition(".")[2], SAMPLES)
+
+
+@pytest.fixture(scope="session")
+def own_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a network for one's own pictures, of two classes, started from another run's weights."""
+    folder = tmp_path_factory.mktemp("own")
+    pictures = folder / "my insects"
+    generator = np.random.default_rng(0)
+    for channel, label in enumerate(("bee", "wasp")):
+        (pictures / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+            pixels[:, :, channel] += 150
+            Image.fromarray(pixels).save(pictures / label / f"{i}.png")
+    for run, arguments in (
+        ("first", ("--dataset", "cifar10", "--data-dir", SAMPLES)),
+        ("second", ("--dataset", pictures, "--pretrained", folder / "first")),
+    ):
+        reset_accelerate()
+        more = ("--model", "tiny_net", "--epochs", 1, "--batch-size", 16, "--output-dir", folder / run)
+        assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
+    reset_accelerate()
+    yield publish.publish(folder / "second", folder / "tiny_net.my insects", None, False)
+    reset_accelerate()
+
+
+def torch_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return model.eval()(Preprocess(models.pretrained_cfg(model))(images)).numpy()

@@ -1,0 +1,90 @@
+"""Driving the app as a visitor does, with the mouse, and reading what it says."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+# The tabs, and what shows that one has been filled.
+TABS = {
+    "Digit": "#pad canvas",
+    "Picture": "#picture-answer .answer",
+    "Compare": "#comparison tbody tr",
+    "Understand": "#study .says",
+    "Models": "#card h1",
+}
+Stroke = Sequence[tuple[float, float]]
+
+
+def ellipse(x: float, y: float, a: float, b: float, start: float = -90, turn: float = 360) -> list[tuple[float, float]]:
+    """Points of an arc around (x, y), angles in degrees clockwise from the right."""
+    angles = np.deg2rad(start + np.linspace(0, turn, 25))
+    return [(x + a * float(np.cos(t)), y + b * float(np.sin(t))) for t in angles]
+
+
+# In a box of 100 by 100, as most people write them.
+DIGITS: dict[int, list[Stroke]] = {
+    0: [ellipse(50, 50, 32, 48)],
+    1: [[(38, 18), (54, 2), (54, 98)]],
+    2: [[*ellipse(50, 28, 30, 27, 190, 190), (55, 65), (22, 98), (80, 98)]],
+    3: [[*ellipse(46, 26, 28, 25, 200, 240), *ellipse(46, 73, 32, 26, -75, 235)]],
+    4: [[(60, 2), (18, 66), (86, 66)], [(64, 36), (64, 98)]],
+    5: [[(76, 3), (28, 3), (24, 44), *ellipse(46, 68, 30, 30, -115, 255)]],
+    6: [[(66, 2), (42, 22), (27, 52), *ellipse(50, 72, 25, 25, 180, -360)]],
+    7: [[(20, 4), (80, 4), (58, 45), (44, 98)]],
+    8: [[*ellipse(50, 26, 23, 23, 90, 360), *ellipse(50, 74, 28, 25, -90, 360)]],
+    9: [[*ellipse(48, 28, 25, 26, 0, -360), (72, 60), (66, 98)]],
+}
+
+
+def open_page(context: BrowserContext, url: str) -> Page:
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#pad canvas[aria-busy=false]").wait_for()  # it is there before it can be drawn on
+    expect(answer(page)).to_contain_text("draw one digit", ignore_case=True)
+    return page
+
+
+def answer(page: Page, kind: str = "digit") -> Locator:
+    return page.locator(f"#{kind}-answer")
+
+
+def says(page: Page, kind: str = "digit") -> Locator:
+    """The class that the answer names."""
+    return answer(page, kind).locator(".says")
+
+
+def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
+    """Strokes in a box of 100, drawn with the mouse at `size` pixels of the 280 of the canvas."""
+    canvas = page.locator("#pad canvas")
+    canvas.click(trial=True)  # waits until it has come to rest, and nothing lies on it
+    box = canvas.bounding_box()
+    assert box is not None
+    scale = box["width"] / 280
+    for stroke in strokes:
+        spots = [(left + x * size / 100, top + y * size / 100) for x, y in stroke]
+        points = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in spots]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for x, y in points[1:]:
+            page.mouse.move(x, y, steps=3)
+        page.mouse.up()
+
+
+def set_brush(page: Page, width: int) -> None:
+    page.get_by_label("Width of the brush").fill(str(width))
+
+
+def clear(page: Page) -> None:
+    page.get_by_role("button", name="Clear", exact=True).click()
+    expect(answer(page)).to_contain_text("Nothing to read yet")
+
+
+def go(page: Page, tab: str) -> None:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    page.locator(TABS[tab]).first.wait_for()
+
+
+def upload(page: Page, box: str, file: Path) -> None:
+    page.locator(f"#{box} input[type=file]").first.set_input_files(file)

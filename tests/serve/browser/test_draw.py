@@ -1,0 +1,147 @@
+"""Digits that are drawn in a real browser: strokes are made, and the answers read as a visitor reads them."""
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import MARKS
+from .driving import DIGITS, answer, clear, draw, open_page, says, set_brush
+
+pytestmark = MARKS
+
+
+@pytest.mark.parametrize(
+    ("brush", "size", "left", "top"),
+    [(20, 160, 60, 60), (8, 90, 20, 150), (32, 210, 35, 35)],
+    ids=["usual", "small", "thick"],
+)
+def test_every_digit_drawn_is_named(page: Page, brush: int, size: float, left: float, top: float) -> None:
+    set_brush(page, brush)
+    for digit, strokes in DIGITS.items():
+        draw(page, strokes, size, left, top)
+        expect(says(page)).to_have_text(re.compile(rf"^{digit} "))
+        bars = answer(page).locator(".bars li")
+        assert bars.count() == 10
+        expect(answer(page).locator(".bars li.first")).to_contain_text(str(digit))
+        clear(page)
+
+
+def test_the_answer_comes_while_one_draws(page: Page) -> None:
+    box = page.locator("#pad canvas").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 150, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 300, steps=10)
+    expect(says(page)).to_have_text(re.compile("^1 "))
+    page.mouse.up()
+
+
+def test_the_picture_that_the_model_sees_is_shown(page: Page) -> None:
+    draw(page, DIGITS[7])
+    expect(says(page)).to_be_visible()
+    shown = answer(page).get_by_role("img", name="as the model sees it")
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
+    assert shown.bounding_box()["width"] > 100  # type: ignore[index]
+    assert shown.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+
+
+def test_undo_takes_back_a_stroke(page: Page) -> None:
+    draw(page, DIGITS[1])
+    expect(says(page)).to_have_text(re.compile("^1 "))
+    draw(page, [[(20, 100), (95, 2)], [(0, 0), (100, 60)], [(5, 50), (95, 95)]])
+    expect(answer(page)).not_to_contain_text(re.compile("^1 "))
+    undo = page.get_by_role("button", name="Undo")
+    for _ in range(3):
+        undo.click()
+    expect(says(page)).to_have_text(re.compile("^1 "))
+    undo.click()
+    expect(answer(page)).to_contain_text("Nothing to read yet")
+    expect(undo).to_be_disabled()
+
+
+@pytest.mark.parametrize("kind", ["finger", "pen"])
+def test_finger_and_pen(browser: Browser, url: str, kind: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        box = page.locator("#pad canvas").bounding_box()
+        assert box is not None
+        devtools = context.new_cdp_session(page)
+        for stroke in DIGITS[4]:
+            points = [(box["x"] + 60 + 1.6 * x, box["y"] + 60 + 1.6 * y) for x, y in stroke]
+            steps = np.concatenate([np.linspace(a, b, 8) for a, b in pairwise(points)]).tolist()
+            for i, (x, y) in enumerate(steps):
+                last = i == len(steps) - 1
+                if kind == "finger":
+                    devtools.send(
+                        "Input.dispatchTouchEvent",
+                        {"type": "touchMove" if i else "touchStart", "touchPoints": [{"x": x, "y": y}]},
+                    )
+                    if last:
+                        devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+                else:
+                    event = {"x": x, "y": y, "button": "left", "buttons": 1, "pointerType": "pen", "clickCount": 1}
+                    devtools.send("Input.dispatchMouseEvent", {"type": "mouseMoved" if i else "mousePressed", **event})
+                    if last:
+                        devtools.send("Input.dispatchMouseEvent", {"type": "mouseReleased", **event, "buttons": 0})
+        expect(says(page)).to_have_text(re.compile("^4 "))
+        assert page.evaluate("scrollY") == 0  # the finger drew, and did not scroll
+
+
+def test_drawing_with_the_keyboard(page: Page) -> None:
+    canvas = page.get_by_label("Drawing pad")
+    canvas.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press(" ")
+    for _ in range(20):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press(" ")
+    expect(says(page)).to_have_text(re.compile("^1 "))
+    page.keyboard.press("Delete")
+    expect(answer(page)).to_contain_text("Nothing to read yet")
+
+
+def test_a_dot_two_digits_and_a_scribble_are_no_digit(page: Page) -> None:
+    draw(page, [[(50, 50), (50.5, 50.5)]])
+    expect(answer(page)).to_contain_text("only a dot")
+    clear(page)
+    draw(page, DIGITS[3], 80, 30, 90)
+    draw(page, DIGITS[7], 80, 160, 90)
+    expect(answer(page)).to_contain_text("Unsure")
+    expect(answer(page)).to_contain_text("more than one digit")
+    clear(page)
+    set_brush(page, 12)
+    rng = np.random.default_rng(0)
+    draw(page, [[(float(x), float(y)) for x, y in rng.uniform(0, 100, (30, 2))]], 220, 30, 30)
+    expect(answer(page)).to_contain_text("Unsure")
+
+
+def test_the_dark_theme_draws_light_on_dark(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="dark") as context:
+        page = open_page(context, url)
+        draw(page, DIGITS[5])
+        expect(says(page)).to_have_text(re.compile("^5 "))
+        corner, ink = page.locator("#pad canvas").evaluate(
+            """canvas => {
+                const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+                return [pixels[0], pixels.filter((_, i) => i % 4 === 0).reduce((a, b) => Math.max(a, b))];
+            }"""
+        )
+        assert corner < 60
+        assert ink > 200
+
+
+def test_another_model_answers_the_same_drawing(page: Page) -> None:
+    draw(page, DIGITS[2])
+    expect(says(page)).to_have_text(re.compile("^2 "))
+    chooser = page.get_by_label("Model and its test accuracy").first
+    chooser.click()
+    options = page.get_by_role("option")
+    names = options.all_inner_texts()
+    assert any("GoogLeNet" in name for name in names)
+    options.last.click()
+    expect(says(page)).to_have_text(re.compile("^2 "))
+    expect(answer(page)).to_contain_text(names[-1].strip().split(" · ")[0].lstrip("✓ "))

@@ -1,0 +1,37 @@
+"""Driving an engine: in an event loop of its own, and with its runs held back."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+import serve.engine
+from serve.engine import Engine
+from serve.models import Model
+
+
+def run(engine: Engine, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with engine:
+        return asyncio.run(work())
+
+
+class Gate:
+    """Holds every run until it is opened, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.sizes: list[int] = []
+        real = Model.run
+
+        def held(model: Model, images: np.ndarray) -> Any:
+            self.entered.set()
+            assert self.open.wait(20)
+            self.sizes.append(len(images))
+            return real(model, images)
+
+        monkeypatch.setattr(Model, "run", held)
+        monkeypatch.setattr(serve.engine, "BRIEF", 0)  # a run that is held does not belong into the event loop

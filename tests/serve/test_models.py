@@ -1,0 +1,115 @@
+"""One model on this machine's hardware: its precision, its device, and what is said where it does not load."""
+
+import types
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from serve.settings import Settings
+
+
+def test_precisions(tiny: Any, tmp_path: Path) -> None:
+    from serve.cores import has_int8_dot_product
+    from serve.engine import Engine
+
+    tiny(tmp_path / "both").write().write("int8")
+    tiny(tmp_path / "plain").write()
+    usual = "int8" if has_int8_dot_product() else "fp32"
+    for precision, expected in (
+        ("auto", {"both": usual, "plain": "fp32"}),
+        ("fp32", {"both": "fp32", "plain": "fp32"}),
+        ("int8", {"both": "int8"}),
+    ):
+        with Engine(Settings(models=tmp_path, precision=precision, device="cpu")) as engine:
+            assert {name: info.precision for name, info in engine.models().items()} == expected
+
+
+@pytest.mark.parametrize("dot_product", [True, False])
+def test_int8_is_computed_in_the_exact_way_only_where_the_fast_one_runs_over(
+    dot_product: bool, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import models
+
+    tiny(tmp_path / "model").write("int8")
+    opened: list[Any] = []
+
+    def session(path: Path, options: Any, **kwargs: Any) -> Any:
+        opened.append(options)
+        return onnxruntime.InferenceSession(path, options, **kwargs)
+
+    fake = types.SimpleNamespace(SessionOptions=onnxruntime.SessionOptions, InferenceSession=session)
+    monkeypatch.setattr(models, "onnxruntime", fake)
+    monkeypatch.setattr(models, "has_int8_dot_product", lambda: dot_product)
+    models.load(tmp_path / "model", Settings(precision="int8", device="cpu"))
+    (options,) = opened
+    if dot_product:  # where it would take twice the time
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+@pytest.mark.parametrize("trouble", ["opening", "providers", "running", "none"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_cuda_is_used_only_where_it_works(
+    trouble: str,
+    device: str,
+    tiny: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from serve import models
+    from serve.errors import ModelLoadError
+
+    tiny(tmp_path / "model").write()
+
+    class Session(onnxruntime.InferenceSession):
+        """As on a machine with a GPU; it computes on the CPU."""
+
+        def __init__(self, path: Path, options: Any, *, providers: list[Any], enable_fallback: bool) -> None:
+            assert not enable_fallback, "it would change to the CPU by itself"
+            self.on_gpu = providers[0] != "CPUExecutionProvider"
+            if self.on_gpu and trouble == "opening":
+                raise RuntimeError("CUDA failure 100")
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            gpu = self.on_gpu and trouble != "providers"
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"] if gpu else ["CPUExecutionProvider"]
+
+        def run(self, *arguments: Any) -> Any:
+            if self.on_gpu and trouble == "running":
+                raise RuntimeError("CUDA failure 100")
+            return super().run(*arguments)
+
+    monkeypatch.setattr(models.onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(models, "has_cuda", lambda: True)
+    settings = Settings(device=device)
+    why = "CUDA provider did not load" if trouble == "providers" else "CUDA failure 100"
+    if device == "cuda" and trouble != "none":
+        with pytest.raises(ModelLoadError, match=f"device is 'cuda', but .*{why}"):
+            models.load(tmp_path / "model", settings)
+        return
+    model = models.load(tmp_path / "model", settings)
+    works = device != "cpu" and trouble == "none"
+    assert model.info.device == ("cuda" if works else "cpu")
+    assert (why in caplog.text) == (device == "auto" and not works)
+
+
+def test_a_broken_file_is_not_laid_at_the_gpus_door(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import models
+    from serve.errors import ModelLoadError
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(b"no model")
+    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(models, "has_cuda", lambda: True)
+    with pytest.raises(ModelLoadError, match=r"does not load: .*Protobuf"):
+        models.load(tmp_path / "model", Settings(device="auto"))
+    monkeypatch.setattr(models, "has_cuda", lambda: False)
+    with pytest.raises(ModelLoadError, match="no CUDA device"):
+        models.load(tmp_path / "model", Settings(device="cuda"))

@@ -1,0 +1,160 @@
+"""Standing more than can be done, and using no more than is needed; always with real processes."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from watching import eventually, sample
+
+Encode = Callable[..., bytes]
+
+
+def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+    model = tiny(tmp_path / "slow").write(cost=60)
+    data = encode(model.images(1)[0])
+    head = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with running("--models", tmp_path, "--no-app", "--max-batch", 1) as server:
+        address = server.url.removeprefix("http://").split(":")
+        before = sample(server.url, "serve_batch_size_sum")
+        sockets = [socket.create_connection((address[0], int(address[1]))) for _ in range(20)]
+        for client in sockets:
+            client.sendall(head + data)
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") > 20)
+        for client in sockets:
+            client.close()
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 1)
+        assert sample(server.url, "serve_queue_images") == 0
+        gone = sample(server.url, 'serve_requests_total{model="slow",outcome="gone"')
+        assert gone >= 10
+        assert sample(server.url, "serve_batch_size_sum") - before <= 20 - gone + 1
+
+
+async def _flood(url: str, data: bytes, best: int, seconds: float, clients: int) -> tuple[int, Counter[str]]:
+    """`clients` that never wait between requests; what was sent, and what became of it. On bare sockets: a library for
+    clients would take more of the processor than the server."""
+    address, _, path = url.removeprefix("http://").partition("/")
+    host, port = address.split(":")
+    request = f"POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    outcomes: Counter[str] = Counter()
+    sent = 0
+    end = time.monotonic() + seconds
+
+    async def ask() -> None:
+        nonlocal sent
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while time.monotonic() < end:
+            sent += 1
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            status = head.split()[1]
+            if status == "503":
+                assert int(headers["retry-after"]) >= 1
+            right = status != "200" or body["predictions"][0]["index"] == best
+            outcomes[status if right else "wrong"] += 1
+        writer.close()
+
+    await asyncio.gather(*(ask() for _ in range(clients)))
+    return sent, outcomes
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_overload_is_refused_and_accounted_for(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: int
+) -> None:
+    """The queue takes 16 images and a run 4; 80 clients ask without a pause: four times what can be held."""
+    model = tiny(tmp_path / "slow").write(cost=10)
+    (pixels,) = model.images(1)
+    arguments = ("--max-queue", 16, "--max-images", 16, "--max-batch", 4, "--timeout", 20)
+    with running("--models", tmp_path, "--no-app", *arguments) as server:
+        url = f"{server.url}/classify/slow"
+        asyncio.run(_flood(url, encode(pixels), model.best(pixels), 1, 80))
+        idle = server.memory()
+        before = sample(server.url, 'serve_requests_total{model="slow"')
+        sent, outcomes = asyncio.run(_flood(url, encode(pixels), model.best(pixels), seconds, 80))
+        assert sent == outcomes.total()
+        assert set(outcomes) == {"200", "503"}, outcomes
+        assert sent > 4 * outcomes["200"] > 20
+        assert sample(server.url, 'serve_requests_total{model="slow"') - before == sent
+        assert server.memory() - idle < 50e6
+        assert sample(server.url, "serve_queue_images") == 0
+
+
+def test_memory_comes_back_after_unload(tiny: Any, tmp_path: Path, running: Any) -> None:
+    tiny(tmp_path / "small").write()
+    with running("--models", tmp_path, "--no-app") as server:
+        httpx.post(f"{server.url}/v2/repository/models/small/load")
+        before = server.memory()
+        tiny(tmp_path / "large").write(ballast=200_000_000)
+        assert httpx.post(f"{server.url}/v2/repository/models/large/load", timeout=60).status_code == 200
+        loaded = server.memory()
+        assert loaded - before > 150e6
+        for _ in range(3):
+            httpx.post(f"{server.url}/v2/repository/models/large/load", timeout=60)
+        assert server.memory() - loaded < 50e6
+        assert httpx.post(f"{server.url}/v2/repository/models/large/unload").status_code == 200
+        assert server.memory() - before < 40e6
+
+
+@pytest.mark.parametrize(("app", "share"), [("--app", 0.01), ("--no-app", 0.001)])
+def test_idle_it_uses_no_processor(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode, app: str, share: float
+) -> None:
+    model = tiny(tmp_path / "model").write()
+    with running("--models", tmp_path, app) as server:
+        httpx.post(f"{server.url}/classify/model", content=encode(model.images(1)[0]))
+        time.sleep(0.5)
+        before = server.processor_seconds()
+        time.sleep(3)
+        assert server.processor_seconds() - before < 3 * share
+
+
+def test_strangers_pictures_cost_less_than_300_megabytes(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode
+) -> None:
+    """The largest pictures that are let in, and small ones with texts that unpack to a thousand times their size."""
+    from PIL import Image, PngImagePlugin
+
+    from serve.decoding import TINY_BYTES
+
+    model = tiny(tmp_path / "model").write()
+    (small,) = model.images(1)
+    with running("--models", tmp_path, "--no-app", "--timeout", 60) as server:
+        url = f"{server.url}/classify/model"
+        assert httpx.post(url, content=encode(small)).status_code == 200
+        idle = peak = server.memory()
+        large = Image.effect_noise((5000, 5000), 10)
+        texts = PngImagePlugin.PngInfo()
+        for index in range(7):
+            texts.add_text(f"key{index}", "x" * 1_000_000, zip=True)
+        wordy = encode(Image.new("L", (1100, 1000)), pnginfo=texts)
+        assert len(wordy) < TINY_BYTES
+        pictures = [
+            encode(Image.merge("RGBA", [Image.linear_gradient("L").resize((5000, 5000))] * 4), compress_level=1),
+            encode(large, "JPEG", quality=30, progressive=True),
+            encode(large.resize((3500, 3500)), "WEBP", quality=10),
+            bytes(16 * 2**20),
+        ]
+        done: list[int] = []
+        threads = [
+            threading.Thread(
+                target=lambda data=data: done.append(httpx.post(url, content=data, timeout=60).status_code)
+            )
+            for data in pictures * 2 + [wordy, wordy + bytes(TINY_BYTES)] * 15  # opened in two places
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            peak = max(peak, server.memory())
+            time.sleep(0.005)
+        assert sorted(done) == [200] * 36 + [415] * 2
+        assert peak - idle < 300e6

@@ -1,0 +1,294 @@
+"""Signals, whatever is going on: nobody is lost, and nothing keeps the process."""
+
+import asyncio
+import gzip
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from watching import eventually, sample
+
+Encode = Callable[..., bytes]
+
+
+# Each is `python -m serve` after a change that makes a moment of its life last.
+IMPORTING = """
+import sys, time, types
+from serve.__main__ import main
+
+class Slow(types.ModuleType):
+    def __getattr__(self, name):
+        print("importing", flush=True)
+        time.sleep(1e6)
+
+sys.modules["serve.api"] = Slow("serve.api")
+main()
+"""
+LOADING = """
+import time, serve.repository, serve.server
+from serve.__main__ import main
+
+async def startup(self, sockets=None, real=serve.server.Server.startup):
+    await real(self, sockets)
+    print("loading on http://%s:%d" % sockets[0].getsockname(), flush=True)
+
+serve.server.Server.startup = startup
+serve.repository.load = lambda *arguments: time.sleep(1e6)
+main()
+"""
+RUNNING = """
+import time, serve.engine, serve.models
+from serve.__main__ import main
+
+def run(self, images, real=serve.models.Model.run):
+    return time.sleep(1e6) if images.any() else real(self, images)
+
+serve.engine.BRIEF = 0
+serve.models.Model.run = run
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: Any, number: int) -> None:
+    tiny(tmp_path / "model").write()
+    with running("--models", tmp_path, program=("-c", IMPORTING)) as server:
+        assert server.line == "importing"
+        assert server.stop(number) == (0, "")
+
+
+def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: Path, running: Any) -> None:
+    tiny(tmp_path / "model").write()
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
+    answers: list[httpx.Response] = []
+    with running(*arguments, program=("-c", LOADING)) as server:
+        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        answers.append(httpx.get(f"{server.url}/v2/health/ready"))
+        answers.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
+
+        def load() -> None:
+            answers.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
+
+        threads = [threading.Thread(target=load) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 41)
+        # Those who wait for the load leave others a thread to work in.
+        index = f"{server.url}/v2/repository/index"
+        states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
+        assert [entry["state"] for entry in states.json()] == ["LOADING"]
+        assert server.stop() == (0, "ERROR: Cancel 40 running task(s), timeout graceful shutdown exceeded\n")
+        for thread in threads:
+            thread.join()
+    assert [answer.status_code for answer in answers] == [503] * 42
+    assert [answer.json()["error"] for answer in answers] == [
+        "not ready: loading models",
+        "model 'model' is not ready: loading",
+        *["the server is shutting down"] * 40,
+    ]
+
+
+def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+    """Those who wait for the run, for the next one, and for room for their bodies are answered yet."""
+    model = tiny(tmp_path / "model").write()
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0, "--timeout", 1000)
+    answers: list[httpx.Response] = []
+    with running(*arguments, program=("-c", RUNNING)) as server:
+        data = encode(model.images(1)[0])
+
+        def ask(coding: str) -> None:
+            content = gzip.compress(data) if coding == "gzip" else data
+            headers = {"content-encoding": coding}
+            answers.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
+
+        threads = []
+        for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
+            threads.append(threading.Thread(target=ask, args=(coding,)))
+            threads[-1].start()
+            assert eventually(lambda count=count: sample(server.url, "serve_requests_in_flight") == count + 1)
+        status, _ = server.stop()
+        for thread in threads:
+            thread.join()
+    assert status == 1
+    assert [answer.status_code for answer in answers] == [503] * 20
+    assert {answer.json()["error"] for answer in answers} == {"the server is shutting down"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
+def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, running: Any) -> None:
+    import resource
+
+    tiny(tmp_path / "model").write()
+    with running("--models", tmp_path, "--no-app") as server:
+        pid = server.process.pid
+        host, port = server.url.removeprefix("http://").split(":")
+        most = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        sockets = [socket.create_connection((host, int(port))) for _ in range(20)]
+        assert eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == most)
+        status, errors = server.stop()
+        for client in sockets:
+            client.close()
+    assert status == 0
+    assert "Traceback" not in errors
+
+
+class Load:
+    """Clients in threads that ask one after the other, and the account of what became of every request."""
+
+    def __init__(self, url: str, model: Any, encode: Encode, clients: int) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.sent = 0
+        self._url = f"{url}/classify/{model.name}"
+        self._pictures = [(encode(p), model.best(p)) for p in model.images(16)]
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(index,)) for index in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, index: int) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not self._stop.is_set():
+                index += 1
+                data, best = self._pictures[index % len(self._pictures)]
+                with self._lock:
+                    self.sent += 1
+                try:
+                    answer = client.post(self._url, content=data)
+                    outcome = str(answer.status_code)
+                    if answer.status_code == 200 and answer.json()["predictions"][0]["index"] != best:
+                        outcome = "wrong"
+                except httpx.ConnectError:
+                    outcome = "turned away"
+                except httpx.HTTPError as error:
+                    outcome = f"lost: {error!r}"
+                with self._lock:
+                    self.outcomes[outcome] += 1
+                if outcome == "turned away":
+                    return
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_loses_nothing(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode, number: int
+) -> None:
+    model = tiny(tmp_path / "model").write(cost=2)
+    with running("--models", tmp_path, "--no-app", "--linger", 1) as server:
+        load = Load(server.url, model, encode, clients=16)
+        time.sleep(1.5)
+        server.process.send_signal(number)
+        status, errors = _ended(server)
+        load.stop()
+    assert status == 0
+    assert "Traceback" not in errors
+    assert load.outcomes.total() == load.sent
+    assert set(load.outcomes) <= {"200", "turned away"}, load.outcomes
+    assert load.outcomes["200"] > 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> None:
+    from serve.listening import drop_handshakes, finish_listening
+
+    async def accept(listener: socket.socket, count: int) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        requests = []
+        for _ in range(count):
+            await asyncio.sleep(0.1)  # long past the handshake's time for the last of them
+            connection, _ = await loop.sock_accept(listener)
+            requests.append(await loop.sock_recv(connection, 100))
+            connection.close()
+        return requests
+
+    async def end(listener: socket.socket) -> list[bytes]:
+        accepting = asyncio.create_task(accept(listener, 5))
+        await finish_listening([listener])
+        assert accepting.done() or await asyncio.wait_for(accepting, 0.2)
+        listener.close()
+        return accepting.result()
+
+    with socket.create_server((address, 0), family=family) as listener:
+        listener.setblocking(False)
+        clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"request")
+        assert drop_handshakes(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname()[:2], timeout=0.1)
+        assert asyncio.run(end(listener)) == [b"request"] * 5
+        for client in clients:
+            assert client.recv(1) == b""  # closed in good order; a reset would raise
+            client.close()
+
+
+def test_who_cannot_be_accepted_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import listening
+
+    monkeypatch.setattr(listening, "ACCEPTING", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        asyncio.run(asyncio.wait_for(listening.finish_listening([listener]), 30))
+
+
+def _ended(server: Any) -> tuple[int, str]:
+    _, errors = server.process.communicate(timeout=60)
+    return server.process.returncode, errors
+
+
+def test_after_sigterm_it_is_not_ready_and_still_serves(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode
+) -> None:
+    model = tiny(tmp_path / "model").write()
+    (pixels,) = model.images(1)
+    with running("--models", tmp_path, "--no-app", "--linger", 3) as server:
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        ready = httpx.get(f"{server.url}/v2/health/ready")
+        assert ready.status_code == 503
+        assert ready.headers["connection"] == "close"
+        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        answer = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
+        assert answer.json()["predictions"][0]["index"] == model.best(pixels)
+        # A second signal ends it at once.
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        status, _ = _ended(server)
+        assert time.monotonic() - began < 3
+        assert status == 0
+
+
+def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+    model = tiny(tmp_path / "slow").write(cost=300)
+    data = encode(model.images(1)[0])
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1)
+    outcomes: list[int] = []
+    with running(*arguments) as server:
+
+        def ask() -> None:
+            outcomes.append(httpx.post(f"{server.url}/classify/slow", content=data, timeout=60).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 25)
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        _ended(server)
+    assert len(outcomes) == 24
+    assert set(outcomes) == {200, 503}

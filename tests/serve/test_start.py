@@ -1,0 +1,169 @@
+"""Starting: flags and environment, folders of models that are broken, and other hosts; always with real processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from watching import eventually
+
+from serve.settings import Settings, from_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serve", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_help_names_every_setting() -> None:
+    done = command("--help")
+    assert done.returncode == 0
+    for name in Settings.__dataclass_fields__:
+        shown = "SERVE_API_KEY" if name == "api_key" else "--" + name.replace("_", "-")
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--models", "nowhere"), "nowhere is no folder"),
+        (("--models", "serve"), "serve holds no models; build one with: python train/export.py serve/NAME"),
+        (("--device", "tpu"), "invalid choice: 'tpu'"),
+        (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
+        (("--port", "70000"), "port is 70000; valid are 0 to 65535"),
+        (("--timeout", "nan"), "timeout is nan"),
+        (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
+        (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
+        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is no host name"),
+        (("--max-images", "300"), "more than the 256 of max_queue"),
+    ],
+)
+def test_a_wrong_start_says_why_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = command(*arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
+    tiny(tmp_path / "model").write()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command("--models", tmp_path, "--port", port)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in done.stderr
+
+
+def test_the_environment_sets_what_flags_do_not() -> None:
+    found = from_environment({"SERVE_PORT": "9", "SERVE_APP": "false", "SERVE_MODELS": "x", "SERVE_TIMEOUT": "1.5"})
+    assert Settings(**found) == Settings(port=9, app=False, models=Path("x"), timeout=1.5)
+    assert "secret" not in repr(Settings(api_key="secret"))
+    for name, value in (("PORT", "many"), ("APP", "perhaps"), ("MAX_BATCH", "1.5")):
+        with pytest.raises(ValueError, match=f"SERVE_{name} is '{value}'"):
+            from_environment({f"SERVE_{name}": value})
+
+
+def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
+    tiny(tmp_path / "good").write()
+    tiny(tmp_path / "mislabelled", labels=["only one"]).write()
+    for name, content in (("garbage", b"no model"), ("empty", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(content)
+    (tmp_path / "unbuilt").mkdir()
+    (tmp_path / "unbuilt" / "model.safetensors").touch()
+    (tmp_path / "no model at all").mkdir()
+    with running("--models", tmp_path, "--no-app") as server:
+        assert server.line.startswith("Serving 1 model on ")
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        status, errors = server.stop()
+    assert status == 0
+    assert f"build it with: python train/export.py {tmp_path / 'unbuilt'}" in errors
+    for name in ("garbage", "empty", "mislabelled"):
+        assert name in errors
+    assert "no model at all" not in errors
+    assert "Traceback" not in errors
+
+
+def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import models
+    from serve.engine import Engine
+
+    for name in ("good", "locked"):
+        tiny(tmp_path / name).write()
+    (tmp_path / "a file").touch()
+    (tmp_path / "a link to nothing").symlink_to("nothing")
+
+    def deny(real: Callable[..., Any]) -> Callable[..., Any]:
+        # Not by its permissions, which the system's administrator passes by.
+        def denied(path: Path) -> Any:
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return denied
+
+    monkeypatch.setattr(models.os, "listdir", deny(models.os.listdir))
+    monkeypatch.setattr(Path, "is_file", deny(Path.is_file))
+    with Engine(Settings(models=tmp_path)) as engine:
+        assert list(engine.models()) == ["good"]
+        states = {entry.name: entry for entry in engine.repository.index()}
+        assert list(states) == ["good", "locked"]
+        assert states["locked"].state == "UNAVAILABLE"
+        assert "Permission denied" in states["locked"].reason
+    assert models.find(tmp_path / "nowhere") == models.find(tmp_path / "locked") == []
+
+
+def test_without_any_model_it_ends(tmp_path: Path, running: Any) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
+    done = command("--models", tmp_path, "--port", 0, "--no-app")
+    assert done.returncode == 1
+    assert f"none of the models in {tmp_path} could be loaded" in done.stderr
+    assert "does not load" in done.stderr
+    assert done.stdout == ""
+
+
+def test_nothing_of_training_is_imported(tiny: Any, tmp_path: Path) -> None:
+    model = tiny(tmp_path / "model").write()
+    program = f"""
+import sys, asyncio, numpy as np
+from pathlib import Path
+from serve.api import create_app
+from serve.settings import Settings
+app = create_app(Settings(models=Path({str(tmp_path)!r})))
+with app.state.engine as engine:
+    asyncio.run(engine.infer({model.name!r}, np.zeros((1, 32, 32, 3), np.uint8)))
+print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path) -> None:
+    tiny(tmp_path / "model").write()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
+    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "running on" in line)
+            url = line.split("running on ")[1].split()[0]
+            assert eventually(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "Application shutdown complete" in errors
+    assert "Finished server process" in errors
+    assert "Traceback" not in errors

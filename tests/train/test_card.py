@@ -1,0 +1,116 @@
+"""What a card says: its figures, the command that repeats its run, the README's table, and one's own pictures."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from conftest import torch_logits
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from train import card as readme
+from train import data, export, fit, models, publish
+
+
+def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, metrics = (json.loads((run_folder / "args.json").read_text()), json.loads((card / "metrics.json").read_text()))
+    monkeypatch.setattr(fit, "emulates_bf16", lambda: False)
+
+    def parsed(metrics: dict[str, Any]) -> Any:
+        return fit.parse(shlex.split(readme.command(metrics).partition("train/fit.py ")[2]))
+
+    args = parsed(metrics)
+    assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
+    assert (args.batch_size, args.learning_rate, args.epochs) == (32, 0.05, 2)
+    assert json.loads(json.dumps(vars(fit.recipe_for(args)), default=vars)) == run["settings"]
+    assert "git checkout" not in (card / "README.md").read_text()
+
+    more = {"model_kwargs": {"aux": True, "act": "a b"}, "pretrained": "published", "overfit": 32}
+    args = parsed(metrics | more)
+    assert fit.model_kwargs(args.model_kwargs) == more["model_kwargs"]
+    assert (args.pretrained, args.overfit) == ("published", 32)
+    assert parsed(metrics | {"pretrained": "colour"}).pretrained == "colour"
+
+
+@pytest.mark.parametrize(
+    ("commit", "words"),
+    [
+        ("abc", "at commit `abc`: `git checkout abc` before the command"),
+        ("abc+", "at commit `abc` with changes that were not committed"),
+        (None, "at a commit that is not known"),
+    ],
+)
+def test_card_says_where_the_recipe_stood_that_no_flag_gives(twin: Path, commit: str | None, words: str) -> None:
+    metrics = json.loads((twin / "metrics.json").read_text()) | {"git_commit": commit}
+    del metrics["settings"]["sizes"]  # from before there were any: nothing has changed for this network
+    metrics["settings"] |= {"nesterov": False, "weight_decay": 0.1, "batch_size": 128}
+    (twin / "metrics.json").write_text(json.dumps(metrics))
+    text = readme.render(twin)
+    assert f"Recipe `fast` has changed since, in nesterov and weight decay. It was as this run had it {words}." in text
+    assert "--batch-size 128 " in text  # today's value, but that commit's may be another
+
+
+def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text(f"before\n{readme.TABLE_BEGIN}\nold\n{readme.TABLE_END}\nafter\n")
+    other = Path(shutil.copytree(twin, tmp_path / "other" / twin.name))
+    own = Path(shutil.copytree(twin, tmp_path / "model_cards" / twin.name))
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    for cards, published, table in (
+        (other, other, "old"),
+        (other, own, "old"),
+        (own, other, "old"),
+        (own, own, own.name),
+    ):
+        monkeypatch.setattr(models, "MODEL_CARDS", cards.parent)
+        monkeypatch.setattr(publish, "publish", lambda *_, published=published: published)
+        assert publish.main(["run"]) == 0
+        assert table in (tmp_path / "README.md").read_text()
+
+
+def test_card_states_the_figures_of_its_weights(card: Path, dataset: data.Dataset) -> None:
+    metrics = json.loads((card / "metrics.json").read_text())
+    parsed = ModelCard.load(card / "README.md")
+    (result,) = parsed.data.eval_results
+    assert result.metric_value == pytest.approx(metrics["test_accuracy"] / 100, abs=1e-9)
+    assert (result.metric_type, result.dataset_split) == ("accuracy", "test")
+    assert result.dataset_type == data.HUB_IDS[dataset.name]
+    assert (parsed.data.library_name, parsed.data.license) == ("timm", "apache-2.0")
+    assert f"{metrics['test_accuracy']:.2f} %" in parsed.text
+    logits = torch_logits(timm.create_model(f"local-dir:{card}", pretrained=True), dataset.test.images)
+    right = (logits.argmax(1) == dataset.test.labels.numpy()).mean()
+    assert metrics["test_accuracy"] == pytest.approx(100 * right, abs=0.11)
+
+
+def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
+    """Its path stands where the project's own commands look for the pictures, nowhere else."""
+    path = str(own_card.parent)
+    holding = {file.name for file in own_card.iterdir() if path.encode() in file.read_bytes()}
+    assert holding == {"config.json"}
+    text = (own_card / "README.md").read_text()
+    parsed = ModelCard.load(own_card / "README.md")
+    assert parsed.data.datasets is None
+    assert parsed.data.eval_results is None
+    assert "trained on the 2 classes of my insects." in text
+    assert "from the weights `first`, 1 epochs" in text
+    (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
+    args = fit.parse(shlex.split(command))
+    assert (args.dataset, args.pretrained) == ("my insects", "first")
+    assert "`my insects` is a folder of pictures that lies where the network was trained. So do the weights" in text
+    assert export.stated(own_card / "model.onnx")["tag"] == "my insects"
+
+
+def test_usage_of_own_pictures_runs(
+    own_card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code = (own_card / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    shutil.copytree(own_card, tmp_path / own_card.name)
+    Image.new("RGB", (50, 40), (200, 40, 40)).save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in {"bee", "wasp"}

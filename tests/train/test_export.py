@@ -1,0 +1,181 @@
+"""The ONNX files of a card: what they promise, what they hold, and when they are built anew."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from conftest import DATASETS, SAMPLES, torch_logits
+from torch import nn
+
+from train import data, export, models
+
+PIXELS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+@pytest.mark.parametrize("file", export.FILES.values())
+def test_onnx_contract(card: Path, dataset: data.Dataset, file: str) -> None:
+    session = export.session(card / file)
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", list(PIXELS[dataset.name]))
+    assert isinstance(image.shape[0], str)
+    outputs = {output.name: (output.type, output.shape[1]) for output in session.get_outputs()}
+    assert outputs == {"logits": ("tensor(float)", 10), "probabilities": ("tensor(float)", 10)}
+    pixels = dataset.test.images.permute(0, 2, 3, 1).contiguous().numpy()
+    whole, _ = session.run(["logits", "probabilities"], {"image": pixels[:50]})
+    for batch in (1, 3, 50):
+        logits, probabilities = session.run(["logits", "probabilities"], {"image": pixels[:batch]})
+        assert logits.shape == probabilities.shape == (batch, 10)
+        np.testing.assert_allclose(logits, whole[:batch], atol=1e-4)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "file"), export.FILES.items())
+def test_onnx_metadata(card: Path, dataset: data.Dataset, precision: str, file: str) -> None:
+    metadata = export.session(card / file).get_modelmeta().custom_metadata_map
+    metrics = json.loads((card / "metrics.json").read_text())
+    assert (metadata["model"], metadata["tag"], metadata["precision"]) == ("tiny_net", dataset.name, precision)
+    assert json.loads(metadata["labels"]) == list(dataset.class_names)
+    digest = hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest()
+    assert metadata["safetensors_sha256"] == metrics["safetensors_sha256"] == digest
+    images, labels = dataset.test.images, dataset.test.labels.numpy()
+    accuracy = 100 * np.mean(export.predict(card / file, images).argmax(1) == labels)
+    assert float(metadata["accuracy"]) == pytest.approx(accuracy, abs=0.006)
+    cfg = json.loads(metadata["pretrained_cfg"])
+    assert cfg["input_size"] == [PIXELS[dataset.name][2], *PIXELS[dataset.name][:2]]
+
+
+@pytest.mark.parametrize("file", export.FILES.values())
+def test_onnx_holds_no_path_of_this_machine(card: Path, file: str) -> None:
+    content = (card / file).read_bytes()
+    for path in (models.REPOSITORY, Path.home(), Path(torch.__file__).parent, Path(__file__).parent):
+        assert str(path).encode() not in content, path
+    assert b"site-packages" not in content
+    assert not re.search(rb"\.py\b", content)
+
+
+def test_int8_computes_in_int8(card: Path) -> None:
+    graph = onnx.load(card / "model.int8.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("QuantizeLinear") >= 3
+    kept = {tensor.name: tensor for tensor in graph.initializer}
+    for name in ("model.conv1.weight", "model.conv2.weight", "model.fc.weight"):
+        assert name not in kept
+        assert kept[f"{name}_quantized"].data_type == onnx.TensorProto.INT8
+
+
+@pytest.mark.parametrize("name", ["improved_resnet18", "vanilla_googlenet"])
+def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_path: Path) -> None:
+    """What ONNX Runtime runs: a conversion to float and back before each ReLU would be a tenth of the time."""
+    model = timm.create_model(name).eval()
+    proto = export.build(model, (32, 32, 3))
+    images = data.load("cifar10", SAMPLES).train.images[:16].permute(0, 2, 3, 1).numpy()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    int8 = export.quantize(proto, images).SerializeToString()
+    onnxruntime.InferenceSession(int8, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    convolutions = [index for index, kind in enumerate(kinds) if kind == "QLinearConv"]
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    between = set(kinds[convolutions[0] : convolutions[-1]])
+    assert between <= {"QLinearConv", "QLinearAdd", "QLinearConcat", "MaxPool", "NhwcMaxPool"}
+
+
+def test_the_same_weights_give_the_same_files(card: Path) -> None:
+    before = {file: (card / file).read_bytes() for file in export.FILES.values()}
+    assert [path.name for path in export.export(card)] == list(before)
+    assert {file: (card / file).read_bytes() for file in before} == before
+
+
+def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By content, whatever the times of the files."""
+    assert not export.outdated(twin)
+    for file in twin.glob("*.json"):
+        os.utime(file)
+    assert not export.outdated(twin)
+    with monkeypatch.context() as other_code:
+        other_code.setattr(export, "_sources_sha256", lambda: "another")
+        assert export.differing(twin, "int8") == ["sources_sha256"]
+    for file, old, new in (
+        ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
+        ("config.json", '"label_names": [', '"label_names": ["none",'),
+        ("config.json", "0.25", "0.5"),
+        ("metrics.json", '"int8": ', '"int8": 1'),
+    ):
+        text = (twin / file).read_text()
+        assert old in text
+        (twin / file).write_text(text.replace(old, new))
+        assert export.outdated(twin), new
+        (twin / file).write_text(text)
+    assert not export.outdated(twin)
+    weights = (twin / "model.safetensors").read_bytes()
+    (twin / "model.safetensors").write_bytes(weights[:-1] + b"x")
+    assert export.outdated(twin)
+    (twin / "model.safetensors").write_bytes(weights)
+    for damage in (Path.unlink, lambda file: file.write_bytes(b"half")):
+        shutil.copy(twin / "model.onnx", twin / "kept")
+        damage(twin / "model.onnx")
+        assert export.outdated(twin)
+        os.replace(twin / "kept", twin / "model.onnx")
+
+
+@pytest.mark.parametrize("name", export.SOURCES)
+def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("train", "zoo"):
+        shutil.copytree(models.REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("samples"))
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    before = export._sources_sha256.__wrapped__()
+    with sorted(tmp_path.glob(name))[-1].open("a") as file:
+        file.write("\n")
+    assert export._sources_sha256.__wrapped__() != before
+
+
+def test_export_goes_on_after_a_failure(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Path(shutil.copytree(twin, twin.parent / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    (twin / "model.int8.onnx").unlink()
+    capsys.readouterr()
+    assert export.main(["--missing", str(broken), str(twin)]) == 1
+    assert not export.outdated(twin)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("export.py: broken: ")
+    assert export.main(["--missing", str(twin)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_always_looks_for_outdated_files(tmp_path: Path) -> None:
+    for name in (".demo", ".test", ".onnx"):
+        (tmp_path / name).touch()
+    for target in ("onnx", "demo", "verify", "test"):
+        command = ["make", "-n", target, f"VENV={tmp_path}"]
+        done = subprocess.run(command, cwd=models.REPOSITORY, capture_output=True, text=True, check=True)
+        assert f"{tmp_path}/bin/python train/export.py --missing" in done.stdout, target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.ZOO)
+@pytest.mark.parametrize("dataset_name", DATASETS)
+def test_every_network_exports(name: str, dataset_name: str, tmp_path: Path) -> None:
+    """Random weights, real images: torch and ONNX agree."""
+    torch.manual_seed(0)
+    model = timm.create_model(f"{name}.{dataset_name}").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    onnx.save(export.build(model, PIXELS[dataset_name]), tmp_path / "model.onnx")
+    images = data.load(dataset_name, SAMPLES).test.images[:20]
+    expected = torch_logits(model, images)
+    found = export.predict(tmp_path / "model.onnx", images)
+    assert np.abs(found - expected).max() < 1e-3 * max(1, np.abs(expected).max())

@@ -1,0 +1,91 @@
+"""Measuring a card again: what `verify.py` and `evaluate.py` find, and what the card states."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+
+from train import evaluate, export, verify
+
+
+def test_update_states_what_the_onnx_files_have_come_to(twin: Path) -> None:
+    truth = json.loads((twin / "metrics.json").read_text())
+    stated = json.loads((twin / "metrics.json").read_text())
+    for figures in (stated, stated["samples"]):
+        figures["onnx_test_accuracy"] = {"fp32": 1.0, "int8": 2.0}
+    (twin / "metrics.json").write_text(json.dumps(stated))
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 0
+    assert json.loads((twin / "metrics.json").read_text()) == truth
+    assert not export.outdated(twin)
+    assert not list(verify.differences(twin, SAMPLES, samples=False)) or list(verify.broken_bounds(truth))
+
+
+def test_update_keeps_the_figures_of_the_weights(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lie = json.loads((twin / "metrics.json").read_text()) | {"test_accuracy": 99.9, "safetensors_sha256": "other"}
+    (twin / "metrics.json").write_text(json.dumps(lie))
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 0
+    assert json.loads((twin / "metrics.json").read_text()) == lie
+    (twin / "log.csv").unlink()
+    capsys.readouterr()
+    assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 2
+    assert capsys.readouterr().err == f"verify.py: {twin.name}: log.csv missing\n"
+
+
+def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def verified() -> tuple[int, str]:
+        capsys.readouterr()
+        status = verify.main([str(twin), "--data-dir", str(SAMPLES)])
+        return status, capsys.readouterr().out
+
+    truth = json.loads((twin / "metrics.json").read_text())
+    bounds = list(verify.broken_bounds(truth))  # two epochs make no network that holds them for certain
+    assert verified() == (1 if bounds else 0, f"{twin.name}: {'; '.join(bounds) or 'as stated'}\n")
+    confusion = np.array(truth["confusion_matrix"])
+    confusion[:, [0, 1]] = confusion[:, [1, 0]]
+    (twin / "metrics.json").write_text(json.dumps(truth | {"confusion_matrix": confusion.tolist()}))
+    status, text = verified()
+    assert status == 1
+    assert "the confusion matrix is another than the card's" in text
+    assert "the card's accuracy does not follow from its own confusion matrix" in text
+
+
+def test_evaluate_prints_what_the_card_states(card: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    metrics = json.loads((card / "metrics.json").read_text())
+    capsys.readouterr()
+    assert evaluate.main([str(card), "--data-dir", str(SAMPLES), "--output-dir", str(tmp_path)]) == 0
+    line, *classes = capsys.readouterr().out.splitlines()
+    assert f"{card.name}: test accuracy {metrics['test_accuracy']:.2f} % on 1,000 images" in line
+    for (label, accuracy), printed in zip(metrics["per_class_accuracy"].items(), classes, strict=False):
+        assert printed.split() == [label, f"{accuracy:.2f}", "%"]
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["confusion_matrix"] == metrics["confusion_matrix"]
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"figures.json", "confusion_matrix.png", "mistakes.png", "components.png"}
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("onnx", "fp32"), ("onnx-int8", "int8")])
+def test_evaluate_with_onnx(card: Path, capsys: pytest.CaptureFixture[str], runtime: str, precision: str) -> None:
+    stated = json.loads((card / "metrics.json").read_text())["onnx_test_accuracy"][precision]
+    capsys.readouterr()
+    assert evaluate.main([str(card), "--data-dir", str(SAMPLES), "--runtime", runtime]) == 0
+    assert f"test accuracy {stated:.2f} %" in capsys.readouterr().out
+
+
+def test_verify_and_export_of_own_pictures(own_card: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    capsys.readouterr()
+    assert verify.main(["--samples", str(own_card)]) == 0
+    line = f"{own_card.name}: not checked, as the project ships no images of its dataset\n"
+    assert capsys.readouterr().out == line
+    assert verify.main([str(own_card)]) == 0
+    assert capsys.readouterr().out == f"{own_card.name}: as stated\n"
+
+    elsewhere = Path(shutil.copytree(own_card, tmp_path / own_card.name))
+    config = (elsewhere / "config.json").read_text().replace(str(own_card.parent), "/no/such")
+    (elsewhere / "config.json").write_text(config)
+    assert export.main([str(elsewhere)]) == 1
+    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
+    assert verify.main([str(elsewhere)]) == 2
+    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
