@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
             found = [f"metrics.json or config.json has no {error}"]
         print(f"{folder.name}: {'; '.join(found) or 'as stated'}", flush=True)
         status = max(status, 1 if found else 0)
-    if args.update:
+    if args.update and any(folder.resolve().parent == models.MODEL_CARDS.resolve() for folder in folders):
         card.write_table()
     return status
 
