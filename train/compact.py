@@ -19,8 +19,9 @@ from zoo.vgg import PooledVGG
 # Networks from here on are kept in 8 bits, and all matrices of theirs from here on.
 LARGE_NETWORK = 10_000_000
 LARGE_MATRIX = 2**16
-# Share of the variance of a linear layer's outputs, over training images, that may go.
-VARIANCE_LEFT_OUT = 1e-4
+# Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images differ by 1.4 %
+# of their spread (improved, MNIST) and 0.6 % (vanilla, CIFAR-10), and 3 of 4,000 images get another class.
+RANK = 64
 BATCH = 250
 
 
@@ -57,12 +58,14 @@ def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
     folded: Any = fold(model, pretrained_cfg(model)["input_size"])
     state = dict(model.state_dict())
     mlp = folded.pre_logits
+    inputs = _inputs(folded, mlp.fc1, images)
     for name in ("fc1", "fc2"):
         layer = getattr(mlp, name)
-        left, right, bias = principal(layer, _outputs(folded, layer, images))
+        left, right, bias = principal(layer, inputs, RANK)
         with torch.no_grad():  # the second layer's directions are those of what the first one will give
             layer.weight.copy_(left @ right)
             layer.bias.copy_(bias)
+            inputs = layer(inputs).relu_()
         key = f"pre_logits.{name}.weight"
         del state[key]
         if name == "fc1" and isinstance(mlp.pool, DistinctCells):
@@ -77,10 +80,10 @@ def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def _outputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """What a layer gives for all images: float32 [n, out]."""
+def _inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """What a layer gets for all images: float32 [n, in]."""
     kept: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output.float().clone()))
+    hook = layer.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].float().clone()))
     preprocess = Preprocess(pretrained_cfg(model))
     try:
         with convolution.faster(model):
@@ -92,21 +95,20 @@ def _outputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def principal(layer: nn.Linear, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def principal(layer: nn.Linear, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """A linear layer confined to the principal directions of its outputs.
 
-    Of all layers of this rank it is the one whose outputs differ least, in the mean square, from those given.
+    Of all layers of this rank it is the one whose outputs for `inputs` change least, in the mean square.
 
     Args:
-        outputs: float32 [n, out], the layer's.
+        inputs: float32 [n, in].
 
     Returns:
         left [out, rank], right [rank, in] and bias [out].
     """
+    outputs = layer(inputs)
     mean = outputs.mean(0)
-    _, values, directions = torch.linalg.svd(outputs - mean, full_matrices=False)
-    variance = values.double().square()
-    rest = 1 - variance.cumsum(0) / variance.sum()
-    rank = min(len(values), 1 + int((rest > VARIANCE_LEFT_OUT).sum()))
-    left = directions[:rank].T.contiguous()
+    outputs -= mean
+    _, directions = torch.linalg.eigh(outputs.T @ outputs)  # ascending
+    left = directions[:, -rank:].contiguous()
     return left, left.T @ layer.weight, left @ (left.T @ (layer.bias - mean)) + mean

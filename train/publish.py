@@ -23,7 +23,7 @@ from train.compact import compact
 from train.files import replacing, write_json, write_text
 
 # For what the directions of VGG16's linear layers are taken from.
-CALIBRATION_IMAGES = 8000
+CALIBRATION_IMAGES = 4000
 
 
 def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool) -> Path:
