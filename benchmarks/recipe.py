@@ -3,15 +3,16 @@
 `python benchmarks/recipe.py [--model NAME] [--epochs N] [--seeds S ...] [TRIAL ...]`
 
 Every trial trains the same network on the same images in the same order (CIFAR-10's training split without its
-validation images, which alone are measured) and differs from the recipe as published in what its name says. Prints a
-table of validation accuracies of the last epoch; docs/recipe.md keeps those that decided.
+validation images, which alone are measured) and differs from the recipe as published in what its name says, be it one
+of those below or numbers of the recipe, as in "learning_rate=0.05 clip_norm=5". Prints a table of validation accuracies
+of the last epoch; docs/recipe.md keeps those that decided.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -48,9 +49,17 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
         "full input size throughout": {"sizes": ()},
         "weight decay on all parameters": {"decay_norms_and_biases": True},
     }
-    if trial not in changes:
-        raise SystemExit(f"unknown trial {trial!r}: valid are {', '.join(map(repr, changes))}")
-    return replace(recipe, **changes[trial])
+    if trial in changes:
+        return replace(recipe, **changes[trial])
+    numbers = {field.name: field.type for field in fields(Recipe) if field.type in (int, float)}
+    pairs = [word.partition("=")[::2] for word in trial.split()]
+    try:
+        return replace(recipe, **{name: numbers[name](value) for name, value in pairs})
+    except (KeyError, ValueError):
+        raise SystemExit(
+            f"unknown trial {trial!r}: valid are {', '.join(map(repr, changes))}, "
+            f"and NAME=NUMBER of {', '.join(numbers)}"
+        ) from None
 
 
 def run(model_name: str, dataset: data.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
