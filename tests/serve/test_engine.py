@@ -203,16 +203,19 @@ def test_loading_begun_before_closing_does_not_make_it_ready(
 ) -> None:
     tiny(tmp_path / "a").write()
     go, real = [threading.Event(), threading.Event()], serve.repository.load
-    calls = itertools.count()
+    calls, begun = itertools.count(), threading.Event()
 
     def held(*arguments: Any) -> Model:
-        assert go[next(calls)].wait(60)
+        call = next(calls)
+        begun.set()
+        assert go[call].wait(60)
         return real(*arguments)
 
     monkeypatch.setattr(serve.repository, "load", held)
     engine = Engine(Settings(models=tmp_path))
     engine.start()
     first = engine.repository.settled
+    assert begun.wait(60)  # else the second loading may come first
     engine.close()
     engine.start()
     go[0].set()

@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo  # noqa: F401
 from train import data, export
-from train.compact import compact, principal
+from train.compact import RANK, compact, principal
 from train.fold import factor, fold
 from train.models import pretrained_cfg
 from train.preprocess import Preprocess
@@ -24,7 +24,7 @@ def settled(model: nn.Module, images: torch.Tensor) -> nn.Module:
             nn.init.kaiming_normal_(module.weight)
     model.train()
     with torch.no_grad():
-        model(Preprocess(pretrained_cfg(model))(images[:64]))
+        model(Preprocess(pretrained_cfg(model))(images))
     return model.eval()
 
 
@@ -36,7 +36,8 @@ def test_vgg16_comes_back_from_a_small_share(
     name: str, dataset: str, cells: list[int], times: int, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    images = data.load(dataset, export.SAMPLES).train.images[:200]
+    # No more than there are directions kept: what is lost, is lost to 8 bits, whatever this network makes of images.
+    images = data.load(dataset, export.SAMPLES).train.images[:RANK]
     model = settled(timm.create_model(name), images)
     state = compact(model, images)
     assert state["pre_logits.fc1.weight.cells"].tolist() == cells
@@ -51,7 +52,7 @@ def test_vgg16_comes_back_from_a_small_share(
     x = Preprocess(pretrained_cfg(model))(images)
     with torch.inference_mode():
         before, after = model(x), loaded(x)
-    assert (after - before).std() < 0.05 * before.std()
+    assert (after - before).std() < 0.02 * before.std()
     assert (after.argmax(1) == before.argmax(1)).float().mean() > 0.9  # close calls: it has learnt nothing
 
     # And the exported graph keeps the factors.
