@@ -1,5 +1,6 @@
 """The ASGI application: every route in one place, one engine behind them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -10,8 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount
+from starlette.responses import Response
 
 from serve.bodies import Bodies
 from serve.classify import Classify
@@ -51,24 +51,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.engine = engine
+    app.state.streams = set[asyncio.Task[Any]]()  # answers without an end
     app.router.routes.extend(routes)
     if settings.app:
         from serve.app import mount
 
         # Answers for all paths that are not the API's, and so comes last.
-        app = mount(app, engine)
-        for route in app.routes:
-            if isinstance(route, Mount) and isinstance(route.app, FastAPI):
-                _settle(route.app)
+        mount(app, engine, decoder)
     return app
-
-
-def _settle(gradio: Any) -> None:
-    """Makes the mounted Gradio application one of the house."""
-    gradio.add_exception_handler(HTTPException, _app_error)
-    # It looks for work of its queue a thousand times a second, and for progress a hundred times: 3 % of a core.
-    queue = gradio.get_blocks()._queue
-    queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
 def _version() -> str:
@@ -81,10 +71,3 @@ def _version() -> str:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _app_error(request: Request, error: Exception) -> Response:
-    # The page's own script reads `detail`.
-    assert isinstance(error, HTTPException)
-    answer = {"error": str(error.detail), "detail": error.detail}
-    return JSONResponse(answer, error.status_code, dict(error.headers or {}))

@@ -12,15 +12,18 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from serve.app_api import add_api
+from serve.app_guard import Guard, close_files
 from serve.app_parts import HERE, LIVE, Seen, chooser
 from serve.app_study_tabs import compare_tab, models_tab, understand_tab
 from serve.app_tabs import digit_tab, picture_tab
+from serve.decoding import Decoder
 from serve.engine import Engine
 
 
-def mount(app: FastAPI, engine: Engine) -> FastAPI:
+def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
     """Puts the app at `/` of `app`. Routes that `app` has already go first."""
     theme = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
@@ -31,7 +34,7 @@ def mount(app: FastAPI, engine: Engine) -> FastAPI:
     ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
     gr.mount_gradio_app(
         app,
-        build(engine),
+        build(engine, decoder),
         path="/",
         theme=theme,
         css_paths=HERE / "app_style.css",
@@ -42,10 +45,15 @@ def mount(app: FastAPI, engine: Engine) -> FastAPI:
         max_file_size=engine.settings.max_body,
         ssr_mode=False,
     )
-    return app
+    close_files()
+    (gradio,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gr.routes.App))
+    gradio.add_middleware(Guard, settings=engine.settings, streams=app.state.streams)
+    # It looks for work of its queue a thousand times a second, and for progress a hundred times: 3 % of a core.
+    queue = gradio.get_blocks()._queue
+    queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
-def build(engine: Engine) -> gr.Blocks:
+def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
     """The page. It can be built before any model is ready: choosers fill when it is opened."""
     # Pictures of visitors are deleted an hour after they came.
     page = gr.Blocks(title="Deep Image Zoo", delete_cache=(600, 3600))
@@ -59,19 +67,21 @@ def build(engine: Engine) -> gr.Blocks:
         seen = gr.State(Seen())
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Digit"):
-                digit_model = digit_tab(engine, seen)
+                digit_model = digit_tab(engine, decoder, seen)
             with gr.Tab("Picture"):
-                picture_model = picture_tab(engine, seen)
+                picture_model = picture_tab(engine, decoder, seen)
             with gr.Tab("Compare") as tab:
-                compare_tab(engine, seen, tab)
+                compare_tab(engine, decoder, seen, tab)
             with gr.Tab("Understand") as tab:
-                understand_tab(engine, seen, tab)
+                understand_tab(engine, decoder, seen, tab)
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
-        add_api(engine)
+        add_api(engine, decoder)
 
         def fill() -> list[gr.Dropdown]:
             return [chooser(engine, "mnist"), chooser(engine, "cifar10")]
 
         page.load(fill, outputs=[digit_model, picture_model], **LIVE)
+    # Else a mounted page lets callers name any file of the machine.
+    page.has_launched = True
     return page

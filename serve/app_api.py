@@ -8,47 +8,52 @@ import gradio as gr
 
 from serve.app_answer import Answer
 from serve.app_ask import ask, ask_all, digit_from_file, picture_from_file, ready
-from serve.app_parts import picture_input
+from serve.app_parts import picture_input, refusal
+from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError
 
 DIRECT: dict[str, Any] = {"queue": False, "api_visibility": "public"}
 
 
-def add_api(engine: Engine) -> None:
+def add_api(engine: Engine, decoder: Decoder) -> None:
     """Adds `/classify_digit`, `/classify_picture`, `/compare` and `/models` to the page's API."""
 
-    async def classify_digit(image: str, model: str = "") -> dict[str, Any]:
+    async def classify_digit(image: str | None, model: str = "") -> dict[str, Any]:
         """The digit in a drawing or photo. `model` is a name of /models; empty takes the most accurate.
 
         Returns the model, its predictions (label, index, probability, best first), and `problem`: null, or why the
         answer is none or unsure (blank, dot, several, scribble).
         """
         try:
-            digit = await digit_from_file(image)
+            digit = await digit_from_file(decoder, image)
             said = None if digit.pixels is None else await ask(engine, model or _best(engine, "mnist"), digit.pixels)
         except ApiError as error:
-            raise gr.Error(error.message) from error
+            raise refusal(error.message) from error
         return {**(_answer(said) if said else {"model": None, "predictions": []}), "problem": digit.problem}
 
-    async def classify_picture(image: str, model: str = "") -> dict[str, Any]:
+    async def classify_picture(image: str | None, model: str = "") -> dict[str, Any]:
         """The CIFAR-10 class of a picture's centre square. `model` as in /classify_digit."""
         try:
-            return _answer(await ask(engine, model or _best(engine, "cifar10"), await picture_from_file(image)))
+            pixels = await picture_from_file(decoder, image)
+            return _answer(await ask(engine, model or _best(engine, "cifar10"), pixels))
         except ApiError as error:
-            raise gr.Error(error.message) from error
+            raise refusal(error.message) from error
 
-    async def compare(image: str, dataset: str = "cifar10") -> list[dict[str, Any]]:
+    async def compare(image: str | None, dataset: str = "cifar10") -> list[dict[str, Any]]:
         """One picture through every ready model of `dataset`, mnist or cifar10; a list of answers with milliseconds."""
         if dataset not in ("mnist", "cifar10"):
-            raise gr.Error(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
+            raise refusal(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
         try:
-            pixels = (await digit_from_file(image)).pixels if dataset == "mnist" else await picture_from_file(image)
+            if dataset == "mnist":
+                pixels = (await digit_from_file(decoder, image)).pixels
+            else:
+                pixels = await picture_from_file(decoder, image)
             if pixels is None:
-                raise gr.Error("there is no digit in the picture")
+                raise refusal("there is no digit in the picture")
             answers = await ask_all(engine, dataset, pixels)
         except ApiError as error:
-            raise gr.Error(error.message) from error
+            raise refusal(error.message) from error
         return [{**_answer(answer), "milliseconds": round(1e3 * answer.seconds, 2)} for answer in answers]
 
     def models() -> list[str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import time
+from functools import partial
 from pathlib import Path
-
-from PIL import Image
 
 from serve import drawing
 from serve.app_answer import Answer, Pixels
+from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError, BadImage
-from serve.images import FORMATS, decode, fit
+from serve.images import decode
 
 PICTURE = (32, 32, 3)  # (H, W, C) of CIFAR-10
+DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
 
 
 def ready(engine: Engine, dataset: str) -> list[str]:
@@ -38,43 +38,50 @@ async def ask_all(engine: Engine, dataset: str, pixels: Pixels) -> list[Answer]:
     return [await ask(engine, model, pixels) for model in ready(engine, dataset)]
 
 
-async def digit_from_drawing(data_url: str | None) -> drawing.Digit:
-    """What the pad sent (a data URL, or nothing while it is blank), prepared. Raises BadImage."""
+async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.Digit:
+    """What the pad sent (a data URL, or nothing while it is blank), prepared. Raises ApiError, as the decoder does."""
     if not data_url:
         return drawing.Digit(None, "blank")
     try:
         data = base64.b64decode(data_url.partition(",")[2], validate=True)
     except (binascii.Error, ValueError):
         raise BadImage(400, "the drawing is not a picture as a data URL") from None
-    return await asyncio.to_thread(_digit, data)
+    return await _digit(decoder, data)
 
 
-async def digit_from_file(path: str) -> drawing.Digit:
-    """An uploaded photo of a digit, prepared. Raises BadImage."""
-    return await asyncio.to_thread(lambda: _digit(Path(path).read_bytes()))
+async def digit_from_file(decoder: Decoder, path: str | None) -> drawing.Digit:
+    """An uploaded photo of a digit, prepared. Raises ApiError, as the decoder does."""
+    return await _digit(decoder, await _read(path))
 
 
-def _digit(data: bytes) -> drawing.Digit:
-    image = decode(data)
-    # `decode` puts transparency over white, where white strokes would vanish; the preparation finds a paper that shows
-    # them.
-    with Image.open(io.BytesIO(data), formats=FORMATS) as original:
-        if original.has_transparency_data:
-            image = original.convert("RGBA")
-    return drawing.prepare(image)
+async def picture_from_file(decoder: Decoder, path: str | None) -> Pixels:
+    """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
+    pixels: Pixels = (await decoder(await _read(path), PICTURE, deadline=decoder.settings.timeout))[0]
+    return pixels
 
 
-async def picture_from_file(path: str) -> Pixels:
-    """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises BadImage."""
-    return await asyncio.to_thread(lambda: fit(decode(Path(path).read_bytes()), PICTURE))
+async def _read(path: str | None) -> bytes:
+    if path is None:
+        raise BadImage(400, "no picture was given")
+    return await asyncio.to_thread(Path(path).read_bytes)
 
 
-async def example(dataset: str) -> Pixels:
+async def _digit(decoder: Decoder, data: bytes) -> drawing.Digit:
+    prepare = partial(_prepared, max_pixels=decoder.settings.max_pixels)
+    return await decoder.beside(data, prepare, deadline=decoder.settings.timeout)
+
+
+def _prepared(data: bytes, *, max_pixels: int) -> drawing.Digit:
+    # Over white, white strokes would vanish; the preparation finds a paper that shows them.
+    return drawing.prepare(decode(data, max_pixels=max_pixels, enough=DIGIT, measure=max, alpha=True))
+
+
+async def example(decoder: Decoder, dataset: str) -> Pixels:
     """A picture that ships with the app, prepared for the models of `dataset`."""
     examples = Path(__file__).parent / "examples"
     if dataset == "mnist":
-        digit = await digit_from_file(str(examples / "digit-5-on-paper.jpg"))
+        digit = await digit_from_file(decoder, str(examples / "digit-5-on-paper.jpg"))
         if digit.pixels is None:
             raise ApiError(500, "the example digit has no ink")
         return digit.pixels
-    return await picture_from_file(str(examples / "picture-frog.png"))
+    return await picture_from_file(decoder, str(examples / "picture-frog.png"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 
 from serve.app_answer import Pixels, title
 from serve.app_ask import ready
@@ -16,6 +17,7 @@ from serve.engine import Engine
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
+NOT_UPLOADED = "the picture has not been uploaded; /gradio_api/upload takes it"
 
 # Every event of the page runs at once, without a queue of Gradio's; of inputs that come while one runs, the last
 # counts.
@@ -66,8 +68,19 @@ def pad() -> gr.HTML:
     )
 
 
+def refusal(message: str) -> gr.Error:
+    """What a caller of the app's API did wrong. Nothing for the log: strangers would write it."""
+    return gr.Error(message, print_exception=False)
+
+
 def _path(payload: ImageData | None) -> str | None:
-    return None if payload is None else payload.path
+    """The path of an upload. Raises gr.Error for any other: it would be somebody's file, or a device without end."""
+    if payload is None:
+        return None
+    path = Path(payload.path or "").resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
+        raise refusal(NOT_UPLOADED)
+    return str(path)
 
 
 def picture_input(label: str, elem_id: str) -> gr.Image:

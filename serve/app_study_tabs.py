@@ -12,6 +12,7 @@ from serve.app_cards import cards, markdown
 from serve.app_parts import LIVE, Seen, chooser, html
 from serve.app_study import attention
 from serve.app_tables import DATASETS, comparison, explanation, published
+from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError
 
@@ -20,23 +21,25 @@ SOURCES = [("The digit", "mnist"), ("The picture", "cifar10")]
 SLOW = {**LIVE, "show_progress": "minimal"}
 
 
-async def _shown(seen: Seen, dataset: str) -> tuple[Pixels, str]:
+async def _shown(decoder: Decoder, seen: Seen, dataset: str) -> tuple[Pixels, str]:
     """What the visitor showed for `dataset`, else an example, with a line that says so."""
     pixels = seen.of(dataset)
     if pixels is not None:
         return pixels, ""
-    what = "drawn" if dataset == "mnist" else "chosen"
-    return await example(dataset), f'<p class="note">This is an example: you have {what} nothing yet.</p>'
+    note = (
+        f'<p class="note">This is an example: you have {"drawn" if dataset == "mnist" else "chosen"} nothing yet.</p>'
+    )
+    return await example(decoder, dataset), note
 
 
-def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
+def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
     """One picture through all published models of its dataset."""
 
     async def side_by_side(dataset: str, seen: Seen) -> str:
         if not ready(engine, dataset):
             return message("No model is ready.")
         try:
-            pixels, note = await _shown(seen, dataset)
+            pixels, note = await _shown(decoder, seen, dataset)
             answers = await ask_all(engine, dataset, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
@@ -51,14 +54,14 @@ def compare_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
     source.input(side_by_side, [source, seen], table, **SLOW)
 
 
-def understand_tab(engine: Engine, seen: gr.State, tab: gr.Tab) -> None:
+def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
     """Where one model looks, and what it mixes up."""
 
     async def explain(dataset: str, model: str | None, seen: Seen) -> str:
         if model is None:
             return message("No model is ready.")
         try:
-            pixels, note = await _shown(seen, dataset)
+            pixels, note = await _shown(decoder, seen, dataset)
             found = await attention(engine, model, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")

@@ -9,6 +9,7 @@ import gradio as gr
 from serve.app_answer import digit_answer, message, picture_answer
 from serve.app_ask import ask, digit_from_drawing, digit_from_file, picture_from_file
 from serve.app_parts import EXAMPLES, LIVE, Seen, chooser, html, pad, picture_input
+from serve.decoding import Decoder
 from serve.drawing import Digit
 from serve.engine import Engine
 from serve.errors import ApiError
@@ -17,7 +18,7 @@ BLANK = Digit(None, "blank")
 NO_PICTURE = "Choose a picture, paste one, or take a photo."
 
 
-def digit_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
+def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
     """Lays the tab out and returns its chooser of models. What is drawn goes into `seen`."""
     shown = gr.State(BLANK)
 
@@ -33,14 +34,14 @@ def digit_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
 
     async def draw(data_url: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
         try:
-            digit = await digit_from_drawing(data_url)
+            digit = await digit_from_drawing(decoder, data_url)
         except ApiError as error:
             return message(f"{error.message}."), BLANK, seen
         return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
 
     async def photograph(path: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
         try:
-            digit = BLANK if path is None else await digit_from_file(path)
+            digit = BLANK if path is None else await digit_from_file(decoder, path)
         except ApiError as error:
             return message(f"{error.message}."), BLANK, seen
         return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
@@ -61,7 +62,7 @@ def digit_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
     return model
 
 
-def picture_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
+def picture_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
     """Lays the tab out and returns its chooser of models. What is chosen goes into `seen`."""
 
     async def answer(seen: Seen, model: str | None) -> str:
@@ -76,7 +77,7 @@ def picture_tab(engine: Engine, seen: gr.State) -> gr.Dropdown:
 
     async def look(path: str | None, model: str | None, seen: Seen) -> tuple[str, Seen]:
         try:
-            pixels = None if path is None else await picture_from_file(path)
+            pixels = None if path is None else await picture_from_file(decoder, path)
         except ApiError as error:
             return message(f"{error.message}."), replace(seen, cifar10=None)
         seen = replace(seen, cifar10=pixels, latest="cifar10")

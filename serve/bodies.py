@@ -1,6 +1,7 @@
 """Request bodies: whole, bounded in bytes (also after decompression), and bounded in sum over all requests."""
 
 import asyncio
+import math
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,8 @@ class Gone(Exception):
 
 class Bodies:
     """Reads bodies. Large ones take memory: two of the largest size may be held at a time, and the others are left in
-    their sockets until there is room."""
+    their sockets until there is room. Small ones wait for none, nor does a large one hold room before it has begun to
+    be large: to keep all others out takes more than a few connections that say much and send little."""
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.max_body
@@ -40,18 +42,28 @@ class Bodies:
             raise ApiError(415, f"content-encoding {coding!r} is not supported; valid are {', '.join(CODINGS)}")
         length = self._length(headers.get("content-length"))
         if length <= SMALL and coding == "identity":
-            yield await self._read(request.receive, length, coding)
+            yield await self._read(_Parts(request.receive))
             return
-        # Compressed, nothing tells how much it will be.
-        size = length if coding == "identity" else length + self._limit
-        size = min(size, 2 * self._limit)
-        await self._reserve(size)
+        # Compressed, nothing tells how much it will be: the most, until it is known.
+        plain = 0 if coding == "identity" else self._limit
+        held = 0
         try:
-            yield await self._read(request.receive, length, coding)
+            parts = _Parts(request.receive)
+            body = await self._read(parts, SMALL)
+            if not parts.complete:
+                held = await self._reserve(min(length + plain, 2 * self._limit))
+                body = await self._read(parts, self._limit)
+            if len(body) > self._limit:
+                raise self._too_large()
+            if plain:
+                held = held or await self._reserve(plain)
+                body = await asyncio.to_thread(self._decompress, body)
+                spare, held = (held - len(body), len(body)) if SMALL < len(body) < held else (held, 0)
+                await self._release(spare)
+            yield body
         finally:
-            self._room += size
-            async with self._changed:
-                self._changed.notify_all()
+            if held:
+                await self._release(held)
 
     def _length(self, header: str | None) -> int:
         # The HTTP parser has seen to it that a length is a number; without one the body comes in chunks.
@@ -63,23 +75,26 @@ class Bodies:
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is too large: at most {self._limit:,} bytes, also after decompression")
 
-    async def _reserve(self, size: int) -> None:
+    async def _reserve(self, size: int) -> int:
         try:
             async with asyncio.timeout(self._seconds), self._changed:
                 await self._changed.wait_for(lambda: self._room >= size)
                 self._room -= size
         except TimeoutError:
             raise Overloaded("too many large requests") from None
+        return size
 
-    async def _read(self, receive: Receive, length: int, coding: str) -> bytes:
+    async def _release(self, size: int) -> None:
+        self._room += size
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _read(self, parts: "_Parts", most: float = math.inf) -> bytes:
         try:
             async with asyncio.timeout(self._seconds):
-                body = await _receive(receive, length, self._limit)
+                return await parts.read(most)
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {self._seconds:g} s") from None
-        if len(body) > self._limit:
-            raise self._too_large()
-        return body if coding == "identity" else await asyncio.to_thread(self._decompress, body)
 
     def _decompress(self, body: bytes) -> bytes:
         # Twice the largest window: zlib sees by itself whether it is gzip or deflate.
@@ -95,19 +110,23 @@ class Bodies:
         return plain
 
 
-async def _receive(receive: Receive, length: int, limit: int) -> bytes:
-    """The body's bytes; stops early, with more than `limit` of them, once there are too many."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        return bytes(message.get("body", b""))
-    parts = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise Gone
-        part = message.get("body", b"")
-        size += len(part)
-        parts.append(part)
-        if not message.get("more_body", False) or size > limit:
-            return b"".join(parts)
-        message = await receive()
+class _Parts:
+    """A body as it comes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.complete = False
+        self._receive = receive
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def read(self, most: float) -> bytes:
+        """All bytes; where there are more than `most`, those that have come by then, and it is not complete."""
+        while not self.complete and self._size <= most:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            part = message.get("body", b"")
+            self.complete = not message.get("more_body", False)
+            self._parts.append(part)
+            self._size += len(part)
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)

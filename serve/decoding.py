@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from serve.cores import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
@@ -10,6 +13,8 @@ from serve.images import decode, finish, fit, open_header
 from serve.metrics import Metrics
 from serve.models import Images
 from serve.settings import Settings
+
+T = TypeVar("T")
 
 # Up to here decoding takes less time than handing it to another thread.
 TINY_BYTES = 16 * 2**10
@@ -25,7 +30,7 @@ class Decoder:
     """Turns bytes of strangers into pictures of a model's size without holding up anybody else's request."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings = settings
+        self.settings = settings
         self._metrics = metrics
         self._waiting = 0
         self._open()
@@ -38,16 +43,19 @@ class Decoder:
         """uint8 [1, H, W, C] of `shape`. `deadline` is in seconds from now. Raises BadImage, 503 when too many pictures
         wait, 504 after the deadline."""
         began = time.perf_counter()
-        image = open_header(data, max_pixels=self._settings.max_pixels) if len(data) <= TINY_BYTES else None
+        image = open_header(data, max_pixels=self.settings.max_pixels) if len(data) <= TINY_BYTES else None
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
             del image  # while it waits it would keep what its texts unpack to, a thousand times their bytes
-            pixels = await self._beside(data, shape, deadline)
+            make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
+            pixels = await self.beside(data, make, deadline=deadline)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
-    async def _beside(self, data: bytes, shape: tuple[int, int, int], deadline: float) -> Images:
+    async def beside(self, data: bytes, make: Callable[[bytes], T], *, deadline: float) -> T:
+        """What `make`, which takes a picture's bytes and raises BadImage, makes of them in another thread; see
+        `__call__`."""
         if self._waiting >= WAITING:
             raise Overloaded("too many pictures wait to be decoded")
         loop = asyncio.get_running_loop()
@@ -56,14 +64,14 @@ class Decoder:
             async with asyncio.timeout(deadline):
                 pixels = await loop.run_in_executor(self._common, self._count, data)
                 pool = self._large if pixels > LARGE_PIXELS else self._common
-                return await loop.run_in_executor(pool, _pixels, data, shape, self._settings.max_pixels)
+                return await loop.run_in_executor(pool, make, data)
         except TimeoutError:
             raise DeadlineExceeded from None
         finally:
             self._waiting -= 1
 
     def _count(self, data: bytes) -> int:
-        image = open_header(data, max_pixels=self._settings.max_pixels)
+        image = open_header(data, max_pixels=self.settings.max_pixels)
         return image.width * image.height
 
     def close(self) -> None:
@@ -74,5 +82,5 @@ class Decoder:
         self._open()
 
 
-def _pixels(data: bytes, shape: tuple[int, int, int], max_pixels: int) -> Images:
+def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Images:
     return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH), shape)

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from starlette.datastructures import Headers
@@ -129,7 +130,8 @@ class Gate:
                 "request_id": record.id,
                 "client": client[0] if client else "",
                 "method": scope["method"],
-                "path": scope["path"],
+                # A line break in it would be another line of the log.
+                "path": quote(scope["path"], safe="/:=@,+~"),
                 "status": status,
                 "milliseconds": round(seconds * 1000, 2),
             }

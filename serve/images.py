@@ -4,6 +4,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -11,9 +12,13 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 from serve.errors import BadImage
 from serve.models import Images
 
+Measure = Callable[[tuple[int, int]], int]
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000
-STRIP_PIXELS = 1_000_000
+# PNG's decoder keeps two rows beside the picture.
+MAX_SIDE = 2**18
+TILE_PIXELS = 1_000_000
 # Bytes before the pixels: texts, colour profiles, previews. Pillow joins the parts of some in a time that grows with
 # the square of their length. A GIF has little to say there; WebP is read whole by a library of its own.
 MAX_HEAD = {b"GIF8": 2**18, b"RIFF": math.inf}
@@ -56,14 +61,23 @@ class _Stream(io.BytesIO):
         return part
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
-    """The picture in `data`: first frame, upright, mode L or RGB, transparency over white.
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    enough: int | None = None,
+    measure: Measure = min,
+    alpha: bool = False,
+) -> Image.Image:
+    """The picture in `data`: first frame, upright, mode L or RGB, transparency over white; with `alpha`, what has
+    transparency comes as RGBA.
 
-    A picture whose sides are both at least twice `enough` pixels is shrunk on the way, which saves most of the time
-    and the memory of a large one. Raises BadImage: 400 where the bytes are broken, 413 where the picture is too large,
-    415 where it is in none of FORMATS.
+    A picture whose shorter side (with `measure` max, the longer one) is at least twice `enough` pixels is shrunk on the
+    way, which saves most of the time and the memory of a large one. Raises BadImage: 400 where the bytes are broken,
+    413 where the picture is too large, 415 where it is in none of FORMATS.
     """
-    return finish(open_header(data, max_pixels=max_pixels), enough=enough)
+    image = open_header(data, max_pixels=max_pixels)
+    return finish(image, enough=enough, measure=measure, alpha=alpha)
 
 
 def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -86,6 +100,8 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     most = max_pixels // 2 if image.format == "WEBP" else max_pixels
     if width * height > most:
         raise BadImage(413, f"the picture is too large: {width}x{height}, at most {most:,} pixels")
+    if max(image.size) > MAX_SIDE:
+        raise BadImage(413, f"the picture is too large: {width}x{height}, at most {MAX_SIDE:,} pixels a side")
     if image.format in ("JPEG", "MPO") and len(SCAN.findall(data)) > MAX_SCANS:
         raise BadImage(400, f"the picture is made of more than {MAX_SCANS} scans")
     if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] == "bmp_rle":
@@ -96,15 +112,17 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def finish(image: Image.Image, *, enough: int | None = None) -> Image.Image:
+def finish(
+    image: Image.Image, *, enough: int | None = None, measure: Measure = min, alpha: bool = False
+) -> Image.Image:
     """Decodes what `open_header` gave; see `decode`."""
     try:
         if enough is not None:
             image.draft(None, (enough, enough))
         image.load()
         turn = _turn(image)
-        factor = 1 if enough is None else min(image.size) // enough
-        image = _plain(image) if factor < 2 else _shrunk(image, factor)
+        factor = 1 if enough is None else measure(image.size) // enough
+        image = _plain(image, alpha) if factor < 2 else _shrunk(image, factor, alpha)
         return image if turn is None else image.transpose(turn)
     except Exception as error:
         raise _broken(error) from error
@@ -115,30 +133,33 @@ def _broken(error: Exception) -> BadImage:
     return BadImage(400, f"the picture is broken: {str(error) or type(error).__name__}"[:200])
 
 
-def _shrunk(image: Image.Image, factor: int) -> Image.Image:
-    """The plain picture at 1/`factor` of its size, made strip by strip: a second whole copy would be the larger part of
+def _shrunk(image: Image.Image, factor: int, alpha: bool) -> Image.Image:
+    """The plain picture at 1/`factor` of its size, made tile by tile: a second whole copy would be the larger part of
     all memory that a picture takes."""
     width, height = image.size
-    rows = factor * max(1, STRIP_PIXELS // (width * factor))
+    columns = min(width, factor * max(1, TILE_PIXELS // factor**2))
+    rows = factor * max(1, TILE_PIXELS // (columns * factor))
     small: Image.Image | None = None
     for top in range(0, height, rows):
-        strip = _plain(image.crop((0, top, width, min(top + rows, height)))).reduce(factor)
-        small = small or Image.new(strip.mode, (strip.width, -(-height // factor)))
-        small.paste(strip, (0, top // factor))
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            tile = _plain(image.crop(box), alpha).reduce(factor)
+            small = small or Image.new(tile.mode, (-(-width // factor), -(-height // factor)))
+            small.paste(tile, (left // factor, top // factor))
     assert small is not None
     return small
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB."""
+def _plain(image: Image.Image, alpha: bool) -> Image.Image:
+    """The picture in mode L or RGB; RGBA where it has transparency that is to be kept."""
     if image.mode.startswith("I"):
         # 16-bit grey keeps its high byte; Pillow's own conversion clips.
         image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not (image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info):
         return image if image.mode == mode else image.convert(mode)
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
+    image = image.convert("RGBA")
+    return image if alpha else Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,8 +32,9 @@ class Server(uvicorn.Server):
 
     From SIGTERM on the server is not ready, and goes on serving for `settings.linger` seconds while load balancers
     learn of it; every answer closes its connection. Then it stops listening and finishes what it has accepted, for at
-    most `settings.shutdown_timeout` seconds. SIGINT skips the lingering; a second signal ends the process at once.
-    Threads that load a model or decode a picture are never waited for.
+    most `settings.shutdown_timeout` seconds; answers without an end, of which an open page has one, are ended. SIGINT
+    skips the lingering; a second signal ends the process at once. Threads that load a model or decode a picture are
+    never waited for.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -52,6 +53,7 @@ class Server(uvicorn.Server):
         # The engine's thread needs the interpreter's lock between two runs, and would else get it 5 ms late under load.
         sys.setswitchinterval(0.0005)
         self.engine: Engine = app.state.engine
+        self._streams: set[asyncio.Task[Any]] = app.state.streams
         self.failed = False
         self._settings = settings
         self._stop = asyncio.Event()
@@ -108,6 +110,8 @@ class Server(uvicorn.Server):
             server.close()
         await asyncio.sleep(LAST_REQUESTS)
         seconds = self._settings.shutdown_timeout
+        for task in self._streams:
+            task.cancel()
         cut = asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
         last = threading.Timer(seconds + LAST_RESORT, os._exit, [1])
         last.daemon = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,12 @@ from serve.app_ask import digit_from_drawing, digit_from_file, ready
 from serve.app_cards import cards, markdown, mistakes
 from serve.app_study import GRID, attention, cover
 from serve.app_tables import comparison, confusions, published
+from serve.decoding import Decoder
 from serve.drawing import Digit
 from serve.errors import BadImage
+from serve.metrics import Metrics
 from serve.models import ModelInfo
+from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
 PIXELS = np.zeros((28, 28, 1), np.uint8)
@@ -75,18 +79,25 @@ def test_labels_are_text_and_not_markup() -> None:
         assert "<b>" not in html
 
 
-def test_a_drawing_that_is_no_picture_is_refused() -> None:
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    made = Decoder(Settings(), Metrics())
+    yield made
+    made.close()
+
+
+def test_a_drawing_that_is_no_picture_is_refused(decoder: Decoder) -> None:
     for data in ("data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8="):
         with pytest.raises(BadImage):
-            asyncio.run(digit_from_drawing(data))
-    assert asyncio.run(digit_from_drawing("")).problem == "blank"
+            asyncio.run(digit_from_drawing(decoder, data))
+    assert asyncio.run(digit_from_drawing(decoder, "")).problem == "blank"
 
 
-def test_white_ink_on_a_transparent_canvas_is_seen(tmp_path: Path) -> None:
+def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: Path) -> None:
     image = Image.new("RGBA", (200, 200), (255, 255, 255, 0))
     image.paste((255, 255, 255, 255), (90, 40, 105, 160))
     image.save(tmp_path / "canvas.png")
-    assert asyncio.run(digit_from_file(str(tmp_path / "canvas.png"))).problem is None
+    assert asyncio.run(digit_from_file(decoder, str(tmp_path / "canvas.png"))).problem is None
 
 
 def running_model(accuracy: float, precision: str) -> ModelInfo:

@@ -218,7 +218,7 @@ def bmp(width: int, height: int, runs: bytes) -> bytes:
 
 
 def test_run_lengths_are_refused() -> None:
-    for data in (bmp(2, 1, b"\2\7\0\1"), bmp(25_000_000, 1, b"\0\2\0\xff\0\1")):
+    for data in (bmp(2, 1, b"\2\7\0\1"), bmp(100_000, 250, b"\0\2\0\xff\0\1")):
         with pytest.raises(BadImage, match="run-length") as caught:
             images.open_header(data)
         assert caught.value.status == 415
@@ -313,3 +313,30 @@ def test_mutated_real_files(
     if not changes and cut is None:
         expected = Image.open(io.BytesIO(data)).size
         assert sorted(image.size) == sorted(expected) or enough is not None
+
+
+@pytest.mark.parametrize("size", [(3000, 40), (40, 3000), (1999, 1501), (200_000, 3)])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_shrinking_by_tiles_is_shrinking_the_whole(
+    encode: Encode, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], alpha: bool
+) -> None:
+    noise = Image.effect_noise(size, 80)
+    picture = Image.merge("RGBA", [noise, noise.transpose(Image.Transpose.ROTATE_180), noise, noise])
+    data = encode(picture, compress_level=1)
+    monkeypatch.setattr(images, "TILE_PIXELS", 50_000)
+    small = images.decode(data, enough=400, measure=max, alpha=alpha)
+    whole = images.decode(data, alpha=alpha).reduce(max(size) // 400)
+    assert small.mode == ("RGBA" if alpha else "RGB")
+    assert small.size == whole.size
+    np.testing.assert_array_equal(np.asarray(small), np.asarray(whole))
+
+
+def test_transparency_is_kept_where_it_is_asked_for(encode: Encode) -> None:
+    assert images.decode(encode(Image.new("LA", (9, 9))), alpha=True).mode == "RGBA"
+    assert images.decode(encode(Image.new("RGB", (9, 9))), alpha=True).mode == "RGB"
+
+
+def test_rows_of_any_length_are_not_taken(encode: Encode) -> None:
+    with pytest.raises(BadImage, match="262,144 pixels a side") as caught:
+        read(encode(Image.new("1", (300_000, 1))))
+    assert caught.value.status == 413

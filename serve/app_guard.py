@@ -1,0 +1,189 @@
+"""What stands between strangers and Gradio: the routes that are open, the bytes that may come, and answers that are the
+house's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+from gradio import processing_utils
+from gradio.exceptions import InvalidPathError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.app_parts import NOT_UPLOADED, refusal
+from serve.gate import RECORD
+from serve.settings import Settings
+
+log = logging.getLogger("serve")
+
+API = "/gradio_api/"
+# What the page and gradio_client ask for. Gradio has more: a proxy, what fetches files of other servers, recordings.
+OPEN = frozenset((
+    *("api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset"),
+    *("run", "startup-events", "theme.css", "upload", "upload_progress"),
+))  # fmt: skip
+# Where a body says what to do; if that makes no sense, it is the body's fault.
+CALLS = frozenset(("api", "call", "queue", "run"))
+# Of a call: a drawing and some words. Gradio holds it whole, and reads it as JSON.
+CALL_BYTES = 2 * 2**20
+# What a form adds to its files.
+FORM_BYTES = 64 * 2**10
+
+
+class Guard:
+    """ASGI middleware around the Gradio application.
+
+    `streams` holds the tasks whose answers have no end, as the one that tells the page that the server is there. They
+    are nothing that was accepted and has to be finished: who shuts down cancels them, and they end in good order.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, streams: set[asyncio.Task[Any]]) -> None:
+        self._app = app
+        self._upload_bytes = settings.max_body + FORM_BYTES
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        # "file=..." is one of the routes.
+        part = path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
+        if part and part not in OPEN:
+            await _say(send, 404, f"nothing is at {path!r:.200}")
+            return
+        if part == "file" and "://" in path:
+            await _say(send, 403, "this server fetches nothing from others")
+            return
+        answer = _Answer(send, part)
+        limit = self._upload_bytes if part == "upload" else CALL_BYTES
+        length = int(Headers(scope=scope).get("content-length", 0))
+        if length > limit:
+            await _say(send, 413, f"the body is too large: at most {limit:,} bytes")
+            return
+        came = 0
+
+        async def bounded() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came <= limit:
+                return message
+            answer.instead = 413, f"the body is too large: at most {limit:,} bytes"
+            return {"type": "http.disconnect"}
+
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._app(scope, bounded, lambda message: self._pass(message, answer, task))
+        except asyncio.CancelledError:
+            if task not in self._streams or not answer.begun:
+                raise
+            task.uncancel()
+            await answer.end()
+        except Exception as error:
+            if answer.begun:
+                raise
+            if answer.instead is None and part in CALLS:
+                answer.instead = 400, f"the call makes no sense: {type(error).__name__}: {error}"[:300]
+            elif answer.instead is None:
+                log.exception("request %s failed", scope[RECORD].id)
+                answer.instead = 500, f"internal error; the log has it under request id {scope[RECORD].id}"
+        finally:
+            self._streams.discard(task)
+        if answer.instead is not None:
+            await _say(send, *answer.instead)
+
+    async def _pass(self, message: Message, answer: _Answer, task: asyncio.Task[Any]) -> None:
+        await answer(message)
+        if message["type"] == "http.response.start" and _kind(message) == "text/event-stream":
+            self._streams.add(task)
+
+
+class _Answer:
+    """Sends an answer on; one that is no success becomes `{"error": ...}` first."""
+
+    def __init__(self, send: Send, part: str) -> None:
+        self.begun = False
+        self.instead: tuple[int, str] | None = None
+        self._send = send
+        self._part = part
+        self._bad: Message | None = None
+        self._body = b""
+        self._done = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.instead is not None:
+            return
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            self._bad = message
+            return
+        if self._bad is not None:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._say()
+            return
+        self.begun = True
+        self._done = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def _say(self) -> None:
+        assert self._bad is not None
+        status = self._bad["status"]
+        try:
+            said = orjson.loads(self._body)
+        except orjson.JSONDecodeError:
+            said = self._body.decode(errors="replace")
+        said = said if isinstance(said, dict) else {"error": str(said)}
+        # A text is what one of our own calls raised: the caller's fault. Null is an error that nobody expected.
+        if status == 500 and self._part in CALLS and said.get("error"):
+            status = 400
+        error = said.get("error") or said.get("detail") or "internal error; the log has it"
+        answer = {"error": error if isinstance(error, str) else orjson.dumps(error).decode()}
+        if self._part and "detail" in said:
+            answer["detail"] = said["detail"]  # the page's own script reads it
+        self.begun = self._done = True
+        headers = [header for header in self._bad["headers"] if header[0] not in (b"content-length", b"content-type")]
+        await _send(self._send, status, answer, headers)
+
+    async def end(self) -> None:
+        if not self._done:
+            await self._send({"type": "http.response.body", "body": b""})
+
+
+def _kind(start: Message) -> str:
+    return Headers(raw=list(start.get("headers", ()))).get("content-type", "").split(";")[0]
+
+
+async def _say(send: Send, status: int, text: str) -> None:
+    await _send(send, status, {"error": text})
+
+
+async def _send(send: Send, status: int, answer: dict[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    body = orjson.dumps(answer)
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def close_files() -> None:
+    """Lets callers name uploads only, for whatever part of the page. Gradio itself fetches what has an address, and
+    prints a traceback for a file that it does not allow."""
+    check = processing_utils._check_allowed
+
+    async def fetch(*arguments: Any, **options: Any) -> NoReturn:
+        raise refusal("this server fetches nothing from others; /gradio_api/upload takes the picture itself")
+
+    def checked(path: str | Path, check_in_upload_folder: bool) -> None:
+        try:
+            check(path, check_in_upload_folder)
+        except InvalidPathError:
+            raise refusal(NOT_UPLOADED) from None
+
+    processing_utils.async_ssrf_protected_download = fetch
+    processing_utils._check_allowed = checked
