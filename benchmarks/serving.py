@@ -297,8 +297,9 @@ def main() -> None:
         raise SystemExit(f'{", ".join(missing)} not installed; pip install -e ".[serve,bench]"')
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "models" / given.model.name / file.name
-        model.parent.mkdir(parents=True)
-        model.symlink_to(file.resolve())
+        for copy in (model, model.parents[1] / "second" / file.name):  # our server serves the whole folder
+            copy.parent.mkdir(parents=True)
+            copy.symlink_to(file.resolve())
         picture = Path(folder) / "picture.png"
         Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(picture)
         paths = os.pathsep.join([str(HERE), str(ROOT)])

@@ -42,7 +42,7 @@ def parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     add(limits, "max_batch", "images in one run of a model", type=int, metavar="N")
     add(limits, "max_delay", "seconds a run may wait for more images", type=float, metavar="SECONDS")
     add(limits, "max_queue", "images that may wait; more are answered 503", type=int, metavar="N")
-    add(limits, "max_images", "images in one request", type=int, metavar="N")
+    add(limits, "max_images", "images in one request; 0: 128, or --max-queue where that is less", type=int, metavar="N")
     add(limits, "timeout", "seconds until a request is answered 504", type=float, metavar="SECONDS")
     add(limits, "max_body", "bytes of a request, also after decompression", type=int, metavar="BYTES")
     add(limits, "max_pixels", "pixels of a picture", type=int, metavar="N")

@@ -18,7 +18,8 @@ from serve.classify import Classify
 from serve.decoding import Decoder
 from serve.dispatch import Dispatch, error_response
 from serve.engine import Engine
-from serve.gate import Gate
+from serve.gate import OPEN, Gate
+from serve.openapi import with_key
 from serve.routes import api_routes
 from serve.settings import Settings, from_environment
 from serve.v2 import V2
@@ -53,6 +54,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.engine = engine
     app.state.streams = set[asyncio.Task[Any]]()  # answers without an end
     app.router.routes.extend(routes)
+    if settings.api_key:
+        describe = app.openapi
+        app.openapi = lambda: with_key(describe(), OPEN)  # type: ignore[method-assign]
     if settings.app:
         from serve.app import mount
 

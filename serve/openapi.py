@@ -1,5 +1,6 @@
 """What the API's description says of bodies that the routes read and write themselves."""
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -231,3 +232,22 @@ def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
 def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     """A JSON body."""
     return {"required": required, "content": {"application/json": {"schema": schema}}}
+
+
+def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The description of a server that wants a key for every path but those of `free`."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "any name, the key as the password"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    description["components"]["securitySchemes"] = schemes
+    description["security"] = [{name: []} for name in schemes]
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            if path in free:
+                operation["security"] = []
+            else:
+                operation["responses"]["401"] = {"description": "the key is missing, or another", "content": content}
+    return description

@@ -17,13 +17,14 @@ LOWEST = {
     "max_batch": 1,
     "max_delay": 0,
     "max_queue": 1,
-    "max_images": 1,
+    "max_images": 0,
     "timeout": 0.001,
     "max_body": 1,
     "max_pixels": 1,
     "linger": 0,
     "shutdown_timeout": 0,
 }
+MAX_IMAGES = 128
 # Threads cannot wait for many more seconds than this.
 HIGHEST = 2**31
 
@@ -44,7 +45,7 @@ class Settings:
     max_batch: int = 32  # images in one run
     max_delay: float = 0.0  # seconds that a run may wait for more images
     max_queue: int = 256  # images waiting
-    max_images: int = 128  # images in one request
+    max_images: int = 0  # images in one request; 0: 128, or `max_queue` where that is less
     timeout: float = 10.0  # seconds until 504
     max_body: int = 16 * 2**20  # bytes of a request, also after decompression
     max_pixels: int = 25_000_000  # of a picture, width x height
@@ -64,6 +65,8 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}, and at most {HIGHEST}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; valid are 0 to 65535")
+        if self.max_images == 0:
+            object.__setattr__(self, "max_images", min(MAX_IMAGES, self.max_queue))
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images is {self.max_images}, more than the {self.max_queue} of max_queue")
         if self.api_key == "":

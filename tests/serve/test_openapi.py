@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from serve.api import create_app
+from serve.settings import Settings
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
@@ -25,3 +28,17 @@ def test_schemathesis(tiny: Any, tmp_path: Path, running: Any, known: bool) -> N
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
+
+
+def test_the_key_stands_in_the_description() -> None:
+    described = create_app(Settings(app=False, api_key="secret")).openapi()
+    assert described["security"] == [{"bearer": []}, {"basic": []}, {"header": []}]
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "basic", "header"}
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            free = path in ("/v2/health/live", "/v2/health/ready")
+            assert ("401" in operation["responses"]) != free
+            assert operation.get("security") == ([] if free else None)
+    plain = create_app(Settings(app=False)).openapi()
+    assert "security" not in plain
+    assert "Error" in plain["components"]["schemas"]

@@ -167,3 +167,9 @@ def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path) -> N
     assert "Application shutdown complete" in errors
     assert "Finished server process" in errors
     assert "Traceback" not in errors
+
+
+def test_one_request_may_hold_what_the_queue_holds() -> None:
+    assert Settings().max_images == 128
+    assert Settings(max_queue=64).max_images == 64
+    assert Settings(max_queue=64, max_images=8).max_images == 8
