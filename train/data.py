@@ -24,6 +24,8 @@ HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 # The paper's logs (Figures 11 to 14) show 10,000 of MNIST's 60,000 and 5,000 of CIFAR-10's 50,000 training images.
 VALIDATION_FRACTION = {"mnist": 1 / 6, "cifar10": 1 / 10}
 VALIDATION_SEED = 0
+# Where labels may be that are plain numbers or words.
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
 class DataError(ValueError):
@@ -57,13 +59,23 @@ class Dataset:
     validation: Split
     test: Split
 
+    def digest(self) -> str:
+        """The SHA-256 of all images and labels: another dataset, or another cut of it, has another one."""
+        sha256 = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                sha256.update(str(tuple(tensor.shape)).encode())
+                sha256.update(tensor.contiguous().numpy().data)
+        return sha256.hexdigest()
+
 
 def load(name: str, data_dir: Path | None = None, image_size: int | None = None) -> Dataset:
     """Load a dataset and cut its validation split.
 
     Args:
         name: "mnist", "cifar10", a folder of pictures in ImageFolder layout, or the Hub id of a dataset with an image
-            and a label column.
+            and a label column, "owner/name" or "owner/name:configuration". Where labels are numbers or words without
+            names of classes, those of the training split are the classes, in their order.
         data_dir: where `mnist/` and `cifar10/` lie, in the Hub's layout; default `ZOO_DATA_DIR`, without it the Hub.
         image_size: side in pixels to which pictures of differing sizes are cropped and resized; MNIST and CIFAR-10 keep
             their own.
@@ -71,27 +83,36 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     Raises:
         DataError: nothing is there, or it cannot be read.
     """
-    source = _source(name, data_dir)
+    source, configuration = _source(name, data_dir)
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said once, by us
     if Path(source).is_dir():
         datasets.disable_progress_bars()  # they are for downloads
     else:
         datasets.enable_progress_bars()
     try:
-        splits = datasets.load_dataset(source)
+        splits = datasets.load_dataset(source, configuration)
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
         raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}") from error
     if "train" not in splits:
         raise DataError(f"dataset {name!r} has no split 'train', only {', '.join(map(repr, splits))}")
 
     image_column, label_column = _columns(name, splits["train"].features)
+    classes = _classes(splits["train"], label_column)
+    if len(classes) < 2:
+        raise DataError(
+            f"dataset {name!r} needs at least two classes (in a folder: a sub-folder for each); it has {len(classes)}"
+        )
     size = None if name in HUB_IDS else image_size
-    decode = partial(_decode, image_column=image_column, label_column=label_column, name=name, size=size)
+    decode = partial(
+        _decode, image_column=image_column, label_column=label_column, classes=classes, name=name, size=size
+    )
     train = decode(splits["train"])
     held_out = np.random.default_rng(VALIDATION_SEED).permutation(len(train))
     n_validation = round(len(train) * VALIDATION_FRACTION.get(name, 1 / 10))
     n_test = 0
-    test_name = next((split for split in ("test", "validation") if split in splits), None)
+    held = [split for split in ("test", "validation") if split in splits]
+    # Labels of a test split may be kept secret; a split for validation then has to do.
+    test_name = next((split for split in held if not _secret(splits[split], label_column)), None)
     if test_name is not None:
         test = decode(splits[test_name])
     else:  # a folder with one split only
@@ -101,26 +122,28 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     remaining = np.sort(held_out[n_test + n_validation :])
     if min(n_validation, len(test)) == 0:
         raise DataError(f"dataset {name!r} has only {len(train)} training images: too few to cut a validation split")
-    class_names = tuple(splits["train"].features[label_column].names)
-    return Dataset(name, class_names, train.take(remaining), validation, test)
+    return Dataset(name, tuple(map(str, classes)), train.take(remaining), validation, test)
 
 
-def _source(name: str, data_dir: Path | None) -> str:
+def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
+    """What to load, and which configuration of it."""
     if data_dir is None and os.environ.get("ZOO_DATA_DIR"):
         data_dir = Path(os.environ["ZOO_DATA_DIR"])
     if name in HUB_IDS:
         if data_dir is None:
-            return HUB_IDS[name]
+            return HUB_IDS[name], None
         folder = data_dir / name
         if not folder.is_dir():
             raise DataError(f"no folder {name!r} in the data folder {data_dir}: it must hold 'mnist' and 'cifar10'")
-        return str(folder)
+        return str(folder), None
     if Path(name).is_dir():
-        return name
+        return str(Path(name).resolve()), None
     if name.count("/") == 1 and not name.startswith((".", "/")):
-        return name
+        source, _, configuration = name.partition(":")
+        return source, configuration or None
     raise DataError(
-        f"unknown dataset {name!r}: valid are 'mnist', 'cifar10', a folder of pictures, or a Hub id 'owner/name'"
+        f"unknown dataset {name!r}: valid are 'mnist', 'cifar10', a folder of pictures, or a Hub id 'owner/name' or "
+        "'owner/name:configuration'"
     )
 
 
@@ -135,15 +158,43 @@ def _columns(name: str, features: datasets.Features) -> tuple[str, str]:
         return next((column for column, feature in features.items() if isinstance(feature, kind)), None)
 
     image, label = first(datasets.Image), first(datasets.ClassLabel)
+    if label is None:
+        label = next((column for column in LABEL_COLUMNS if isinstance(features.get(column), datasets.Value)), None)
     if image is None or label is None:
         found = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
-        raise DataError(f"dataset {name!r} needs an Image and a ClassLabel column; it has {found}")
+        raise DataError(
+            f"dataset {name!r} needs an Image column, and a ClassLabel column or one called "
+            f"{', '.join(LABEL_COLUMNS)} (a folder of pictures: at least two sub-folders, one for each class); it has "
+            f"{found}"
+        )
     return image, label
 
 
-def _decode(table: datasets.Dataset, *, image_column: str, label_column: str, name: str, size: int | None) -> Split:
+def _classes(train: datasets.Dataset, label_column: str) -> list[str] | list[int]:
+    feature = train.features[label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    return sorted(value for value in train.unique(label_column) if value is not None)
+
+
+def _secret(split: datasets.Dataset, label_column: str) -> bool:
+    return set(split.unique(label_column)) <= {-1, None}
+
+
+def _decode(
+    table: datasets.Dataset,
+    *,
+    image_column: str,
+    label_column: str,
+    classes: list[str] | list[int],
+    name: str,
+    size: int | None,
+) -> Split:
     """Decode a split once; later runs read the arrays from beside the library's cache."""
-    key = hashlib.sha256(f"{table._fingerprint} {image_column} {label_column} {size}".encode()).hexdigest()[:16]
+    what = f"{table._fingerprint} {image_column} {label_column} {size}"
+    if not isinstance(table.features[label_column], datasets.ClassLabel):
+        what += f" {classes}"  # they are those of another split
+    key = hashlib.sha256(what.encode()).hexdigest()[:16]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "decoded" / f"{key}.npz"
     if cache.is_file():
         try:
@@ -155,10 +206,16 @@ def _decode(table: datasets.Dataset, *, image_column: str, label_column: str, na
     rows = table.cast_column(image_column, datasets.Image(decode=False)).with_format("arrow")[:]
     if rows[label_column].null_count:
         raise DataError(f"dataset {name!r} has images without a label")
-    labels = rows[label_column].to_numpy().astype(np.int64)
-    n_classes = len(table.features[label_column].names)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
-        raise DataError(f"dataset {name!r} has labels from {labels.min()} to {labels.max()}, but {n_classes} classes")
+    if isinstance(table.features[label_column], datasets.ClassLabel):
+        labels = rows[label_column].to_numpy().astype(np.int64)
+    else:
+        index = {value: i for i, value in enumerate(classes)}
+        labels = np.array([index.get(value, -1) for value in rows[label_column].to_pylist()], np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise DataError(
+            f"dataset {name!r} has labels from {labels.min()} to {labels.max()}, but {len(classes)} classes (-1: none "
+            "of the training images')"
+        )
     images: np.ndarray | None = None
     for i, cell in enumerate(cell for chunk in rows[image_column].chunks for cell in chunk.to_pylist()):
         try:
@@ -166,7 +223,10 @@ def _decode(table: datasets.Dataset, *, image_column: str, label_column: str, na
             image = PIL.Image.open(io.BytesIO(data))
             pixels = np.asarray(image if size is None else _fit(image, size))
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-            raise DataError(f"dataset {name!r}: image {i} ({cell['path']}) cannot be read: {error}") from error
+            reason = (
+                "no picture in a format that Pillow knows" if isinstance(error, PIL.UnidentifiedImageError) else error
+            )
+            raise DataError(f"dataset {name!r}: image {i} ({cell['path']}) cannot be read: {reason}") from error
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if images is None:  # the first one says how large they all are
             images = np.empty((len(labels), *pixels.shape), np.uint8)

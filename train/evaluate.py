@@ -31,13 +31,15 @@ class Features(nn.Module):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a model in evaluation mode, the test split of its dataset, and where its ONNX files may be."""
+    """What is evaluated: a model in evaluation mode, the test split of its dataset, the folder that it came from with
+    its training's log, and whether that is a published model's."""
 
     title: str
     model: nn.Module
     class_names: list[str]
     test: data.Split
-    card: Path | None
+    folder: Path
+    published: bool
 
 
 def load(name: str, data_dir: Path | None) -> Subject:
@@ -47,15 +49,16 @@ def load(name: str, data_dir: Path | None) -> Subject:
         models.ModelError, data.DataError: the model or its data cannot be had.
     """
     if (Path(name) / "args.json").is_file():
-        card = None
-        model, description = models.load_run(Path(name))
-        class_names, title = description["class_names"], Path(name).name
+        folder, published = Path(name), False
+        model, description = models.load_run(folder)
+        class_names = description["class_names"]
     else:
-        card = models.card(name)
-        model, description = models.load_card(card)
-        class_names, title = description["label_names"], card.name
+        folder, published = models.card(name), True
+        model, description = models.load_card(folder)
+        class_names = description["label_names"]
     size = models.pretrained_cfg(model)["input_size"][-1]
-    return Subject(title, model, class_names, data.load(description["dataset"], data_dir, size).test, card)
+    test = data.load(description["dataset"], data_dir, size).test
+    return Subject(folder.resolve().name, model, class_names, test, folder, published)
 
 
 def logits(subject: Subject, runtime: str) -> np.ndarray:
@@ -66,13 +69,13 @@ def logits(subject: Subject, runtime: str) -> np.ndarray:
     """
     if runtime == "torch":
         return torch_outputs(subject.model, subject.test)
-    if subject.card is None:
+    if not subject.published:
         raise models.ModelError(
             f"{subject.title} is a run: publish it, then evaluate the published model with {runtime}"
         )
-    file = subject.card / export.FILES["int8" if runtime == "onnx-int8" else "fp32"]
+    file = subject.folder / export.FILES["int8" if runtime == "onnx-int8" else "fp32"]
     if not file.is_file():
-        raise models.ModelError(f"{file} is not built yet: python train/export.py {subject.card.name}")
+        raise models.ModelError(f"{file} is not built yet: python train/export.py {subject.folder.name}")
     return export.predict(file, subject.test.images)
 
 
@@ -86,16 +89,21 @@ def torch_outputs(model: nn.Module, split: data.Split, features: bool = False) -
 
 
 def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: dict[str, Any]) -> None:
-    """Write `figures.json`, `confusion_matrix.png`, `mistakes.png` and `components.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `figures.json`, `per_class.png`, `confusion_matrix.png`, `mistakes.png`, `components.png` and, where there
+    is a log of the training, `curves.png`."""
     title, class_names = subject.title, subject.class_names
     labels = subject.test.labels.numpy()
     worst = measure.confident_mistakes(outputs, labels, MISTAKES)
     points, shares = measure.principal_components(torch_outputs(subject.model, subject.test, features=True))
+    file = subject.folder / "log.csv"
+    log = measure.read_log(file) if file.is_file() else []
     write_json(
         folder / "figures.json",
-        {"model": title, **figures_found, "confident_mistakes": worst, "components_variance": shares},
+        {"model": title, **figures_found, "confident_mistakes": worst, "components_variance": shares, "log": log},
     )
+    if log:
+        figures.curves(log, title, folder / "curves.png")
+    figures.class_bars({title: figures_found["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
     confusion = np.array(figures_found["confusion_matrix"])
     figures.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
     rows = [mistake["row"] for mistake in worst]
@@ -121,13 +129,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir",
         type=Path,
-        help="write figures.json, confusion matrix, worst mistakes and PCA of the features there",
+        help="write figures.json, accuracy of each class, confusion matrix, worst mistakes, PCA of the features and "
+        "the training's curves there",
     )
     args = parser.parse_args(argv)
     try:
+        if args.output_dir:  # before all that takes long
+            args.output_dir.mkdir(parents=True, exist_ok=True)
         subject = load(args.model, args.data_dir)
         outputs = logits(subject, args.runtime)
-    except (models.ModelError, data.DataError) as error:
+    except (models.ModelError, data.DataError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     found = measure.accuracies(outputs.argmax(1), subject.test.labels.numpy(), subject.class_names)

@@ -7,13 +7,15 @@ The same command trains on a CPU, on one GPU, on several and on several machines
 import argparse
 import ast
 import dataclasses
+import fcntl
 import json
 import os
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +28,14 @@ from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
 from train.preprocess import Preprocess
+
+# What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
+DECIDED = (
+    *("model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit"),
+)
+# That another process may take to save its state and end, once it was told to.
+LAST_SAVE_SECONDS = 60
 
 
 class UsageError(ValueError):
@@ -51,7 +61,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--dataset",
         required=True,
-        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id",
+        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id: owner/name, or "
+        "owner/name:configuration",
     )
     what.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)"
@@ -75,7 +86,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     hardware.add_argument(
         "--mixed-precision",
         choices=["no", "bf16", "fp16"],
-        help="default: what `accelerate launch` was told, else the recipe's",
+        help="default: the bf16 or fp16 that `accelerate launch` was told, else the recipe's; float32 is `no` here",
     )
     hardware.add_argument(
         "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
@@ -95,6 +106,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
         parser.error(f"--learning-rate {args.learning_rate}: must be a positive number")
+    if not 0 <= args.seed < 2**31:
+        parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
     return args
 
 
@@ -109,6 +122,12 @@ def model_kwargs(pairs: list[str]) -> dict[str, Any]:
             kwargs[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             kwargs[key] = value
+        if key in DECIDED:
+            raise UsageError(f"--model-kwargs {pair!r}: {key} cannot be chosen; not free are {', '.join(DECIDED)}")
+        try:
+            json.dumps(kwargs[key])
+        except TypeError as error:
+            raise UsageError(f"--model-kwargs {pair!r}: must be a number, a word, or a list of them") from error
     return kwargs
 
 
@@ -145,14 +164,12 @@ def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> N
             raise UsageError(
                 f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
             )
-        before = json.loads(file.read_text())
-        differing = [key for key in description if key in before and before[key] != description[key]]
-        if differing:
-            key = differing[0]
-            raise UsageError(
-                f"cannot resume {folder}: its {key} was {json.dumps(before[key])}, "
-                f"now it is {json.dumps(description[key])}"
-            )
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise UsageError(f"cannot resume {folder}: its args.json is damaged ({error})") from error
+        for key, was, now in _differing(before, description):
+            raise UsageError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
     elif folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run: choose another --output-dir")
     else:
@@ -160,10 +177,51 @@ def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> N
         write_json(file, description)
 
 
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Key and both values of what differs; keys that an older version did not write are none."""
+    for key, value in now.items():
+        was = before.get(key, value)
+        if isinstance(was, dict) and isinstance(value, dict) and key == "settings":
+            yield from _differing(was, value)
+        elif was != value:
+            yield key, was, value
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep others out of a run folder: two that save their states there delete each other's.
+
+    Raises:
+        UsageError: another process trains there, and has not ended in the time that saving takes.
+    """
+    with (folder / "args.json").open() as file:
+        end = time.monotonic() + LAST_SAVE_SECONDS
+        told = False
+        while not _locked(file):
+            if time.monotonic() > end:
+                raise UsageError(
+                    f"another process trains in {folder}: wait for its end, or choose another --output-dir"
+                )
+            if not told:
+                print(f"Another process has {folder}: waiting for it to save and end", flush=True)
+                told = True
+            time.sleep(0.1)
+        yield  # closing the file gives it free, as the end of the process does
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def fit(args: argparse.Namespace) -> None:
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
-    dataset_name = args.dataset if args.dataset in data.HUB_IDS else Path(args.dataset).name
+    dataset_name = args.dataset if args.dataset in data.HUB_IDS else Path(args.dataset).resolve().name
+    dataset_name = dataset_name.replace(":", "-")  # a configuration's
     title = f"{args.model}.{dataset_name}"
     folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
     # Accelerate itself passes silently over a tracker that is not installed.
@@ -177,12 +235,9 @@ def fit(args: argparse.Namespace) -> None:
         keep_freed_memory()
     parts = accelerator.num_processes * args.micro_batches
     if recipe.batch_size < 4 * parts:
-        raise UsageError(f"--batch-size {recipe.batch_size} is too small for {parts} pieces: at least {4 * parts}")
-    if accelerator.is_main_process and (folder / "metrics.json").is_file() and args.resume:
-        print(f"{folder} is complete: nothing to resume")
-    if args.resume and (folder / "metrics.json").is_file():
-        return
-
+        flag = "--overfit" if args.overfit == recipe.batch_size else "--batch-size"
+        pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
+        raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
     with accelerator.main_process_first():
         config = models.input_config(model_name)
         dataset = data.load(args.dataset, args.data_dir, image_size=config["input_size"][-1])
@@ -195,6 +250,8 @@ def fit(args: argparse.Namespace) -> None:
         "dataset": args.dataset,
         "class_names": list(dataset.class_names),
         "in_chans": dataset.train.images.shape[1],
+        "train_images": len(dataset.train),
+        "data_sha256": dataset.digest(),
         "pretrained": args.pretrained,
         "recipe": args.recipe,
         "settings": dataclasses.asdict(recipe),
@@ -205,7 +262,23 @@ def fit(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         prepare_folder(folder, description, args.resume)
     accelerator.wait_for_everyone()
+    if args.resume and (folder / "metrics.json").is_file():
+        accelerator.print(f"{folder} is complete: nothing to resume")
+        return
+    with alone(folder) if accelerator.is_main_process else nullcontext():
+        _fit(args, recipe, accelerator, dataset, description, folder, title)
 
+
+def _fit(
+    args: argparse.Namespace,
+    recipe: recipes.Recipe,
+    accelerator: Accelerator,
+    dataset: data.Dataset,
+    description: dict[str, Any],
+    folder: Path,
+    title: str,
+) -> None:
+    """Train, and leave weights and figures; `fit` has seen to it that this can be done."""
     set_seed(args.seed)
     model = models.create(
         args.model,
@@ -276,6 +349,7 @@ def fit(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 2 for what the user can mend, 1 for a run that failed, 130 for one stopped."""
+    interrupt.follow_launcher()
     try:
         fit(parse(argv))
     except (UsageError, recipes.RecipeError, data.DataError, models.ModelError) as error:

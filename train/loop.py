@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, convolution, figures, interrupt
+from train import checkpoint, convolution, figures, interrupt, norms
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
@@ -163,8 +164,8 @@ def train(
         model.compile()
     elif device.type == "cpu":
         convolution.use_faster(model)
-    if accelerator.num_processes > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # statistics of the whole batch, as on one device
+    if accelerator.num_processes > 1:
+        model = norms.use_whole_batch(model, device)
     average = None
     if recipe.ema_decay:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True).to(device)
@@ -201,6 +202,7 @@ def train(
     # As it will be used: without the wrapper that runs the forward pass in mixed precision, by PyTorch's own operators.
     kept = average.module if average is not None else accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     convolution.use_own(kept)
+    norms.use_own(kept)
     return kept, progress
 
 
@@ -244,6 +246,8 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
                 _save(setup, progress, tally)
                 saved = now
         tally.collect(setup, progress)
+        # A GPU is done with the steps only now.
+        progress.epoch_seconds = earlier + time.perf_counter() - started
 
 
 def _preprocess(setup: Setup, progress: Progress) -> Preprocess:
@@ -307,9 +311,17 @@ def _end_epoch(setup: Setup, progress: Progress) -> None:
         f"Epoch {progress.epoch}/{setup.recipe.epochs}: "
         f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2f} %; "
         f"validation loss {row['validation_loss']:.4f}, accuracy {row['validation_accuracy']:.2f} %; "
-        f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s",
+        f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s{_time_left(setup, progress)}",
         flush=True,
     )
+
+
+def _time_left(setup: Setup, progress: Progress) -> str:
+    """By the last epoch's time for a pixel: later ones may be of larger images."""
+    epochs, size = setup.recipe.epochs, setup.preprocess.size
+    pixels = [math.prod(input_size(setup.recipe, epoch, size)) for epoch in range(epochs)]
+    seconds = progress.rows[-1]["seconds"] * sum(pixels[progress.epoch :]) / pixels[progress.epoch - 1]
+    return f"; about {seconds / 60:.0f} min left" if progress.epoch < epochs else ""
 
 
 def _save(setup: Setup, progress: Progress, tally: Tally | None = None) -> None:

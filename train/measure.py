@@ -1,5 +1,6 @@
 """The figures of a model on a split."""
 
+import csv
 import platform
 import resource
 import subprocess
@@ -97,3 +98,9 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
+
+
+def read_log(file: Path) -> list[dict[str, float]]:
+    """A `log.csv`, a row an epoch."""
+    with file.open() as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]

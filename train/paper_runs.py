@@ -1,12 +1,11 @@
 """Runs of recipe `paper` that the report keeps: their figures and logs, without weights."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from train import models, paper, recipes
+from train import measure, models, paper, recipes
 from train.files import write_json, write_text
 
 # Images of the complete training splits, less the validation that is cut from them, and of the test splits.
@@ -67,11 +66,5 @@ def read() -> dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, float]]
     found = {}
     for file in sorted(folder().glob("*.json")):
         metrics = json.loads(file.read_text())
-        found[metrics["dataset"], metrics["model"]] = (metrics, read_log(file.with_suffix(".csv")))
+        found[metrics["dataset"], metrics["model"]] = (metrics, measure.read_log(file.with_suffix(".csv")))
     return found
-
-
-def read_log(file: Path) -> list[dict[str, float]]:
-    """A `log.csv`, a row an epoch."""
-    with file.open() as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from train import claims, figures, models, paper, paper_runs
+from train import claims, figures, measure, models, paper, paper_runs
 from train.files import write_text
 
 NAMES = {
@@ -45,7 +45,7 @@ def read(cards: list[Path]) -> dict[tuple[str, str], Published]:
     found = {}
     for card in cards:
         metrics = json.loads((card / "metrics.json").read_text())
-        found[metrics["dataset"], metrics["model"]] = Published(metrics, paper_runs.read_log(card / "log.csv"))
+        found[metrics["dataset"], metrics["model"]] = Published(metrics, measure.read_log(card / "log.csv"))
     return found
 
 

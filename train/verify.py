@@ -7,7 +7,6 @@ on any difference. After a change of the export, `--update` states what the ONNX
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import sys
@@ -195,8 +194,7 @@ def broken_bounds(metrics: dict[str, Any]) -> Iterator[str]:
 
 def of_training(metrics: dict[str, Any], log: Path) -> Iterator[str]:
     """Where a card's figures of its training are not those of its log, its recipe or the paper."""
-    with log.open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = measure.read_log(log)
     seconds = sum(row["seconds"] for row in rows)
     expected = {
         "validation_accuracy": rows[-1]["validation_accuracy"],

@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -92,12 +93,23 @@ def test_data_dir_may_come_from_the_environment(samples: Path, monkeypatch: pyte
     assert len(data.load("mnist").test) == 1000
 
 
+HUB = {
+    "mnist": ("ylecun/mnist", None),
+    "cifar10": ("uoft-cs/cifar10", None),
+    "owner/birds": ("owner/birds", None),
+    "owner/birds:small": ("owner/birds", "small"),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
 def test_without_a_folder_the_hub_is_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda source: asked.append(source) or {})
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda source, configuration: asked.append((source, configuration)) or {}
+    )
     with pytest.raises(data.DataError, match="no split 'train'"):
         data.load(name)
-    assert asked == [{"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}[name]]
+    assert asked == [HUB[name]]
 
 
 @pytest.fixture
@@ -171,6 +183,12 @@ def test_folder_of_pictures(pictures: Path) -> None:
     assert len(everything) == len(set(everything)) == 36
     labels = torch.cat([split.labels for split in splits])
     assert labels.bincount().tolist() == [12, 12, 12]
+
+
+def test_the_folder_that_one_is_in(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = data.load(str(pictures), image_size=8)
+    monkeypatch.chdir(pictures)
+    assert data.load(".", image_size=8).digest() == named.digest()
 
 
 def test_folder_with_splits_keeps_its_test_split(pictures: Path) -> None:
@@ -315,6 +333,56 @@ def test_pictures_without_classes(tmp_path: Path) -> None:
     with pytest.raises(data.DataError) as error:
         data.load(str(tmp_path / "flat"), image_size=8)
     assert "ClassLabel" in message(error)
+
+
+def test_pictures_of_one_class(tmp_path: Path) -> None:
+    for i in range(5):
+        picture(tmp_path / "one" / "ants" / f"{i}.png")
+    with pytest.raises(data.DataError) as error:
+        data.load(str(tmp_path / "one"), image_size=8)
+    assert "at least two sub-folders" in message(error)
+
+
+@pytest.mark.parametrize("labels", [["wren", "owl", "crow"], [7, 3, 11]])
+def test_labels_without_names_of_classes(tmp_path: Path, labels: list[str] | list[int]) -> None:
+    """Words or numbers; the test split has secret labels, the one for validation has not."""
+
+    def write(split: str, values: list[str] | list[int]) -> None:
+        images = []
+        for value in values:
+            stream = io.BytesIO()
+            shade = 10 * labels.index(value) if value in labels else 255
+            PIL.Image.new("L", (8, 8), shade).save(stream, "PNG")
+            images.append({"bytes": stream.getvalue(), "path": None})
+        table = datasets.Dataset.from_dict({"image": images, "target": values}).cast_column("image", datasets.Image())
+        table.to_parquet(tmp_path / "birds" / f"{split}.parquet")
+
+    secret = [-1] * 3 if isinstance(labels[0], int) else [None] * 3
+    write("train", labels * 10)
+    write("validation", labels[::-1])
+    write("test", secret)
+    loaded = data.load(str(tmp_path / "birds"), image_size=8)
+    order = sorted(labels)
+    assert loaded.class_names == tuple(map(str, order))
+    assert [order[label] for label in loaded.test.labels] == labels[::-1]
+    for split in (loaded.train, loaded.validation, loaded.test):
+        assert [10 * labels.index(order[label]) for label in split.labels] == split.images[:, 0, 0, 0].tolist()
+    write("validation", [*labels[:1], labels[1] * 2])
+    with pytest.raises(data.DataError, match="none of the training images"):
+        data.load(str(tmp_path / "birds"), image_size=8)
+
+
+def test_digests_tell_images_labels_and_cuts_apart(samples: Path) -> None:
+    whole = data.load("mnist", samples)
+    assert whole.digest() == data.load("mnist", samples).digest()
+    labels = whole.train.labels.clone()
+    labels[0] += 1
+    others = [
+        replace(whole, train=replace(whole.train, labels=labels)),
+        replace(whole, train=whole.train.take(slice(1, None))),
+        replace(whole, train=whole.validation, validation=whole.train),
+    ]
+    assert len({whole.digest(), *(other.digest() for other in others)}) == 4
 
 
 def test_too_few_pictures(tmp_path: Path) -> None:

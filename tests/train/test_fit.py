@@ -5,13 +5,17 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CACHE, SAMPLES, reset_accelerate
@@ -117,6 +121,10 @@ def one_line(errors: str) -> str:
         (["--mixed-precision", "fp8"], ["fp8", "bf16"]),
         (["--model-kwargs", "drop_rate"], ["'drop_rate'", "KEY=VALUE"]),
         (["--model-kwargs", "depth=3"], ["depth"]),
+        (["--model-kwargs", "num_classes=5"], ["num_classes=5", "cannot be chosen", "features_only"]),
+        (["--model-kwargs", "drop_rate={1, 2}"], ["drop_rate={1, 2}", "a number"]),
+        (["--seed", "-1"], ["--seed -1", "2147483647"]),
+        (["--overfit", "2"], ["--overfit 2", "1 piece:", "at least 4"]),
         (["--pretrained", "/no/such/run"], ["/no/such/run", "safetensors"]),
         (["--pretrained"], ["tiny_net"]),
         (["--unknown"], ["--unknown"]),
@@ -166,11 +174,65 @@ def test_existing_run_is_neither_overwritten_nor_mixed_with_another(run: Run, fi
     assert status == 0
     assert "complete" in output
     (folder / "metrics.json").unlink()
-    for other, word in ((("--seed", 9), "seed"), (("--learning-rate", 0.5), "settings")):
+    for other, word in ((("--seed", 9), "seed"), (("--learning-rate", 0.5), "learning_rate")):
         status, _, errors = run(*SHORT, "--output-dir", folder, "--resume", *other)
         assert status == 2
         assert f"its {word} was" in one_line(errors)
     assert (folder / "model.safetensors").read_bytes() == before
+    (folder / "args.json").write_text("{")
+    status, _, errors = run(*SHORT, "--output-dir", folder, "--resume")
+    assert status == 2
+    assert "args.json is damaged" in one_line(errors)
+
+
+@pytest.mark.parametrize(("rows", "word"), [(1000, "train_images was 1667, now it is 833"), (2000, "data_sha256 was")])
+def test_other_images_are_another_run(run: Run, finished: Path, tmp_path: Path, rows: int, word: str) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.copytree(SAMPLES / "mnist", tmp_path / "data" / "mnist")
+    (file,) = (tmp_path / "data").rglob("train-*.parquet")
+    table = pq.read_table(file)
+    assert len(table) == 2000
+    pq.write_table(pa.concat_tables([table[1:rows], table[:1]]), file)
+    arguments = ("--data-dir", tmp_path / "data", "--output-dir", tmp_path / "run", "--resume")
+    status, _, errors = run(*SHORT, *arguments)
+    assert status == 2
+    assert word in one_line(errors)
+
+
+def test_two_do_not_train_in_one_folder(
+    run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "LAST_SAVE_SECONDS", 0.3)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "metrics.json").unlink()
+    with fit.alone(folder):
+        status, output, errors = run(*SHORT, "--output-dir", folder, "--resume")
+    assert status == 2
+    assert f"another process trains in {folder}" in one_line(errors)
+    assert "waiting for it" in output
+    assert not (folder / "metrics.json").exists()
+    assert run(*SHORT, "--output-dir", folder, "--resume")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell of the launcher's end")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_the_launcher_is_the_end_of_the_run(tmp_path: Path, number: int) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
+    folder = tmp_path / "run"
+    what = [*map(str, TINY), "--epochs", "5000", "--output-dir", str(folder)]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(CACHE), "ACCELERATE_USE_CPU": "true"}
+    command = [*launcher, "tests/train/tiny_networks.py", *what]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, cwd=models.REPOSITORY, env=environment, stdout=output, stderr=output)
+    end = time.monotonic() + 120
+    while not (folder / "log.csv").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.wait(60)
+    with fit.alone(folder):  # waits for it
+        assert "the state is saved" in (tmp_path / "output").read_text()
 
 
 def test_run_begun_by_an_older_version_can_be_resumed(run: Run, finished: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SAMPLES, Child
 from safetensors.torch import load_file
 
 ARGUMENTS = (
-    *("--model", "tiny_plain", "--dataset", "mnist", "--data-dir", str(SAMPLES), "--mixed-precision", "no"),
+    # With BatchNorm; each process drops units of its own.
+    *("--model", "tiny_net", "--model-kwargs", "drop_rate=0.0", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
+    *("--mixed-precision", "no"),
     *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05"),
 )
 
@@ -32,7 +33,9 @@ def compare(one: Path, two: Path) -> None:
         for name in ("train_accuracy", "validation_accuracy"):
             assert a[name] == pytest.approx(b[name], abs=0.31), name  # one image at the border of two classes
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+    far = {name: float((first[name] - second[name]).abs().max()) for name in first}
+    # Sums in another order; the steps enlarge what that changes in the seventh digit.
+    assert max(far.values()) < 1e-3, far
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
     assert [found["processes"] for found in figures] == [1, 2]
     assert [found["test_images"] for found in figures] == [1000, 1000]  # none counted twice

@@ -1,0 +1,84 @@
+"""BatchNorm with the statistics of the whole batch where several processes have a share of it each."""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, which each of them gets; each one's part has a share in all of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class WholeBatchNorm2d(nn.BatchNorm2d):
+    """An `nn.BatchNorm2d` that PyTorch's own SyncBatchNorm would be if that ran on CPUs too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalised(self, x) if self.training else super().forward(x)
+
+
+class WholeBatchNormAct2d(BatchNormAct2d):
+    """The same for timm's norm with activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(_normalised(self, x))) if self.training else super().forward(x)
+
+
+WHOLE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: WholeBatchNorm2d,
+    BatchNormAct2d: WholeBatchNormAct2d,
+}
+
+
+def use_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
+    """Have a network's norms see the batch as one process would; all processes must run it together from then on.
+    `use_own` undoes it on CPUs."""
+    if device.type == "cuda":
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        module.__class__ = WHOLE.get(type(module), type(module))
+    return model
+
+
+def use_own(model: nn.Module) -> None:
+    """Give norms their own share of the batch back: what `use_whole_batch` made of them on a CPU."""
+    own = {whole: kind for kind, whole in WHOLE.items()}
+    for module in model.modules():
+        module.__class__ = own.get(type(module), type(module))
+
+
+def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """[n, C, H, W] by mean and variance over the images of all processes; the running ones are brought up to date."""
+    y = x if x.dtype == torch.float64 else x.float()
+    count = _Sum.apply(y.new_tensor(y.numel() / y.shape[1]))
+    mean = _Sum.apply(y.sum((0, 2, 3))) / count
+    y = y - mean[:, None, None]
+    # A second time through, as the difference of two large sums would have few digits left.
+    variance = _Sum.apply(y.square().sum((0, 2, 3))) / count
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance * count / (count - 1), share)
+    y = y * (variance + norm.eps).rsqrt()[:, None, None]
+    if norm.affine:
+        y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return y.to(x.dtype)
