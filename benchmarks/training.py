@@ -36,21 +36,24 @@ from train.objective import make_optimizer
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMPROVED = ("improved_googlenet", "improved_resnet18", "improved_vgg16")
 BATCH = 128
+WARM_STEPS = 2
 INPUT = (3, 64, 64)
 
 
-def bare(model_name: str, precision: str, steps: int) -> float:
-    """Images per second of the training step alone, the first one not counted."""
+def bare(model_name: str, precision: str, steps: int, compiled: bool) -> float:
+    """Images per second of the training step alone, the first ones not counted."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()
     recipe = recipes.get("fast", model_name, "cifar10")
     model = models.create(model_name, "cifar10", num_classes=10, in_chans=3).to(device).train()
     model = model.to(memory_format=torch.channels_last)
+    if compiled:
+        model.compile()
     optimizer = make_optimizer(model, recipe)
     x = torch.randn(BATCH, *INPUT, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (BATCH,), device=device)
     seconds = []
-    for _ in range(steps + 1):
+    for _ in range(WARM_STEPS + steps):
         before = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = F.cross_entropy(model(x).float(), labels, label_smoothing=recipe.label_smoothing)
@@ -60,10 +63,10 @@ def bare(model_name: str, precision: str, steps: int) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - before)
-    return BATCH * steps / sum(seconds[1:])
+    return BATCH * steps / sum(seconds[WARM_STEPS:])
 
 
-def loop(model_name: str, precision: str) -> float:
+def loop(model_name: str, precision: str, compiled: bool) -> float:
     """Images per second of `fit.py`'s loop, everything included but the validation."""
     augmentation = recipes.get("paper", model_name, "cifar10").augmentation
     recipe = replace(
@@ -76,7 +79,7 @@ def loop(model_name: str, precision: str) -> float:
     samples = data.load("cifar10", export.SAMPLES)
     with tempfile.TemporaryDirectory() as folder:
         accelerator = Accelerator(mixed_precision=precision)
-        _, progress = training_loop.train(model, samples, recipe, accelerator, Path(folder), seed=0)
+        _, progress = training_loop.train(model, samples, recipe, accelerator, Path(folder), seed=0, compiled=compiled)
     return progress.rows[-1]["images_per_second"]
 
 
@@ -134,16 +137,27 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=12, help="of the bare step in each turn; default: 12")
     usual = "no" if emulates_bf16() else "bf16"
     parser.add_argument("--precision", choices=["bf16", "no"], default=usual, help="default here: %(default)s")
+    parser.add_argument("--compile", action="store_true", help="compile the network on both sides, as pays off on GPUs")
     parser.add_argument("--timm", type=Path, metavar="CHECKOUT", help="also time timm's train.py from there")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # what to measure, in a process of its own
     args = parser.parse_args()
     if args.measure:
         what, model_name, precision = args.measure
-        print(f"measured {loop(model_name, precision) if what == 'loop' else bare(model_name, precision, args.steps)}")
+        if what == "loop":
+            speed = loop(model_name, precision, args.compile)
+        else:
+            speed = bare(model_name, precision, args.steps, args.compile)
+        print(f"measured {speed}")
         return 0
 
     def measure(what: str, model_name: str) -> float:
-        command = [sys.executable, Path(__file__).resolve(), "--steps", args.steps]
+        command = [
+            sys.executable,
+            Path(__file__).resolve(),
+            "--steps",
+            args.steps,
+            *(["--compile"] if args.compile else []),
+        ]
         printed = _run([*command, "--measure", what, model_name, args.precision])
         return float(printed.rpartition("measured ")[2].split()[0])
 

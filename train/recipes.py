@@ -89,6 +89,11 @@ def get(name: str, model: str, dataset: str) -> Recipe:
 
 
 # Section 5.1, "Vanilla Models". It names no weight decay, no augmentation and no schedule: there is none.
+# For both kinds of model it leaves open, and this is what is done:
+# - The weights of the last epoch are kept. Its logs mark the best on validation, its tables do not say which they took;
+#   the last needs no choice.
+# - GoogLeNet trains without its auxiliary heads, which section 2 calls optional; `aux_logits=True` trains with them.
+# - float32: nothing is said of another precision. An epoch's last batch is the smaller rest, as PyTorch gives it.
 PAPER_VANILLA = Recipe(epochs=50, learning_rate=0.001, schedule="fixed")
 
 
@@ -99,6 +104,10 @@ def _paper_improved(dataset: str) -> Recipe:
     - alpha = 0.1: the loss in its logs flattens at 0.50, the entropy of ten classes smoothed by 0.1 (0.5003). Its
       formula, alpha * mean + (1 - alpha) * nll, is PyTorch's `label_smoothing=0.1` when the mean is over the classes.
     - The rate falls when epoch 5, 27, 40 and 47 begins, counted from 1: its logs show 0.001 in epoch 9, 1e-5 in 44.
+    - The text around the formula gives the true class 1 - alpha; by the formula, which is followed, it has
+      1 - alpha + alpha / k.
+    - Brightness, contrast and saturation change in this order, before the resize. torchvision's transform draws an
+      order for each image, which changes little and would keep whole batches from being done at once.
     - "Rotated by 15 degrees" is a rotation drawn from -15 to 15, as torchvision's transforms take the number; so are
       shear, shift, brightness, contrast and saturation. The horizontal flip has torchvision's probability of 1/2.
     """
