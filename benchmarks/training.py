@@ -151,13 +151,8 @@ def main() -> int:
         return 0
 
     def measure(what: str, model_name: str) -> float:
-        command = [
-            sys.executable,
-            Path(__file__).resolve(),
-            "--steps",
-            args.steps,
-            *(["--compile"] if args.compile else []),
-        ]
+        command = [sys.executable, Path(__file__).resolve(), "--steps", args.steps]
+        command += ["--compile"] if args.compile else []
         printed = _run([*command, "--measure", what, model_name, args.precision])
         return float(printed.rpartition("measured ")[2].split()[0])
 
