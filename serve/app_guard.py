@@ -74,7 +74,8 @@ class Guard:
             came += len(message.get("body", b""))
             if came <= limit:
                 return message
-            answer.instead = 413, f"the body is too large: at most {limit:,} bytes"
+            if not answer.begun:  # else it has said all that it had to without reading on
+                answer.instead = 413, f"the body is too large: at most {limit:,} bytes"
             return {"type": "http.disconnect"}
 
         task = asyncio.current_task()
