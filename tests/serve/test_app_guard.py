@@ -147,18 +147,18 @@ def test_an_open_page_does_not_hold_up_the_end(running: Any, tiny: Any, tmp_path
     tiny(tmp_path / "model").write()
     with running("--models", tmp_path) as server:
         ended: list[bool] = []
-        begun = threading.Event()
+        begun = [threading.Event() for _ in range(3)]
 
-        def stay() -> None:
+        def stay(begun: threading.Event) -> None:
             with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/x", timeout=60) as answer:
                 for _ in answer.iter_raw():
                     begun.set()
                 ended.append(True)  # in good order: else httpx raises
 
-        pages = [threading.Thread(target=stay) for _ in range(3)]
+        pages = [threading.Thread(target=stay, args=(event,)) for event in begun]
         for page in pages:
             page.start()
-        assert begun.wait(30)
+        assert all(event.wait(30) for event in begun)
         began = time.monotonic()
         status, errors = server.stop(number)
         assert time.monotonic() - began < 15
