@@ -1,6 +1,7 @@
 """python -m serve"""
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -82,7 +83,8 @@ def bind(host: str, port: int) -> socket.socket:
     except UnicodeError:
         fail(f"cannot listen on {host}:{port}: {host!r} is no host name; valid are names and addresses of this machine")
     except OSError as error:
-        hint = "; choose another with --port" if port else ""
+        flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        hint = "" if flag == "--port" and not port else f"; choose another with {flag}"
         fail(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}")
     return taken
 

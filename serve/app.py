@@ -19,6 +19,7 @@ from serve.app_guard import Guard, close_files
 from serve.app_parts import HERE, LIVE, Seen, chooser
 from serve.app_study_tabs import compare_tab, models_tab, understand_tab
 from serve.app_tabs import digit_tab, picture_tab
+from serve.app_uploads import KEPT, Uploads
 from serve.decoding import Decoder
 from serve.engine import Engine
 
@@ -47,15 +48,17 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
     )
     close_files()
     (gradio,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gr.routes.App))
-    gradio.add_middleware(Guard, settings=engine.settings, streams=app.state.streams)
+    page = gradio.get_blocks()
+    uploads = Uploads(page, max(KEPT, 16 * engine.settings.max_body))
+    gradio.add_middleware(Guard, settings=engine.settings, uploads=uploads, streams=app.state.streams)
     # It looks for work of its queue a thousand times a second, and for progress a hundred times: 3 % of a core.
-    queue = gradio.get_blocks()._queue
+    queue = page._queue
     queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
 def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
     """The page. It can be built before any model is ready: choosers fill when it is opened."""
-    # Pictures of visitors are deleted an hour after they came.
+    # Pictures of visitors are deleted an hour after they came, or earlier where they are too many (Uploads).
     page = gr.Blocks(title="Deep Image Zoo", delete_cache=(600, 3600))
     with page:
         gr.HTML(

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.app_parts import NOT_UPLOADED, refusal
+from serve.app_uploads import Uploads
 from serve.gate import RECORD
 from serve.settings import Settings
 
@@ -42,9 +43,10 @@ class Guard:
     are nothing that was accepted and has to be finished: who shuts down cancels them, and they end in good order.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, streams: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, uploads: Uploads, streams: set[asyncio.Task[Any]]) -> None:
         self._app = app
         self._upload_bytes = settings.max_body + FORM_BYTES
+        self._uploads = uploads
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +101,8 @@ class Guard:
             self._streams.discard(task)
         if answer.instead is not None:
             await _say(send, *answer.instead)
+        if scope["method"] == "POST" and part and self._uploads.due(came):
+            await asyncio.to_thread(self._uploads.prune)
 
     async def _pass(self, message: Message, answer: _Answer, task: asyncio.Task[Any]) -> None:
         await answer(message)

@@ -14,7 +14,7 @@ from serve.settings import Settings
 
 # Bodies up to here are not counted: a thousand of them are little.
 SMALL = 64 * 2**10
-CODINGS = ("gzip", "deflate")
+CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class Gone(Exception):

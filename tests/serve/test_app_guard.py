@@ -206,16 +206,13 @@ def test_large_pictures_cost_less_than_300_megabytes(running: Any, tiny: Any, tm
 def test_connections_that_say_much_and_send_little_hold_up_nobody(
     running: Any, tiny: Any, tmp_path: Path, encode: Any
 ) -> None:
-    import socket
-
     model = tiny(tmp_path / "model").write()
     (pixels,) = model.images(1)
     picture = encode(Image.fromarray(pixels).resize((300, 300)))
     assert len(picture) > 64 * 2**10
     with running("--models", tmp_path, "--no-app", "--timeout", 30) as server:
-        host, port = server.url.removeprefix("http://").split(":")
         head = "POST /classify/model HTTP/1.1\r\nHost: x\r\n"
-        idlers = [socket.create_connection((host, int(port))) for _ in range(8)]
+        idlers = [server.connect() for _ in range(8)]
         for idler in idlers[:4]:
             idler.sendall(f"{head}Content-Length: {16 * 2**20}\r\n\r\nx".encode())
         for idler in idlers[4:]:

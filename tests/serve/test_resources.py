@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -22,9 +21,8 @@ def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any
     data = encode(model.images(1)[0])
     head = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     with running("--models", tmp_path, "--no-app", "--max-batch", 1) as server:
-        address = server.url.removeprefix("http://").split(":")
         before = sample(server.url, "serve_batch_size_sum")
-        sockets = [socket.create_connection((address[0], int(address[1]))) for _ in range(20)]
+        sockets = [server.connect() for _ in range(20)]
         for client in sockets:
             client.sendall(head + data)
         assert eventually(lambda: sample(server.url, "serve_requests_in_flight") > 20)

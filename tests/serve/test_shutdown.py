@@ -129,10 +129,9 @@ def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, runni
     tiny(tmp_path / "model").write()
     with running("--models", tmp_path, "--no-app") as server:
         pid = server.process.pid
-        host, port = server.url.removeprefix("http://").split(":")
         most = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-        sockets = [socket.create_connection((host, int(port))) for _ in range(20)]
+        sockets = [server.connect() for _ in range(20)]
         assert eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == most)
         status, errors = server.stop()
         for client in sockets:

@@ -63,6 +63,16 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_here_is_one_line(tiny: Any, tmp_path: Path, host: str) -> None:
+    tiny(tmp_path / "model").write()
+    done = command("--models", tmp_path, "--host", host)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"cannot listen on {host}:8000: " in done.stderr
+    assert done.stderr.endswith("; choose another with --host\n")
+
+
 def test_the_environment_sets_what_flags_do_not() -> None:
     found = from_environment({"SERVE_PORT": "9", "SERVE_APP": "false", "SERVE_MODELS": "x", "SERVE_TIMEOUT": "1.5"})
     assert Settings(**found) == Settings(port=9, app=False, models=Path("x"), timeout=1.5)
