@@ -1,7 +1,10 @@
-# make demo   install everything, build the ONNX files, serve the pretrained models with the app
-# make test   install everything, lint, type-check, run the tests
-# make verify check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
-# make onnx   build the ONNX files of all published models that are missing or out of date
+# make demo       install everything, build the ONNX files, serve the pretrained models with the app
+# make test       install everything, lint, type-check, run the tests
+# make test-slow  the same with the tests that need minutes
+# make check      lint and type-check alone
+# make format     have ruff mend what it can
+# make verify     check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
+# make onnx       build the ONNX files of all published models that are missing or out of date
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +16,7 @@ export DO_NOT_TRACK := 1
 .PHONY: help demo test test-slow check format onnx verify
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 # The server says what is wrong with a model whose files could not be built, and serves the others.
 demo: $(VENV)/.demo

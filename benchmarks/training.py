@@ -1,13 +1,13 @@
 """Images per second of the training loop, beside the bare training step and timm's train.py.
 
-`python benchmarks/training.py [--timm CHECKOUT]`. Everything runs at 64x64 in batches of 128 on one machine, in turns,
-so that a change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is
-forward, backward and optimiser of the network on random data that is ready in memory, at the same precision and memory
-format. The loop is `fit.py`'s with recipe `fast` at the full input size and the paper's whole CIFAR-10 augmentation,
-which costs more than the recipe's own; it trains VGG16 folded and, on a CPU, convolves in its own way, which can make
-it the faster one. timm's script trains resnet18 with its defaults and two loader workers, ours the same
-network by its name here. Both train on the images that ship with the project, in a process of their own each time, and
-the second epoch counts.
+`python benchmarks/training.py [--timm CHECKOUT]`. Everything runs in batches of 128 on one machine, in turns, so that a
+change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is forward,
+backward and optimiser of the network on random data that is ready in memory, at the same size, precision and memory
+format. It is measured twice: as PyTorch runs it, and as the loop does, which trains VGG16 folded and on a CPU convolves
+in its own way; the first tells what a user gains, the second what the loop costs beside it. The loop is `fit.py`'s with recipe `fast` at the network's full input size and the paper's whole CIFAR-10 augmentation, which costs more than
+the recipe's own. timm's script trains resnet18 at 64x64 with its defaults and two loader workers, ours the same network
+by its name here. Both train on the images that ship with the project, in a process of their own each time, and the
+second epoch counts.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import nn
 
-from train import data, export, models, recipes
+from train import convolution, data, export, models, recipes
 from train import loop as training_loop
 from train.allocator import keep_freed_memory
 from train.fit import emulates_bf16
@@ -37,20 +38,33 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 IMPROVED = ("improved_googlenet", "improved_resnet18", "improved_vgg16")
 BATCH = 128
 WARM_STEPS = 2
-INPUT = (3, 64, 64)
+TIMM_SIZE = 64
 
 
-def bare(model_name: str, precision: str, steps: int, compiled: bool) -> float:
+def create(model_name: str, size: int | None) -> nn.Module:
+    """A network for CIFAR-10, for its own input size or another."""
+    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
+    if size is not None:
+        models.pretrained_cfg(model)["input_size"] = (3, size, size)
+    return model
+
+
+def step(model_name: str, precision: str, steps: int, compiled: bool, as_in_the_loop: bool) -> float:
     """Images per second of the training step alone, the first ones not counted."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_freed_memory()
     recipe = recipes.get("fast", model_name, "cifar10")
-    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3).to(device).train()
-    model = model.to(memory_format=torch.channels_last)
+    model = create(model_name, None)
+    input_size = models.pretrained_cfg(model)["input_size"]
+    if as_in_the_loop:
+        model = fold(model, input_size, to_train=True)
+    model = model.to(device, memory_format=torch.channels_last).train()
     if compiled:
         model.compile()
+    elif as_in_the_loop and device.type == "cpu":
+        convolution.use_faster(model)
     optimizer = make_optimizer(model, recipe)
-    x = torch.randn(BATCH, *INPUT, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(BATCH, *input_size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (BATCH,), device=device)
     seconds = []
     for _ in range(WARM_STEPS + steps):
@@ -66,16 +80,15 @@ def bare(model_name: str, precision: str, steps: int, compiled: bool) -> float:
     return BATCH * steps / sum(seconds[WARM_STEPS:])
 
 
-def loop(model_name: str, precision: str, compiled: bool) -> float:
+def loop(model_name: str, precision: str, compiled: bool, size: int | None) -> float:
     """Images per second of `fit.py`'s loop, everything included but the validation."""
     augmentation = recipes.get("paper", model_name, "cifar10").augmentation
     recipe = replace(
         recipes.get("fast", model_name, "cifar10"), augmentation=augmentation, epochs=2, sizes=(), learning_rate=0.01
     )
     keep_freed_memory()
-    model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
-    models.pretrained_cfg(model)["input_size"] = INPUT
-    model = fold(model, INPUT, to_train=True)
+    model = create(model_name, size)
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     samples = data.load("cifar10", export.SAMPLES)
     with tempfile.TemporaryDirectory() as folder:
         accelerator = Accelerator(mixed_precision=precision)
@@ -104,7 +117,8 @@ def timm_script(checkout: Path, folder: Path) -> float:
     """Images per second that timm's train.py prints for its second epoch."""
     with tempfile.TemporaryDirectory() as output:
         device = "cuda" if torch.cuda.is_available() else "cpu"  # the script's default is cuda, come what may
-        options = f"--model resnet18 --input-size 3 64 64 --num-classes 10 --batch-size {BATCH} --workers 2 --epochs 2"
+        options = f"--model resnet18 --input-size 3 {TIMM_SIZE} {TIMM_SIZE} --num-classes 10 --batch-size {BATCH}"
+        options += " --workers 2 --epochs 2"
         options += f" --warmup-epochs 0 --log-interval 1 --device {device}"
         command = [sys.executable, checkout / "train.py", *options.split(), "--data-dir", folder, "--output", output]
         printed = _run(command)
@@ -132,39 +146,42 @@ def row(name: str, pairs: list[tuple[float, float]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python benchmarks/training.py", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(IMPROVED), choices=IMPROVED)
+    parser.add_argument("--models", nargs="+", default=list(IMPROVED), choices=models.ZOO, metavar="MODEL")
     parser.add_argument("--turns", type=int, default=3, help="default: 3")
     parser.add_argument("--steps", type=int, default=12, help="of the bare step in each turn; default: 12")
     usual = "no" if emulates_bf16() else "bf16"
     parser.add_argument("--precision", choices=["bf16", "no"], default=usual, help="default here: %(default)s")
     parser.add_argument("--compile", action="store_true", help="compile the network on both sides, as pays off on GPUs")
     parser.add_argument("--timm", type=Path, metavar="CHECKOUT", help="also time timm's train.py from there")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # what to measure, in a process of its own
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # what, and of which network, in its own process
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        what, model_name, precision = args.measure
+        what, model_name = args.measure
         if what == "loop":
-            speed = loop(model_name, precision, args.compile)
+            speed = loop(model_name, args.precision, args.compile, args.size)
         else:
-            speed = bare(model_name, precision, args.steps, args.compile)
+            speed = step(model_name, args.precision, args.steps, args.compile, as_in_the_loop=what == "own step")
         print(f"measured {speed}")
         return 0
 
-    def measure(what: str, model_name: str) -> float:
-        command = [sys.executable, Path(__file__).resolve(), "--steps", args.steps]
+    def measure(what: str, model_name: str, *options: object) -> float:
+        command = [sys.executable, Path(__file__).resolve(), "--steps", args.steps, "--precision", args.precision]
         command += ["--compile"] if args.compile else []
-        printed = _run([*command, "--measure", what, model_name, args.precision])
+        printed = _run([*command, *options, "--measure", what, model_name])
         return float(printed.rpartition("measured ")[2].split()[0])
 
     threads = torch.get_num_threads()
     print(f"{threads} threads, torch {torch.__version__}, precision {args.precision}, {args.turns} turns\n")
     print("| | the loop, images/s | the other, images/s | ratio | its range |\n|---|---|---|---|---|", flush=True)
     for model_name in args.models:
-        pairs = [(measure("loop", model_name), measure("bare", model_name)) for _ in range(args.turns)]
-        print(row(f"{model_name} against its bare step", pairs), flush=True)
+        turns = [[measure(what, model_name) for what in ("loop", "step", "own step")] for _ in range(args.turns)]
+        print(row(f"{model_name} against PyTorch's bare step", [(a, b) for a, b, _ in turns]), flush=True)
+        print(row(f"{model_name} against the loop's own bare step", [(a, c) for a, _, c in turns]), flush=True)
     if args.timm:
         with image_folder() as folder:
-            pairs = [(measure("loop", "vanilla_resnet18"), timm_script(args.timm, folder)) for _ in range(args.turns)]
+            ours = ("loop", "vanilla_resnet18", "--size", TIMM_SIZE)
+            pairs = [(measure(*ours), timm_script(args.timm, folder)) for _ in range(args.turns)]
         print(row("vanilla_resnet18 against timm's train.py on resnet18", pairs), flush=True)
     return 0
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import orjson
 from gradio import processing_utils
 from gradio.exceptions import InvalidPathError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.app_parts import NOT_UPLOADED, refusal
 from serve.app_uploads import Uploads
+from serve.dispatch import error_response
 from serve.gate import RECORD
 from serve.settings import Settings
 
@@ -25,8 +25,8 @@ log = logging.getLogger("serve")
 API = "/gradio_api/"
 # What the page and gradio_client ask for. Gradio has more: a proxy, what fetches files of other servers, recordings.
 OPEN = frozenset((
-    *("api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset"),
-    *("run", "startup-events", "theme.css", "upload", "upload_progress"),
+    "api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset",
+    "run", "startup-events", "theme.css", "upload", "upload_progress",
 ))  # fmt: skip
 # Where a body says what to do; if that makes no sense, it is the body's fault.
 CALLS = frozenset(("api", "call", "queue", "run"))
@@ -53,20 +53,24 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        async def say(status: int, text: str) -> None:
+            await error_response(status, text)(scope, receive, send)
+
         path = scope["path"]
         # "file=..." is one of the routes.
         part = path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
         if part and part not in OPEN:
-            await _say(send, 404, f"nothing is at {path!r:.200}")
+            await say(404, f"nothing is at {path!r:.200}")
             return
         if part == "file" and "://" in path:
-            await _say(send, 403, "this server fetches nothing from others")
+            await say(403, "this server fetches nothing from others")
             return
         answer = _Answer(send, part)
         limit = self._upload_bytes if part == "upload" else CALL_BYTES
         length = int(Headers(scope=scope).get("content-length", 0))
         if length > limit:
-            await _say(send, 413, f"the body is too large: at most {limit:,} bytes")
+            await say(413, f"the body is too large: at most {limit:,} bytes")
             return
         came = 0
 
@@ -100,7 +104,7 @@ class Guard:
         finally:
             self._streams.discard(task)
         if answer.instead is not None:
-            await _say(send, *answer.instead)
+            await say(*answer.instead)
         if scope["method"] == "POST" and part and self._uploads.due(came):
             await asyncio.to_thread(self._uploads.prune)
 
@@ -153,8 +157,11 @@ class _Answer:
         if self._part and "detail" in said:
             answer["detail"] = said["detail"]  # the page's own script reads it
         self.begun = self._done = True
-        headers = [header for header in self._bad["headers"] if header[0] not in (b"content-length", b"content-type")]
-        await _send(self._send, status, answer, headers)
+        body = orjson.dumps(answer)
+        headers = MutableHeaders(raw=list(self._bad["headers"]))
+        headers["content-type"], headers["content-length"] = "application/json", str(len(body))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers.raw})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def end(self) -> None:
         if not self._done:
@@ -165,30 +172,22 @@ def _kind(start: Message) -> str:
     return Headers(raw=list(start.get("headers", ()))).get("content-type", "").split(";")[0]
 
 
-async def _say(send: Send, status: int, text: str) -> None:
-    await _send(send, status, {"error": text})
+_check_allowed = processing_utils._check_allowed
 
 
-async def _send(send: Send, status: int, answer: dict[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    body = orjson.dumps(answer)
-    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
-    await send({"type": "http.response.body", "body": body})
+async def _fetch(*arguments: Any, **options: Any) -> NoReturn:
+    raise refusal("this server fetches nothing from others; /gradio_api/upload takes the picture itself")
+
+
+def _checked(path: str | Path, check_in_upload_folder: bool) -> None:
+    try:
+        _check_allowed(path, check_in_upload_folder)
+    except InvalidPathError:
+        raise refusal(NOT_UPLOADED) from None
 
 
 def close_files() -> None:
     """Lets callers name uploads only, for whatever part of the page. Gradio itself fetches what has an address, and
     prints a traceback for a file that it does not allow."""
-    check = processing_utils._check_allowed
-
-    async def fetch(*arguments: Any, **options: Any) -> NoReturn:
-        raise refusal("this server fetches nothing from others; /gradio_api/upload takes the picture itself")
-
-    def checked(path: str | Path, check_in_upload_folder: bool) -> None:
-        try:
-            check(path, check_in_upload_folder)
-        except InvalidPathError:
-            raise refusal(NOT_UPLOADED) from None
-
-    processing_utils.async_ssrf_protected_download = fetch
-    processing_utils._check_allowed = checked
+    processing_utils.async_ssrf_protected_download = _fetch
+    processing_utils._check_allowed = _checked

@@ -81,10 +81,6 @@ def prepare(image: Image.Image) -> Digit:
 
 def _greyscale(image: Image.Image) -> Floats:
     """float32 [H, W], 0 to 255, longest side at most WORK. A transparent canvas becomes its strokes on plain paper."""
-    if image.mode in ("I;16", "I", "F"):
-        wide = np.asarray(image, dtype=np.float32)
-        span = float(np.ptp(wide)) or 1.0
-        image = Image.fromarray(((wide - wide.min()) * (255 / span)).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.bodies import Gone
+from serve.dispatch import error_response
 from serve.engine import Engine
 
 log = logging.getLogger("serve")
@@ -82,18 +83,20 @@ class Gate:
             if self._admits(scope):
                 await self._app(scope, receive, answer)
             else:
-                await _refuse(answer)
+                await _refusal()(scope, receive, answer)
         except Gone:
             record.status = 499
         except asyncio.CancelledError:
             # The time for finishing accepted work is over: the client waits, and should know.
             if not self._engine.draining or record.status:
                 raise
-            await _say(answer, 503, "the server is shutting down", ("retry-after", "1"))
+            ended = error_response(503, "the server is shutting down", {"retry-after": "1"})
+            await ended(scope, receive, answer)
         except Exception:
             log.exception("request %s failed", record.id)
             if not record.status:
-                await _say(answer, 500, f"internal error; the log has it under request id {record.id}")
+                failed = error_response(500, f"internal error; the log has it under request id {record.id}")
+                await failed(scope, receive, answer)
             record.status = 500
         finally:
             self._in_flight -= 1
@@ -145,13 +148,6 @@ def _request_id(scope: Scope) -> str:
     return f"{PROCESS}-{next(COUNT):x}"
 
 
-async def _refuse(send: Send) -> None:
-    await _say(
-        send, 401, "this server wants a key: Authorization: Bearer KEY", ("www-authenticate", 'Basic realm="key"')
-    )
-
-
-async def _say(send: Send, status: int, text: str, *headers: tuple[str, str]) -> None:
-    raw = [(name.encode(), value.encode()) for name, value in (("content-type", "application/json"), *headers)]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": orjson.dumps({"error": text})})
+def _refusal() -> Response:
+    wanted = "this server wants a key: Authorization: Bearer KEY"
+    return error_response(401, wanted, {"www-authenticate": 'Basic realm="key"'})

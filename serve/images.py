@@ -11,11 +11,11 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 
 from serve.errors import BadImage
 from serve.models import Images
+from serve.settings import Settings
 
 Measure = Callable[[tuple[int, int]], int]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 25_000_000
 # PNG's decoder keeps two rows beside the picture.
 MAX_SIDE = 2**18
 TILE_PIXELS = 1_000_000
@@ -41,7 +41,8 @@ UPRIGHT: dict[object, Image.Transpose] = {
 
 # Pillow's remarks on broken files are for people at a terminal; here strangers would write the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+# The limit is the caller's, and looked at before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
 # Bytes that a PNG's compressed texts may unpack to; Pillow itself takes eight times as many.
 PngImagePlugin.MAX_TEXT_MEMORY = 2**23
 
@@ -64,7 +65,7 @@ class _Stream(io.BytesIO):
 def decode(
     data: bytes,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Settings.max_pixels,
     enough: int | None = None,
     measure: Measure = min,
     alpha: bool = False,
@@ -80,7 +81,7 @@ def decode(
     return finish(image, enough=enough, measure=measure, alpha=alpha)
 
 
-def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.Image:
     """The picture with its pixels still undecoded; raises as `decode` does."""
     if not data:
         raise BadImage(400, "the picture is empty: 0 bytes")
@@ -89,8 +90,6 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     stream = io.BytesIO(data) if len(data) <= most_head else _Stream(data, most_head)
     try:
         image = Image.open(stream, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage(413, f"the picture is too large: at most {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
         raise BadImage(415, f"not a picture in a format this server reads ({', '.join(FORMATS)})") from None
     except Exception as error:
@@ -174,12 +173,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> Images:
-    """uint8 [H, W, C] of `shape`: the centre square, resized with antialiasing, grey where C is 1. A picture that has
-    this size already stays as it is, to the bit."""
+    """uint8 [H, W, C] of `shape`: the centre square, resized with antialiasing, grey where C is 1, as pictures of other
+    sizes are read for training. One that has this size already stays as it is, to the bit."""
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
     if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(shape)

@@ -39,6 +39,7 @@ class V2:
         self._changes = ThreadPoolExecutor(1, "change")
 
     async def server(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_server"
         return _json({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
 
     async def live(self, request: Request) -> Response:

@@ -86,7 +86,7 @@ def augment(
     theta = _inverse_affine(uniform, mirrored, augmentation)
     grid = F.affine_grid(theta, [len(x), 1, height, width], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    if theta_moves(augmentation):
+    if shows_outside(augmentation):
         # How much of each output pixel lies inside the resized image. Sampling with zeros as padding instead would
         # darken a rim as wide as half a pixel of the small original, also where nothing moves.
         side = grid.new_tensor([width / 2, height / 2])
@@ -98,7 +98,7 @@ def augment(
     return x
 
 
-def theta_moves(augmentation: Augmentation) -> bool:
+def shows_outside(augmentation: Augmentation) -> bool:
     """Whether any part of the augmentation can bring the outside of the image into view."""
     return bool(augmentation.rotation or augmentation.shear or augmentation.shift) or augmentation.scale != (1.0, 1.0)
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,8 +38,8 @@ CALIBRATION_IMAGES = 500
 # What carries the arithmetic. Scaling, resizing and normalisation stay float, and so does the softmax. Without Relu the
 # quantiser would keep the negative half of what comes before one, and turn each into a conversion to float and back.
 QUANTIZED_OPS = [
-    *("Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean")
-]
+    "Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean",
+]  # fmt: skip
 SAMPLES = Path(__file__).resolve().parent / "samples"
 # The code that decides what is in a file.
 SOURCES = ("train/export.py", "train/fold.py", "train/preprocess.py", "zoo/*.py")
@@ -58,12 +59,23 @@ class Classifier(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
+@contextmanager
+def _quiet(name: str | None = None) -> Iterator[None]:
+    """Keep a library's advice on what is done here on purpose from the terminal."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def build(model: nn.Module, pixels: tuple[int, int, int]) -> onnx.ModelProto:
     """The fp32 graph of a model in evaluation mode, for images of `pixels` (height, width, channels)."""
     example = torch.zeros((2, *pixels), dtype=torch.uint8)  # two: a batch of one would be taken for a constant
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), _quiet("torch.onnx"), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             Classifier(factor(fold(model, models.pretrained_cfg(model)["input_size"]))).eval(),
             (example,),
@@ -97,11 +109,10 @@ class _Calibration(CalibrationDataReader):
 
 def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
     """The int8 graph: static, QDQ, weights per channel, calibrated on training images uint8 [n, H, W, C]."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, _quiet():
         folder = Path(name)
         onnx.save(proto, folder / "float.onnx")
         quant_pre_process(str(folder / "float.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
-        logging.getLogger().setLevel(logging.ERROR)
         quantize_static(
             str(folder / "prepared.onnx"),
             str(folder / "int8.onnx"),

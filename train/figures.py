@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from train.files import replacing
-
-matplotlib.use("Agg")
 
 
 def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
@@ -105,7 +103,7 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
     """Points [n, 2], the first two principal components of the features, coloured by class."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
-    colours = matplotlib.colormaps["tab10" if len(class_names) <= 10 else "tab20"]
+    colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"]
     for label, name in enumerate(class_names):
         mine = points[labels == label]
         axes.scatter(mine[:, 0], mine[:, 1], s=4, alpha=0.5, color=colours(label % colours.N), label=name)

@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import save_model
 
 from train import checkpoint, convolution, data, interrupt, loop, measure, models, recipes
@@ -31,9 +31,9 @@ from train.preprocess import Preprocess
 
 # What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
 DECIDED = (
-    *("model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
-    *("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit"),
-)
+    "model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit",
+)  # fmt: skip
 # That another process may take to save its state and end, once it was told to.
 LAST_SAVE_SECONDS = 60
 
@@ -108,6 +108,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--learning-rate {args.learning_rate}: must be a positive number")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
+    # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
+    args.dataset = {hub_id: name for name, hub_id in data.HUB_IDS.items()}.get(args.dataset, args.dataset)
     return args
 
 
@@ -148,8 +150,9 @@ def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
 
 def emulates_bf16() -> bool:
     """Whether this is a CPU that has no instructions for bf16: it would take ten times as long as in float32."""
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available()
-    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    mkldnn = torch.backends.mkldnn.is_available()
+    return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
@@ -231,6 +234,11 @@ def fit(args: argparse.Namespace) -> None:
         accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
     except ValueError as error:  # a precision that the device has not
         raise UsageError(str(error).splitlines()[0]) from error
+    if accelerator.gradient_accumulation_steps != 1:  # else `backward` would divide by it
+        raise UsageError(
+            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps, as Accelerate was told, is "
+            "not what this script does: --micro-batches cuts a batch into pieces, --batch-size makes it larger"
+        )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     parts = accelerator.num_processes * args.micro_batches
@@ -299,7 +307,7 @@ def _fit(
         f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision} mixed precision; "
         f"run folder {folder}"
     )
-    started, commit = time.perf_counter(), measure.git_commit()
+    commit = measure.git_commit()
     model, progress = loop.train(
         model,
         dataset,
@@ -319,10 +327,10 @@ def _fit(
     test = dataset.test.to(accelerator.device)
     with nullcontext() if args.compile else convolution.faster(model):
         logits = loop.predict(model, test, preprocess, accelerator)
-    figures = measure.of_logits(logits, test.labels, list(dataset.class_names))
+    predictions, labels = logits.argmax(1).cpu().numpy(), test.labels.cpu().numpy()
     last = progress.rows[-1]
     metrics = {
-        **figures,
+        **measure.accuracies(predictions, labels, list(dataset.class_names)),
         "validation_accuracy": last["validation_accuracy"],
         "train_accuracy": last["train_accuracy"],
         "parameters": measure.parameters(model),
@@ -330,7 +338,6 @@ def _fit(
         "seed": args.seed,
         "train_images": len(dataset.train),
         "train_seconds": progress.train_seconds,
-        "session_seconds": time.perf_counter() - started,
         "images_per_second": progress.epoch * len(dataset.train) / progress.train_seconds,
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,

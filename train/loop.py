@@ -59,7 +59,7 @@ class Progress:
             setattr(self, name, value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """What stays the same throughout a run."""
 
@@ -83,7 +83,9 @@ class Tally:
     """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite."""
 
     def __init__(self, accelerator: Accelerator, progress: Progress) -> None:
-        self.totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        # Apple's GPUs have no float64.
+        exact = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        self.totals = torch.zeros(2, dtype=exact, device=accelerator.device)
         self.bad_step = torch.tensor(-1, device=accelerator.device)
         if accelerator.is_main_process:  # what all processes had counted when the state was saved
             self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
@@ -101,7 +103,7 @@ class Tally:
         """
         loss, correct = setup.accelerator.reduce(self.totals.clone(), "sum").tolist()
         bad_step = int(self.bad_step)
-        if bad_step >= 0 or not torch.tensor(loss).isfinite():
+        if bad_step >= 0 or not math.isfinite(loss):
             # Another process's: it names the step itself.
             where = (
                 f"step {bad_step} (epoch {bad_step // len(setup.plan) + 1})" if bad_step >= 0 else "this step or before"
@@ -172,20 +174,20 @@ def train(
     wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
     train_split = dataset.train.to(device)
     setup = Setup(
-        accelerator,
-        wrapped,
-        optimizer,
-        average,
-        preprocess,
-        recipe,
-        train_split,
-        dataset.validation.to(device),
-        batches(len(train_split), recipe.batch_size),
-        folder,
-        seed,
-        micro_batches,
-        save_minutes,
-        title,
+        accelerator=accelerator,
+        model=wrapped,
+        optimizer=optimizer,
+        average=average,
+        preprocess=preprocess,
+        recipe=recipe,
+        train=train_split,
+        validation=dataset.validation.to(device),
+        plan=batches(len(train_split), recipe.batch_size),
+        folder=folder,
+        seed=seed,
+        micro_batches=micro_batches,
+        save_minutes=save_minutes,
+        title=title,
     )
     progress = Progress()
     accelerator.register_for_checkpointing(progress, *([average] if average is not None else []))
@@ -294,7 +296,7 @@ def _end_epoch(setup: Setup, progress: Progress) -> None:
         "train_loss": progress.loss_sum / progress.seen,
         "train_accuracy": 100 * progress.correct / progress.seen,
         "validation_loss": F.cross_entropy(logits, setup.validation.labels).item(),
-        "validation_accuracy": 100 * (logits.argmax(1) == setup.validation.labels).double().mean().item(),
+        "validation_accuracy": 100 * (logits.argmax(1) == setup.validation.labels).sum().item() / len(logits),
         "images_per_second": progress.seen / progress.epoch_seconds,
         "seconds": progress.epoch_seconds,
     }

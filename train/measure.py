@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Any]:
@@ -27,11 +27,6 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[st
         },
         "confusion_matrix": confusion.tolist(),
     }
-
-
-def of_logits(logits: Tensor, labels: Tensor, class_names: list[str]) -> dict[str, Any]:
-    """`accuracies` of logits [n, classes] against labels [n]."""
-    return accuracies(logits.argmax(1).cpu().numpy(), labels.cpu().numpy(), class_names)
 
 
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:

@@ -74,12 +74,14 @@ def create(
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())  # torch lists what does not fit over many lines
         raise ModelError(f"cannot build {full_name!r}: {reason[:400]}") from error
-    _adapt_statistics(pretrained_cfg(model), in_chans)
+    _adapt_cfg(pretrained_cfg(model), in_chans)
     return model
 
 
-def _adapt_statistics(cfg: dict[str, Any], in_chans: int) -> None:
-    """Have a cfg fit a model built for another number of channels: each gets the mean of the cfg's own statistics."""
+def _adapt_cfg(cfg: dict[str, Any], in_chans: int) -> None:
+    """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
+    transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics."""
+    cfg.update(interpolation="bilinear", crop_pct=1.0, crop_mode="center")
     chans, *sides = cfg["input_size"]
     if chans != in_chans:
         cfg["input_size"] = (in_chans, *sides)
@@ -112,8 +114,8 @@ def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if missing:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
     run = json.loads((folder / "args.json").read_text())
-    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
-    model = create(run["model"], run["dataset"], len(run["class_names"]), in_chans, str(folder), **run["model_kwargs"])
+    weights, classes = str(folder), len(run["class_names"])
+    model = create(run["model"], run["dataset"], classes, run["in_chans"], weights, **run["model_kwargs"])
     return model.eval(), run
 
 

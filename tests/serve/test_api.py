@@ -183,6 +183,7 @@ def test_metrics(client: httpx.Client, models: list[Any], encode: Encode) -> Non
         client.post("/classify/b.mnist", content=data)
     client.post("/classify/b.mnist", content=b"bad")
     client.post("/classify/unknown", content=data)
+    client.get("/v2")
     after = client.get("/metrics")
     assert after.headers["content-type"].startswith("text/plain; version=")
 
@@ -192,6 +193,7 @@ def test_metrics(client: httpx.Client, models: list[Any], encode: Encode) -> Non
     assert grown("serve_requests_total", route="classify", model="b.mnist", outcome="ok") == 3
     assert grown("serve_requests_total", route="classify", model="b.mnist", outcome="refused") == 1
     assert grown("serve_requests_total", route="classify", model="", outcome="refused") == 1
+    assert grown("serve_requests_total", route="v2_server", model="", outcome="ok") == 1
     assert "unknown" not in after.text
     assert grown("serve_decode_seconds_count") == 3
     for name in ("serve_queue_seconds_count", "serve_run_seconds_count", "serve_batch_size_sum"):

@@ -46,7 +46,7 @@ def test_a_full_queue_refuses_at_once(two: list[Any], tmp_path: Any, monkeypatch
         began = time.monotonic()
         with pytest.raises(Overloaded) as caught:
             await engine.infer(model.name, model.images(1))
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 1
         assert caught.value.status == 503
         assert int(caught.value.headers["retry-after"]) >= 1
         gate.open.set()

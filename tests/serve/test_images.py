@@ -224,6 +224,14 @@ def test_run_lengths_are_refused() -> None:
         assert caught.value.status == 415
 
 
+def test_the_limit_on_pixels_is_the_callers_alone(encode: Encode) -> None:
+    data = encode(Image.new("1", (20_000, 9_000)))  # Pillow's own limit is at 179 million, and it warns at half of that
+    assert images.open_header(data, max_pixels=180_000_000).size == (20_000, 9_000)
+    with pytest.raises(BadImage, match="20000x9000, at most 179,999,999 pixels") as caught:
+        images.open_header(data, max_pixels=179_999_999)
+    assert caught.value.status == 413
+
+
 def test_pictures_with_thousands_of_scans_are_refused(encode: Encode) -> None:
     data = encode(CORNERS, "JPEG", progressive=True)
     assert read(data).shape == (32, 32, 3)

@@ -85,7 +85,7 @@ def test_every_cell_of_the_table_is_the_papers_and_ours(written: str) -> None:
             for name, theirs in paper.per_class(dataset, model).items():
                 (row,) = re.findall(rf"^\| {name} \|.*$", written, re.MULTILINE)
                 cell = row.split(" | ")[1 + paper.MODELS.index(model)].strip("| ")
-                assert cell == f"{theirs:.2f} / {ours[name]:.2f}" if ours else f"{theirs:.2f} / -"
+                assert cell == f"{theirs:.2f} / " + (f"{ours[name]:.2f}" if ours else "-")
 
 
 @pytest.fixture
