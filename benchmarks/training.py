@@ -1,13 +1,14 @@
 """Images per second of the training loop, beside the bare training step and timm's train.py.
 
-`python benchmarks/training.py [--timm CHECKOUT]`. Everything runs in batches of 128 on one machine, in turns, so that a
-change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is forward,
+`python benchmarks/training.py [--timm CHECKOUT]`. Everything runs in batches of 128 on one machine, in turns, so that
+a change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is forward,
 backward and optimiser of the network on random data that is ready in memory, at the same size, precision and memory
-format. It is measured twice: as PyTorch runs it, and as the loop does, which trains VGG16 folded and on a CPU convolves
-in its own way; the first tells what a user gains, the second what the loop costs beside it. The loop is `fit.py`'s with recipe `fast` at the network's full input size and the paper's whole CIFAR-10 augmentation, which costs more than
-the recipe's own. timm's script trains resnet18 at 64x64 with its defaults and two loader workers, ours the same network
-by its name here. Both train on the images that ship with the project, in a process of their own each time, and the
-second epoch counts.
+format. It is measured twice: as PyTorch runs it, and as the loop does, which trains VGG16 folded and on a CPU
+convolves in its own way; the first tells what a user gains, the second what the loop costs beside it. The loop is
+`fit.py`'s with recipe `fast` at the network's full input size and the paper's whole CIFAR-10 augmentation, which
+costs more than the recipe's own. timm's script trains resnet18 at 64x64 with its defaults and two loader workers,
+ours the same network by its name here. Both train on the images that ship with the project, in a process of their own
+each time, and the second epoch counts.
 """
 
 import argparse

@@ -56,7 +56,7 @@ async def digit_from_file(decoder: Decoder, path: str | None) -> drawing.Digit:
 
 async def picture_from_file(decoder: Decoder, path: str | None) -> Pixels:
     """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
-    pixels: Pixels = (await decoder(await _read(path), PICTURE, deadline=decoder.settings.timeout))[0]
+    pixels: Pixels = (await decoder(await _read(path), PICTURE, timeout=decoder.settings.timeout))[0]
     return pixels
 
 
@@ -68,7 +68,7 @@ async def _read(path: str | None) -> bytes:
 
 async def _digit(decoder: Decoder, data: bytes) -> drawing.Digit:
     prepare = partial(_prepared, max_pixels=decoder.settings.max_pixels)
-    return await decoder.beside(data, prepare, deadline=decoder.settings.timeout)
+    return await decoder.beside(data, prepare, timeout=decoder.settings.timeout)
 
 
 def _prepared(data: bytes, *, max_pixels: int) -> drawing.Digit:

@@ -37,8 +37,8 @@ class Classify:
         async with self._bodies.read(request) as body:
             data = await _picture(request, body)
             async with ClientWaits(request.receive):
-                images = await self._decoder(data, info.image_size, deadline=late - time.monotonic())
-                result = await self._engine.infer(name, images, deadline=late - time.monotonic())
+                images = await self._decoder(data, info.image_size, timeout=late - time.monotonic())
+                result = await self._engine.infer(name, images, timeout=late - time.monotonic())
         probabilities: list[float] = result.probabilities[0].tolist()
         labels = result.model.labels
         best = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)[:top]

@@ -39,9 +39,9 @@ class Decoder:
         self._common = ThreadPoolExecutor(usable_cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
 
-    async def __call__(self, data: bytes, shape: tuple[int, int, int], *, deadline: float) -> Images:
-        """uint8 [1, H, W, C] of `shape`. `deadline` is in seconds from now. Raises BadImage, 503 when too many pictures
-        wait, 504 after the deadline."""
+    async def __call__(self, data: bytes, shape: tuple[int, int, int], *, timeout: float) -> Images:
+        """uint8 [1, H, W, C] of `shape`. `timeout` is in seconds. Raises BadImage, 503 when too many pictures
+        wait, 504 after that."""
         began = time.perf_counter()
         image = open_header(data, max_pixels=self.settings.max_pixels) if len(data) <= TINY_BYTES else None
         if image is not None and image.width * image.height <= TINY_PIXELS:
@@ -49,11 +49,11 @@ class Decoder:
         else:
             del image  # while it waits it would keep what its texts unpack to, a thousand times their bytes
             make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
-            pixels = await self.beside(data, make, deadline=deadline)
+            pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
-    async def beside(self, data: bytes, make: Callable[[bytes], T], *, deadline: float) -> T:
+    async def beside(self, data: bytes, make: Callable[[bytes], T], *, timeout: float) -> T:
         """What `make`, which takes a picture's bytes and raises BadImage, makes of them in another thread; see
         `__call__`."""
         if self._waiting >= WAITING:
@@ -61,7 +61,7 @@ class Decoder:
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(timeout):
                 pixels = await loop.run_in_executor(self._common, self._count, data)
                 pool = self._large if pixels > LARGE_PIXELS else self._common
                 return await loop.run_in_executor(pool, make, data)

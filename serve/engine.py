@@ -129,16 +129,16 @@ class Engine:
         """The ready models by name."""
         return {name: model.info for name, model in self.repository.ready().items()}
 
-    async def infer(self, model: str, images: Images, *, deadline: float | None = None) -> Result:
+    async def infer(self, model: str, images: Images, *, timeout: float | None = None) -> Result:
         """Scores of `images`, uint8 [n, H, W, C] of the model's own size, n >= 1.
 
-        `deadline` is the seconds from now after which the answer is of no use, at most `settings.timeout`. Raises
+        `timeout` is the seconds after which the answer is of no use, at most `settings.timeout`. Raises
         ApiError: 400 for another shape, 404 for an unknown model, 503 for one that is not ready or a full queue, 504
         when it is too late. Cancelled, the images leave the queue at once.
         """
         loaded = self.repository.get(model)
         self._check(loaded.info, images)
-        seconds = self.settings.timeout if deadline is None else min(deadline, self.settings.timeout)
+        seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         if seconds <= 0:
             raise DeadlineExceeded
         loop = asyncio.get_running_loop()

@@ -102,7 +102,7 @@ class V2:
                 seconds = min(seconds, message.seconds)
             async with ClientWaits(request.receive):
                 result = await self._engine.infer(
-                    info.name, message.images, deadline=seconds - (time.monotonic() - began)
+                    info.name, message.images, timeout=seconds - (time.monotonic() - began)
                 )
         answer, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}

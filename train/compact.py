@@ -70,8 +70,8 @@ def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
         del state[key]
         if name == "fc1" and isinstance(mlp.pool, DistinctCells):
             # What is kept is the weight of one cell; the fold has summed over those that are the same.
-            counts = torch.tensor([float(mlp.pool.groups.count(group)) for group in sorted(set(mlp.pool.groups))])
-            cells = right.view(len(right), -1, len(counts), len(counts)) / counts.outer(counts)
+            repeats = mlp.pool.repeats
+            cells = right.view(len(right), -1, *repeats.shape) / repeats
             right = cells.flatten(1)
             state[f"{key}.cells"] = torch.tensor(mlp.pool.groups, dtype=torch.uint8)
         state[f"{key}.left"], state[f"{key}.right"] = left, right

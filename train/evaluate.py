@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from train import convolution, data, export, figures, loop, measure, models
+from train import convolution, data, export, loop, measure, models, plots
 from train.files import write_json
 from train.preprocess import Preprocess
 
@@ -88,7 +88,7 @@ def torch_outputs(model: nn.Module, split: data.Split, features: bool = False) -
         return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
 
 
-def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: dict[str, Any]) -> None:
+def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str, Any]) -> None:
     """Write `figures.json`, `per_class.png`, `confusion_matrix.png`, `mistakes.png`, `components.png` and, where there
     is a log of the training, `curves.png`."""
     title, class_names = subject.title, subject.class_names
@@ -99,15 +99,15 @@ def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: di
     log = measure.read_log(file) if file.is_file() else []
     write_json(
         folder / "figures.json",
-        {"model": title, **figures_found, "confident_mistakes": worst, "components_variance": shares, "log": log},
+        {"model": title, **figures, "confident_mistakes": worst, "components_variance": shares, "log": log},
     )
     if log:
-        figures.curves(log, title, folder / "curves.png")
-    figures.class_bars({title: figures_found["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
-    confusion = np.array(figures_found["confusion_matrix"])
-    figures.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
+        plots.curves(log, title, folder / "curves.png")
+    plots.class_bars({title: figures["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
+    confusion = np.array(figures["confusion_matrix"])
+    plots.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
     rows = [mistake["row"] for mistake in worst]
-    figures.mistakes(
+    plots.mistakes(
         subject.test.images[rows].permute(0, 2, 3, 1).numpy(),
         labels[rows],
         outputs[rows].argmax(1),
@@ -116,7 +116,7 @@ def write(folder: Path, subject: Subject, outputs: np.ndarray, figures_found: di
         folder / "mistakes.png",
     )
     share = f"{100 * sum(shares):.0f} % of the variance"
-    figures.components(
+    plots.components(
         points, labels, class_names, f"{title}: features of the test split, {share}", folder / "components.png"
     )
 

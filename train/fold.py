@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.compact import repeat_cells
-from zoo.vgg import AdaptiveMaxPool2d, PooledVGG
-
-
-def windows(length: int, size: int) -> list[tuple[int, int]]:
-    """PyTorch's adaptive pooling windows, start and end, from `length` cells to `size`."""
-    return [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+from zoo.vgg import AdaptiveMaxPool2d, PooledVGG, windows
 
 
 def groups(length: int, size: int) -> list[int]:
@@ -33,9 +28,12 @@ class DistinctCells(nn.Module):
 
     Args:
         scaled: multiply each cell by the square root of how often it occurs; see `fold`.
+
+    Attributes:
+        repeats: float32 [n, n], how often each distinct cell occurs in the pool's grid.
     """
 
-    scale: Tensor | None
+    repeats: Tensor
 
     def __init__(self, length: int, size: int, maximum: bool, scaled: bool = False) -> None:
         super().__init__()
@@ -45,7 +43,8 @@ class DistinctCells(nn.Module):
         first = [self.groups.index(group) for group in range(max(self.groups) + 1)]
         self.first = first
         counts = torch.tensor([float(self.groups.count(group)) for group in range(len(first))])
-        self.register_buffer("scale", counts.outer(counts).sqrt() if scaled else None, persistent=False)
+        self.register_buffer("repeats", counts.outer(counts), persistent=False)
+        self.scaled = scaled
 
     def forward(self, x: Tensor) -> Tensor:
         for dim in (2, 3):
@@ -59,7 +58,7 @@ class DistinctCells(nn.Module):
                 ],
                 dim,
             )
-        return x if self.scale is None else x * self.scale.to(x.dtype)
+        return x * self.repeats.sqrt().to(x.dtype) if self.scaled else x
 
 
 def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = False) -> nn.Module:
@@ -87,8 +86,8 @@ def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = Fa
     weight = mlp.fc1.weight.detach().double().view(hidden, -1, size, size)
     weight = torch.zeros(*weight.shape[:2], n, size, dtype=weight.dtype).index_add_(2, group, weight)
     weight = torch.zeros(*weight.shape[:3], n, dtype=weight.dtype).index_add_(3, group, weight)
-    if pool.scale is not None:
-        weight /= pool.scale
+    if pool.scaled:
+        weight /= pool.repeats.sqrt()
 
     fc1 = nn.Linear(n * n * model.num_features, hidden)
     with torch.no_grad():
@@ -140,8 +139,7 @@ def unfold(model: nn.Module) -> nn.Module:
         return model
     pool = mlp.pool
     weight = mlp.fc1.weight.detach().view(mlp.fc1.out_features, -1, len(pool.first), len(pool.first))
-    counts = torch.tensor([float(pool.groups.count(group)) for group in range(len(pool.first))], device=weight.device)
-    weight = repeat_cells((weight / counts.outer(counts).sqrt()).flatten(1), torch.tensor(pool.groups))
+    weight = repeat_cells((weight / pool.repeats.sqrt()).flatten(1), torch.tensor(pool.groups))
     fc1 = nn.Linear(weight.shape[1], mlp.fc1.out_features, device=weight.device)
     with torch.no_grad():
         fc1.weight.copy_(weight)

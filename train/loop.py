@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, convolution, figures, interrupt, norms
+from train import checkpoint, convolution, interrupt, norms, plots
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
@@ -340,7 +340,7 @@ def _write_log(rows: list[dict[str, float]], folder: Path, title: str) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "log.csv", text.getvalue())
-    figures.curves(rows, title, folder / "curves.png")
+    plots.curves(rows, title, folder / "curves.png")
 
 
 def _any(accelerator: Accelerator, wish: bool) -> bool:

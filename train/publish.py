@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from train import card, data, export, figures, models, paper, verify
+from train import card, data, export, models, paper, plots, verify
 from train.compact import compact
 from train.files import replacing, write_json, write_text
 
@@ -134,7 +134,7 @@ def _write(
         metrics["samples"] = verify.figures(folder, data.load(name, export.SAMPLES))
     write_json(folder / "metrics.json", metrics)
     export.state_accuracies(folder)
-    figures.confusion_matrix(
+    plots.confusion_matrix(
         np.array(metrics["confusion_matrix"]),
         run["class_names"],
         f"{run['model']}.{tag}, test split",

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from train import claims, figures, measure, models, paper, paper_runs
+from train import claims, measure, models, paper, paper_runs, plots
 from train.files import write_text
 
 NAMES = {
@@ -200,13 +200,13 @@ def pictures(published: dict[tuple[str, str], Published], runs: dict[tuple[str, 
         entries = [entry.metrics["per_class_accuracy"] for (name, _), entry in published.items() if name == dataset]
         ours = {name: fmean(entry[name] for entry in entries) for name in theirs} if entries else {}
         bars = {"the paper's six": theirs} | ({f"our {len(entries)} of six": ours} if ours else {})
-        figures.class_bars(bars, f"{title}: accuracy of each class", to / f"{dataset}-classes.png")
+        plots.class_bars(bars, f"{title}: accuracy of each class", to / f"{dataset}-classes.png")
 
 
 def _curves(entries: dict[tuple[str, str], Published], dataset: str, title: str, stem: Path) -> None:
     logs = {NAMES[model]: entries[dataset, model].log if (dataset, model) in entries else [] for model in NAMES}
     for what in ("loss", "accuracy"):
-        figures.grid_of_curves(logs, what, f"{title}: {what} over the epochs", Path(f"{stem}-{what}.png"))
+        plots.grid_of_curves(logs, what, f"{title}: {what} over the epochs", Path(f"{stem}-{what}.png"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -332,21 +332,23 @@ def _create_googlenet(variant: str, pretrained: bool, **kwargs: Any) -> GoogLeNe
     return build_model(GoogLeNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
-def _cfg(model_name: str, size: int, **kwargs: Any) -> dict[str, Any]:
-    pool_size = (size // 32, size // 32)
-    return dataset_cfgs(model_name, size, pool_size=pool_size, classifier="fc", **kwargs)
-
-
 default_cfgs = {
     # 32x32 is our choice, as for vanilla_vgg16: the paper does not say what its vanilla networks saw.
-    **_cfg(
+    **dataset_cfgs(
         "vanilla_googlenet",
         32,
         first_conv="conv1.conv",
+        classifier="fc",
         paper_name="Going Deeper with Convolutions",
         paper_ids="arXiv:1409.4842",
     ),
-    **_cfg("improved_googlenet", 64, first_conv="conv1.0.conv", paper_name="Deep Networks for Image Classification"),
+    **dataset_cfgs(
+        "improved_googlenet",
+        64,
+        first_conv="conv1.0.conv",
+        classifier="fc",
+        paper_name="Deep Networks for Image Classification",
+    ),
 }
 
 

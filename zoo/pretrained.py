@@ -54,6 +54,7 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
         cfgs[f"{model_name}.{tag}"] = {
             "file": weights_file(model_name, dataset),
             "input_size": (statistics["chans"], size, size),
+            "pool_size": (size // 32, size // 32),  # after five halvings
             "mean": statistics["mean"],
             "std": statistics["std"],
             "num_classes": 10,

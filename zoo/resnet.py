@@ -39,21 +39,23 @@ def _create_resnet18(model_cls: type[ResNet], variant: str, pretrained: bool, **
     return build_model(model_cls, variant, pretrained, **dict(model_args, **kwargs))
 
 
-def _cfg(model_name: str, size: int, **kwargs: Any) -> dict[str, Any]:
-    pool_size = (size // 32, size // 32)
-    return dataset_cfgs(model_name, size, pool_size=pool_size, classifier="fc", **kwargs)
-
-
 default_cfgs = {
     # 32x32 is our choice, as for vanilla_vgg16: the paper does not say what its vanilla networks saw.
-    **_cfg(
+    **dataset_cfgs(
         "vanilla_resnet18",
         32,
         first_conv="conv1",
+        classifier="fc",
         paper_name="Deep Residual Learning for Image Recognition",
         paper_ids="arXiv:1512.03385",
     ),
-    **_cfg("improved_resnet18", 64, first_conv="conv1.0", paper_name="Deep Networks for Image Classification"),
+    **dataset_cfgs(
+        "improved_resnet18",
+        64,
+        first_conv="conv1.0",
+        classifier="fc",
+        paper_name="Deep Networks for Image Classification",
+    ),
 }
 
 

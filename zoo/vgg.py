@@ -27,6 +27,11 @@ TORCHVISION_NAMES = {
 }
 
 
+def windows(length: int, size: int) -> list[tuple[int, int]]:
+    """PyTorch's adaptive pooling windows, start and end, from `length` cells to `size`; they may overlap."""
+    return [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+
+
 class AdaptiveMaxPool2d(nn.Module):
     """`nn.AdaptiveMaxPool2d` that can be exported: [batch, channels, height, width] -> [batch, channels, size, size].
 
@@ -48,12 +53,8 @@ class AdaptiveMaxPool2d(nn.Module):
     @torch.jit.unused
     def _sliced(self, x: Tensor) -> Tensor:
         for dim in (2, 3):
-            length = x.shape[dim]
-            # PyTorch's windows: floor(i * length / size) to ceil((i + 1) * length / size); they may overlap.
-            starts = [i * length // self.output_size for i in range(self.output_size)]
-            ends = [-(-(i + 1) * length // self.output_size) for i in range(self.output_size)]
-            windows = [x.narrow(dim, start, end - start) for start, end in zip(starts, ends, strict=True)]
-            x = torch.cat([window.amax(dim, keepdim=True) for window in windows], dim)
+            parts = [x.narrow(dim, start, end - start) for start, end in windows(x.shape[dim], self.output_size)]
+            x = torch.cat([part.amax(dim, keepdim=True) for part in parts], dim)
         return x
 
     def extra_repr(self) -> str:
@@ -143,21 +144,24 @@ def _create_vgg16(variant: str, pretrained: bool, **kwargs: Any) -> VGG:
     )
 
 
-def _cfg(model_name: str, size: int, **kwargs: Any) -> dict[str, Any]:
-    pool_size = (size // 32, size // 32)
-    return dataset_cfgs(model_name, size, pool_size=pool_size, first_conv="features.0", classifier="head.fc", **kwargs)
-
-
 default_cfgs = {
     # The paper does not say what size its vanilla networks saw. All three run at 32x32 here, CIFAR-10's own: MNIST's
     # 28x28 is too small for the five pools of VGG16.
-    **_cfg(
+    **dataset_cfgs(
         "vanilla_vgg16",
         32,
+        first_conv="features.0",
+        classifier="head.fc",
         paper_name="Very Deep Convolutional Networks for Large-Scale Image Recognition",
         paper_ids="arXiv:1409.1556",
     ),
-    **_cfg("improved_vgg16", 64, paper_name="Deep Networks for Image Classification"),
+    **dataset_cfgs(
+        "improved_vgg16",
+        64,
+        first_conv="features.0",
+        classifier="head.fc",
+        paper_name="Deep Networks for Image Classification",
+    ),
 }
 
 

@@ -65,7 +65,7 @@ def test_late_and_cancelled_work_is_never_run(two: list[Any], tmp_path: Any, mon
         first = asyncio.create_task(engine.infer(model.name, model.images(1)))
         await asyncio.to_thread(gate.entered.wait)
         cancelled = asyncio.create_task(engine.infer(model.name, model.images(3)))
-        late = asyncio.create_task(engine.infer(model.name, model.images(5), deadline=0.05))
+        late = asyncio.create_task(engine.infer(model.name, model.images(5), timeout=0.05))
         await asyncio.sleep(0)
         cancelled.cancel()
         with pytest.raises(DeadlineExceeded):
@@ -94,7 +94,7 @@ def test_a_result_that_comes_too_late_is_an_error(
             await engine.infer("a", two[0].images(1))
         assert time.monotonic() - began < 5
         with pytest.raises(DeadlineExceeded):
-            await engine.infer("a", two[0].images(1), deadline=0)
+            await engine.infer("a", two[0].images(1), timeout=0)
         gate.open.set()
 
     run(engine, work)

@@ -40,7 +40,7 @@ def test_hammered_every_answer_is_right(
         model = two[which]
         images = model.images(count, seed=index)
         await asyncio.sleep(seconds)
-        call = engine.infer(model.name, images, deadline=seconds if fate == "deadline" else None)
+        call = engine.infer(model.name, images, timeout=seconds if fate == "deadline" else None)
         task = asyncio.create_task(call)
         if fate == "cancel":
             asyncio.get_running_loop().call_later(seconds, task.cancel)

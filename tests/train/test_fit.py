@@ -21,7 +21,7 @@ import torch
 from conftest import CACHE, SAMPLES, reset_accelerate
 from safetensors.torch import load_file
 
-from train import data, evaluate, figures, fit, models, publish
+from train import data, evaluate, fit, models, plots, publish
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
@@ -283,7 +283,7 @@ def test_run_begun_by_an_older_version_can_be_resumed(run: Run, finished: Path, 
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "curves", lambda *_: None)
+    monkeypatch.setattr(plots, "curves", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from conftest import reset_accelerate
 from torch import Tensor, nn
 
-from train import augment, checkpoint, data, figures, interrupt, loop, objective
+from train import augment, checkpoint, data, interrupt, loop, objective, plots
 from train.preprocess import Preprocess
 from train.recipes import Augmentation, Recipe
 
@@ -26,7 +26,7 @@ PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the curves takes longer than the epochs here."""
-    monkeypatch.setattr(figures, "curves", lambda *_: None)
+    monkeypatch.setattr(plots, "curves", lambda *_: None)
 
 
 @pytest.fixture
