@@ -90,7 +90,7 @@ def write_table() -> None:
 
 
 def _hub_id(dataset: str) -> str | None:
-    """Where a dataset lies on the Hub; None for a local folder."""
+    """Where a dataset lies on the Hub, with its configuration behind a colon; None for a local folder."""
     return data.HUB_IDS.get(dataset, dataset if "/" in dataset else None)
 
 
@@ -102,10 +102,12 @@ def _header(name: str, metrics: dict, title: str) -> str:
         tags=["image-classification", "timm"],
     )
     if hub_id := _hub_id(metrics["dataset"]):
+        hub_id, _, configuration = hub_id.partition(":")
         result = EvalResult(
             task_type="image-classification",
             dataset_type=hub_id,
             dataset_name=title,
+            dataset_config=configuration or None,
             dataset_split="test",
             metric_type="accuracy",
             metric_name="Accuracy",
@@ -306,6 +308,12 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
         "with confidence.",
         f"- Its weakest classes on the test split are {hardest[0]} and {hardest[1]}.",
     ]
+    if metrics["model"].startswith("vanilla_") and dataset in data.HUB_IDS:
+        lines.append(
+            "- The paper does not say at what size its vanilla networks saw the pictures: this one sees "
+            f"{_pixels(config)[1]} pixels. It trained them at a fixed rate and without augmentation, so the figures "
+            "beside the paper's compare two recipes too."
+        )
     if dataset == "mnist":
         lines.append(
             "- It expects a white digit on black, 20 pixels at its longest side, centred by its mass in 28x28 pixels, "

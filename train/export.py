@@ -98,6 +98,13 @@ def build(model: nn.Module, pixels: tuple[int, int, int]) -> onnx.ModelProto:
     return proto
 
 
+def calibration_images(dataset: str, training: data.Split, count: int) -> Tensor:
+    """At most so many training images, uint8 [n, C, H, W], of all classes."""
+    # A folder of pictures comes class by class; the paper's datasets are mixed as they are.
+    step = 1 if dataset in data.HUB_IDS else max(1, len(training) // count)
+    return training.images[::step][:count]
+
+
 class _Calibration(CalibrationDataReader):
     def __init__(self, images: np.ndarray) -> None:
         self.batches: Iterator[np.ndarray] = iter(np.array_split(images, max(1, len(images) // 50)))
@@ -150,8 +157,9 @@ def export(card: Path) -> Iterator[Path]:
     for precision, file in FILES.items():
         if precision == "int8":
             samples = SAMPLES if dataset in data.HUB_IDS else None
-            training = data.load(dataset, samples, config["image_size"][0]).train.images[:CALIBRATION_IMAGES]
-            proto = quantize(proto, training.permute(0, 2, 3, 1).numpy())
+            training = data.load(dataset, samples, config["image_size"][0]).train
+            images = calibration_images(dataset, training, CALIBRATION_IMAGES)
+            proto = quantize(proto, images.permute(0, 2, 3, 1).numpy())
         _save(proto, card / file, {"parameters": str(measure.parameters(model)), **metadata(card, precision)})
         yield card / file
 

@@ -223,9 +223,8 @@ def _locked(file: IO[str]) -> bool:
 def fit(args: argparse.Namespace) -> None:
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
-    dataset_name = args.dataset if args.dataset in data.HUB_IDS else Path(args.dataset).resolve().name
-    dataset_name = dataset_name.replace(":", "-")  # a configuration's
-    title = f"{args.model}.{dataset_name}"
+    is_folder = args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir()
+    title = f"{args.model}.{data.tag(Path(args.dataset).resolve().name if is_folder else args.dataset)}"
     folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
     # Accelerate itself passes silently over a tracker that is not installed.
     if args.tracker and args.tracker not in map(str, get_available_trackers()):

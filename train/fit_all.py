@@ -52,7 +52,9 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        return (self.folder / "metrics.json").is_file()
+        """Whether it is done, and has the epochs that are asked for: `fit.py` says so itself of one that has others."""
+        metrics = self.folder / "metrics.json"
+        return metrics.is_file() and json.loads(metrics.read_text())["epochs"] == self.epochs
 
     @property
     def rows(self) -> list[dict[str, str]]:

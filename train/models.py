@@ -19,6 +19,8 @@ ZOO = (
     "improved_resnet18",
     "improved_googlenet",
 )
+# What `Preprocess` does, as a cfg tells it.
+AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -81,7 +83,7 @@ def create(
 def _adapt_cfg(cfg: dict[str, Any], in_chans: int) -> None:
     """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
     transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics."""
-    cfg.update(interpolation="bilinear", crop_pct=1.0, crop_mode="center")
+    cfg.update(AS_PREPROCESSED)
     chans, *sides = cfg["input_size"]
     if chans != in_chans:
         cfg["input_size"] = (in_chans, *sides)
@@ -130,6 +132,10 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         config = json.loads((folder / "config.json").read_text())
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        if missing := [name for name in ("label_names", "dataset", "image_size") if name not in config]:
+            raise ValueError(f"its config.json has no {', '.join(missing)}")
+    except KeyError as error:  # half of a weight's compact form
+        raise ModelError(f"{folder} is no published model: its weights lack {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} is no published model: {error}") from error
     return model.eval(), config

@@ -34,7 +34,7 @@ def keep(run_folder: Path) -> str:
         raise models.ModelError(f"{run_folder} is no finished run: it has no {', '.join(missing)}")
     run = json.loads((run_folder / "args.json").read_text())
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    for reason in _departures(run, metrics):
+    for reason in _departures(run, metrics, measure.read_log(run_folder / "log.csv")):
         raise NotThePapersRunError(f"{run_folder} is no run of the paper's: {reason}")
     name = f"{run['model']}.{run['dataset']}"
     folder().mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def keep(run_folder: Path) -> str:
     return name
 
 
-def _departures(run: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+def _departures(run: dict[str, Any], metrics: dict[str, Any], rows: list[dict[str, float]]) -> list[str]:
     """What a run did that the paper did not. Its precision is not given there, and free."""
     if run["model"] not in paper.MODELS or run["dataset"] not in paper.TITLES:
         return [f"its model is {run['model']!r}, its dataset {run['dataset']!r}"]
@@ -56,7 +56,11 @@ def _departures(run: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
         for name in recipe
         if name != "mixed_precision" and settings[name] != recipe[name]
     ]
-    found += [f"it has --{name} {run[name]}" for name in ("pretrained", "overfit") if run[name]]
+    for name in ("pretrained", "overfit", "model_kwargs"):
+        if run[name]:
+            found.append(f"it has --{name.replace('_', '-')} {run[name]}")
+    if len(rows) != recipe["epochs"]:
+        found.append(f"its log has {len(rows)} epochs, not {recipe['epochs']}")
     images = {"train_images": TRAIN_IMAGES[run["dataset"]], "test_images": TEST_IMAGES}
     return found + [f"its {name} are {metrics[name]:,}, not {n:,}" for name, n in images.items() if metrics[name] != n]
 

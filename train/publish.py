@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_p
             f"{run_folder} is of recipe 'paper', which is for the report: python train/report.py {run_folder}, or name "
             "the folder to publish it in by --output-dir"
         )
-    target = (target or models.MODEL_CARDS / f"{run['model']}.{name.rpartition('/')[2]}").resolve()
+    target = (target or models.MODEL_CARDS / f"{run['model']}.{data.tag(name)}").resolve()
     _refuse_to_replace(target, run_folder)
     dataset = data.load(run["dataset"], data_dir, models.pretrained_cfg(model)["input_size"][-1])
     if list(dataset.class_names) != run["class_names"]:
@@ -96,8 +97,9 @@ def _write(
     name: str,
     full_precision: bool,
 ) -> None:
-    tag = name.rpartition("/")[2]
-    tensors = model.state_dict() if full_precision else compact(model, dataset.train.images[:CALIBRATION_IMAGES])
+    tag = data.tag(name)
+    directions = export.calibration_images(name, dataset.train, CALIBRATION_IMAGES)
+    tensors = model.state_dict() if full_precision else compact(model, directions)
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape
@@ -152,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
     parser.add_argument("--full-precision", action="store_true", help="keep the weights in float32")
     args = parser.parse_args(argv)
+    # As Ctrl-C: with what is half done taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         target = publish(args.run, args.output_dir, args.data_dir, args.full_precision)
     except (models.ModelError, data.DataError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 RECIPES = ("paper", "fast")
 
@@ -73,6 +73,15 @@ class Recipe:
     channels_last: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def of_settings(settings: dict[str, Any]) -> Recipe:
+    """The recipe whose fields a run has written down; of one that it does not name, which is newer, the default."""
+
+    def plain(fields: dict[str, Any]) -> dict[str, Any]:  # lists are what JSON makes of tuples
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+    return Recipe(**{**plain(settings), "augmentation": Augmentation(**plain(settings["augmentation"]))})
 
 
 def get(name: str, model: str, dataset: str) -> Recipe:

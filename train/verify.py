@@ -2,8 +2,10 @@
 
 Figures of torch, ONNX fp32 and int8 are measured again, on the complete test split and on the 1,000 images of it that
 ship with the project; with `--samples` on these alone, which needs no dataset and takes seconds a model. What only the
-training saw (validation accuracy, epochs, time) is held against its log, and all figures against each other. It fails
-on any difference. After a change of the export, `--update` states what the ONNX files have come to.
+training saw (validation accuracy, epochs, time, learning rate) is held against its log, and all figures against each
+other. It fails on any difference. What nothing is left of is taken on trust: seed, precision, hardware, versions,
+commit, accuracy before storing, and the settings beside epochs, batch and learning rate. After a change of the export,
+`--update` states what the ONNX files have come to.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from train import card, data, evaluate, export, measure, models, paper
+from train import card, data, evaluate, export, measure, models, paper, recipes
 from train.batches import batches
 from train.files import write_json, write_text
 
@@ -27,7 +29,9 @@ TOLERANCE = {"torch": 0.0002, "fp32": 0.0002, "int8": 0.001}
 # What publishing may change of the test accuracy, in points: storing the weights, and quantising them, by which it
 # falls so much or, by luck, rises so much. One image is always allowed.
 STORED, INT8_LOSS, INT8_GAIN = 0.05, 0.2, 0.5
-CARD_FILES = ("config.json", "metrics.json", "log.csv", "model.safetensors")
+CARD_FILES = (
+    "config.json", "metrics.json", "log.csv", "model.safetensors", "README.md", "confusion_matrix.png", "curves.png"
+)  # fmt: skip
 
 
 def outputs(folder: Path, model: nn.Module, test: data.Split) -> dict[str, np.ndarray]:
@@ -70,7 +74,8 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
             return
     metrics = json.loads((folder / "metrics.json").read_text())
     config = json.loads((folder / "config.json").read_text())
-    if metrics["dataset"] in data.HUB_IDS:
+    yield from _of_another(metrics, config)
+    if config["dataset"] in data.HUB_IDS:
         yield from broken_bounds(metrics)
     for stated, dataset in _measured_on(metrics, config, data_dir, samples):
         if config["label_names"] != list(dataset.class_names):
@@ -86,6 +91,20 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
         yield "README.md is not what metrics.json gives"
 
 
+def _of_another(metrics: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    """Where `metrics.json` is of another network than `config.json`, or others would prepare its pictures otherwise."""
+    if metrics["model"].partition(".")[0] != config["architecture"]:
+        yield f"the network is {config['architecture']}, the card states {metrics['model']}"
+    dataset = config["dataset"]
+    if metrics["dataset"] not in (dataset, Path(dataset).name) or (metrics["dataset"] in data.HUB_IDS) != (
+        dataset in data.HUB_IDS
+    ):
+        yield f"the dataset is {dataset}, the card states {metrics['dataset']}"
+    for name, value in models.AS_PREPROCESSED.items():
+        if (stated := config["pretrained_cfg"].get(name, value)) != value:
+            yield f"{name} is {stated!r} in config.json, the figures are with {value!r}"
+
+
 def _missing(folder: Path) -> str:
     missing = [name for name in CARD_FILES if not (folder / name).is_file()]
     return f"{', '.join(missing)} missing" if missing else ""
@@ -95,7 +114,7 @@ def _measured_on(
     metrics: dict[str, Any], config: dict[str, Any], data_dir: Path | None, samples: bool
 ) -> Iterator[tuple[dict[str, Any], data.Dataset]]:
     """The sets of figures in `metrics.json`, each with the dataset whose test split they are of."""
-    if metrics["dataset"] in data.HUB_IDS:
+    if config["dataset"] in data.HUB_IDS:
         yield metrics["samples"], data.load(config["dataset"], export.SAMPLES)
     if not samples:
         yield metrics, data.load(config["dataset"], data_dir, config["image_size"][0])
@@ -206,8 +225,15 @@ def of_training(metrics: dict[str, Any], log: Path) -> Iterator[str]:
     for name, value in expected.items():
         if not abs(metrics[name] - value) <= 1e-6 * abs(value):
             yield f"{name} is {value:g} by log.csv, the card states {metrics[name]:g}"
+    recipe = recipes.of_settings(metrics["settings"])
+    plan = batches(metrics["train_images"], recipe.batch_size)
+    for epoch, row in enumerate(rows, 1):
+        rate = recipes.learning_rate(recipe, epoch * len(plan) - 1, len(plan))
+        if not abs(row["learning_rate"] - rate) <= 1e-6 * rate:
+            yield f"the learning rate of epoch {epoch} is {row['learning_rate']:g} by log.csv, {rate:g} by the recipe"
+            break
     images = round(rows[-1]["images_per_second"] * rows[-1]["seconds"])
-    if batches(metrics["train_images"], metrics["settings"]["batch_size"])[-1].stop != images:
+    if plan[-1].stop != images:
         yield f"an epoch is of {images} images by log.csv, the card states {metrics['train_images']}"
     if metrics["settings"]["epochs"] != metrics["epochs"]:
         yield f"the recipe has {metrics['settings']['epochs']} epochs, the card states {metrics['epochs']}"
@@ -218,8 +244,10 @@ def of_training(metrics: dict[str, Any], log: Path) -> Iterator[str]:
 
 def ships_images(folder: Path) -> bool:
     """Whether images of a card's dataset ship with the project; what a damaged card lacks, `differences` tells."""
-    metrics = folder / "metrics.json"
-    return not metrics.is_file() or json.loads(metrics.read_text())["dataset"] in data.HUB_IDS
+    try:
+        return json.loads((folder / "config.json").read_text())["dataset"] in data.HUB_IDS
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -258,6 +286,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         except KeyError as error:
             found = [f"metrics.json or config.json has no {error}"]
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            found = [f"metrics.json, config.json or log.csv is damaged: {error}"]
         print(f"{folder.name}: {'; '.join(found) or 'as stated'}", flush=True)
         status = max(status, 1 if found else 0)
     if args.update and any(folder.resolve().parent == models.MODEL_CARDS.resolve() for folder in folders):

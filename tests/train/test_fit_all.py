@@ -15,6 +15,7 @@ from train import export, fit_all
 # In the place of fit.py: an epoch a line of its log, as told by a file for each model.
 STUB = """
 import json, pathlib, signal, sys, time
+from train import recipes
 values = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 folder = pathlib.Path(values["--output-dir"])
 folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,9 @@ if not log.is_file():
         print("1,50.0", file=file)
 if wish.is_file() and wish.read_text() == "wait":
     time.sleep(60)
-(folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5}))
+usual = recipes.get(values["--recipe"], values["--model"], values["--dataset"]).epochs
+epochs = int(sys.argv[sys.argv.index("--epochs") + 1]) if "--epochs" in sys.argv else usual
+(folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": epochs}))
 with (folder / "starts").open("a") as file:
     print(time.time(), "end", file=file)
 """
@@ -64,9 +67,22 @@ def test_all_twelve_are_done_once(tmp_path: Path, launcher: str, capsys: pytest.
     printed = capsys.readouterr().out
     assert "0 of 12 runs are complete" in printed
     assert "vanilla_vgg16.cifar10.fast.seed0 is done: test accuracy 12.50 %" in printed
-    assert run(tmp_path, launcher, "--jobs", "4") == 0
+    assert run(tmp_path, launcher, "--jobs", "4", "--", "--epochs", "3") == 0
     assert "12 of 12 runs are complete" in capsys.readouterr().out
     assert all(len((folder / "starts").read_text().splitlines()) == 2 for folder in folders)
+
+
+def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`fit.py` says what is wrong, and the run is left as it is."""
+    arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
+    folder = tmp_path / "vanilla_resnet18.mnist.fast.seed0"
+    folder.mkdir()
+    (folder / "args.json").write_text(json.dumps({"settings": {"epochs": 1}}))
+    (folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": 1}))
+    assert fit_all.main([*arguments, "--", "--data-dir", str(export.SAMPLES), "--epochs", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "0 of 1 runs are complete" in printed
+    assert "its epochs was 1, now it is 2" in printed
 
 
 def test_a_failure_is_told_and_stops_no_other(

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +137,51 @@ def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
     assert publish.dataset_name("mnist") == "mnist"
     assert publish.dataset_name("owner/name") == "owner/name"
     assert publish.dataset_name(f"{tmp_path}/") == tmp_path.name
+
+
+def test_another_dataset_of_the_same_name_has_another_tag() -> None:
+    """Else its weights would take the place of the published ones."""
+    assert {name: data.tag(name) for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")} == {
+        "cifar10": "cifar10",
+        "owner/cifar10": "owner-cifar10",
+        "owner/name": "name",
+        "owner/name:conf": "name-conf",
+        "bees": "bees",
+    }
+
+
+def test_sigterm_takes_away_what_is_half_done(run_folder: Path, tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time; from train import publish;"
+        "publish._write = lambda folder, *_: ((folder / 'begun').touch(), time.sleep(60));"
+        "import tiny_networks;"
+        f"sys.exit(publish.main([{str(run_folder)!r}, '--data-dir', {str(SAMPLES)!r}, "
+        f"'--output-dir', {str(tmp_path / 'card')!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        cwd=SAMPLES.parent.parent,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".publishing-*/*/begun")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_images_are_of_all_classes() -> None:
+    labels = torch.arange(10).repeat_interleave(70)
+    training = data.Split(labels.view(-1, 1, 1, 1).to(torch.uint8), labels)  # class by class, as a folder comes
+    found = export.calibration_images("pictures", training, 500)
+    assert len(found) == 500
+    found = export.calibration_images("pictures", training, 100)
+    assert len(found) == 100
+    assert found.unique().tolist() == list(range(10))
+    assert torch.equal(export.calibration_images("mnist", training, 100), training.images[:100])
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from conftest import SAMPLES
 
 from train import evaluate, export, verify
+from zoo.compact import expand
 
 
 def test_update_states_what_the_onnx_files_have_come_to(twin: Path) -> None:
@@ -50,6 +54,64 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
     assert status == 1
     assert "the confusion matrix is another than the card's" in text
     assert "the card's accuracy does not follow from its own confusion matrix" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        (
+            "metrics.json",
+            {"model": "improved_googlenet"},
+            "the network is tiny_net, the card states improved_googlenet",
+        ),
+        ("metrics.json", {"dataset": "owner/imagenet"}, "the card states owner/imagenet"),
+        ("metrics.json", {"settings": {"learning_rate": 0.9}}, "the learning rate of epoch 1 is"),
+        ("metrics.json", {"settings": {"schedule": "fixed"}}, "the learning rate of epoch 1 is"),
+        ("config.json", {"pretrained_cfg": {"crop_pct": 0.7}}, "crop_pct is 0.7 in config.json"),
+        ("config.json", {"pretrained_cfg": {"interpolation": "bicubic"}}, "interpolation is 'bicubic' in config.json"),
+        ("metrics.json", {"test_images": None}, "damaged"),
+        ("metrics.json", {"samples": None}, "damaged"),
+    ],
+)
+def test_lies_are_found(
+    twin: Path, capsys: pytest.CaptureFixture[str], file: str, changes: dict[str, Any], words: str
+) -> None:
+    content = json.loads((twin / file).read_text())
+    for name, value in changes.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    (twin / file).write_text(json.dumps(content))
+    for _ in export.export(twin):  # of that config
+        pass
+    capsys.readouterr()
+    assert verify.main([str(twin), "--samples"]) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_what_is_damaged_keeps_no_other_from_being_checked(
+    twin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(twin, tmp_path / "other" / twin.name))
+    (other / "metrics.json").write_text((other / "metrics.json").read_text()[:100])
+    (other / "curves.png").unlink()
+    verify.main([str(other), str(twin), "--samples"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{twin.name}: curves.png missing"
+    assert len(lines) == 2
+    shutil.copy(twin / "curves.png", other)
+    verify.main([str(other), str(twin), "--samples"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{twin.name}: metrics.json")
+    assert "damaged" in lines[0]
+    assert len(lines) == 2
+
+
+def test_half_a_weight_is_named(
+    twin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the compact form of the networks of `zoo`."""
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: expand({"fc.weight.int8": torch.zeros(1)}))
+    assert evaluate.main([str(twin), "--data-dir", str(SAMPLES)]) == 2
+    assert "its weights lack 'fc.weight.scale'" in capsys.readouterr().err
 
 
 def test_evaluate_prints_what_the_card_states(card: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
