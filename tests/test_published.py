@@ -75,6 +75,7 @@ def test_promised_models_are_published() -> None:
     assert accuracy["improved_googlenet.cifar10"] >= 88
     assert accuracy["improved_resnet18.cifar10"] >= 90
     assert accuracy["vanilla_resnet18.cifar10"] >= 80
+    assert accuracy["vanilla_googlenet.cifar10"] >= 85.5
     assert accuracy["vanilla_resnet18.mnist"] >= 99.5
     assert accuracy["improved_resnet18.mnist"] >= 99.5
     assert accuracy["vanilla_googlenet.mnist"] >= 99.5
