@@ -276,7 +276,8 @@ def _training(metrics: dict) -> list[str]:
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {hours} h {minutes} min of training "
         f"({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
         f"{metrics['mixed_precision']} mixed precision. "
-        f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`.",
+        f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
+        f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
         "",
     ]
 

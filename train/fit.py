@@ -306,7 +306,6 @@ def _fit(
         f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision} mixed precision; "
         f"run folder {folder}"
     )
-    commit = measure.git_commit()
     model, progress = loop.train(
         model,
         dataset,
@@ -341,7 +340,8 @@ def _fit(
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         **measure.environment(accelerator.device),
-        "git_commit": commit,
+        "git_commit": progress.commits[0],
+        "resumed_at_commits": progress.commits[1:],
     }
     if accelerator.is_main_process:
         with replacing(folder / "model.safetensors") as aside:

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, convolution, interrupt, norms, plots
+from train import checkpoint, convolution, interrupt, measure, norms, plots
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
@@ -40,7 +40,8 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass
 class Progress:
-    """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch."""
+    """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch; the commits are
+    those of the code that it was begun and resumed with."""
 
     epoch: int = 0
     batch: int = 0
@@ -50,6 +51,7 @@ class Progress:
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
+    commits: list[str | None] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -198,6 +200,8 @@ def train(
         accelerator.wait_for_everyone()
         if resume and (found := checkpoint.load_newest(accelerator, states)):
             accelerator.print(f"Resuming from {found}: epoch {progress.epoch + 1}, batch {progress.batch + 1}")
+        if (commit := measure.git_commit()) not in progress.commits:
+            progress.commits.append(commit)
         while progress.epoch < recipe.epochs:
             _train_epoch(setup, progress, stop)
             _end_epoch(setup, progress)

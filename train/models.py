@@ -116,8 +116,9 @@ def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if missing:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
     run = json.loads((folder / "args.json").read_text())
-    weights, classes = str(folder), len(run["class_names"])
-    model = create(run["model"], run["dataset"], classes, run["in_chans"], weights, **run["model_kwargs"])
+    # Runs of older versions do not name their channels.
+    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
+    model = create(run["model"], run["dataset"], len(run["class_names"]), in_chans, str(folder), **run["model_kwargs"])
     return model.eval(), run
 
 

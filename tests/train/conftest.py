@@ -143,7 +143,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ch
 
 
 # What differs from run to run; the commit, because somebody may be at work in the checkout.
-TIMES = {"seconds", "images_per_second", "train_seconds", "host_memory_bytes", "git_commit"}
+TIMES = {"seconds", "images_per_second", "train_seconds", "host_memory_bytes", "git_commit", "resumed_at_commits"}
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]], dict[str, Any]]:

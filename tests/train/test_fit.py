@@ -21,7 +21,7 @@ import torch
 from conftest import CACHE, SAMPLES, reset_accelerate
 from safetensors.torch import load_file
 
-from train import data, evaluate, fit, models, plots, publish
+from train import data, evaluate, fit, measure, models, plots, publish
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
@@ -247,6 +247,19 @@ def test_two_do_not_train_in_one_folder(
     assert "waiting for it" in output
     assert not (folder / "metrics.json").exists()
     assert run(*SHORT, "--output-dir", folder, "--resume")[0] == 0
+
+
+def test_a_resumed_run_names_all_the_code_it_saw(
+    run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = json.loads((folder / "metrics.json").read_text())
+    assert before["resumed_at_commits"] == []
+    (folder / "metrics.json").unlink()
+    monkeypatch.setattr(measure, "git_commit", lambda: "another")
+    assert run(*SHORT, "--output-dir", folder, "--resume")[0] == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["git_commit"], metrics["resumed_at_commits"]) == (before["git_commit"], ["another"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell of the launcher's end")
