@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train.files import replacing
 
@@ -13,15 +15,8 @@ def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
     """Loss and accuracy over the epochs, training and validation (as the paper's Figures 5 to 8)."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
-    epochs = [row["epoch"] for row in rows]
-    for axes, what, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("Loss", "Accuracy, %"), strict=True):
-        for split in ("train", "validation"):
-            axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
-        axes.set_xlabel("Epoch")
-        axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
+    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _draw(axes, rows, what)
     _save(figure, path)
 
 
@@ -31,20 +26,25 @@ def grid_of_curves(logs: dict[str, list[dict[str, float]]], what: str, title: st
     figure.suptitle(title)
     for axes, (name, rows) in zip(figure.subplots(2, 3).flat, logs.items(), strict=True):
         axes.set_title(name, fontsize=10)
-        if not rows:
+        if rows:
+            _draw(axes, rows, what)
+        else:
             axes.text(0.5, 0.5, "none yet", ha="center", va="center", transform=axes.transAxes, color="grey")
             axes.set_xticks([])
             axes.set_yticks([])
-            continue
-        for split in ("train", "validation"):
-            epochs = [row["epoch"] for row in rows]
-            axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("Epoch")
-        axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
-        axes.grid(alpha=0.3)
-        axes.legend()
     _save(figure, path)
+
+
+def _draw(axes: Axes, rows: list[dict[str, float]], what: str) -> None:
+    """A log's "loss" or "accuracy" over the epochs."""
+    for split in ("train", "validation"):
+        epochs = [row["epoch"] for row in rows]
+        axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def class_bars(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
