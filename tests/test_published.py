@@ -82,6 +82,8 @@ def test_promised_models_are_published() -> None:
     assert accuracy["improved_vgg16.mnist"] >= 99.5
     assert accuracy["improved_vgg16.cifar10"] >= 88
     assert accuracy["vanilla_vgg16.mnist"] >= 99.5
+    assert accuracy["vanilla_vgg16.cifar10"] >= 88
+    assert len(accuracy) == 12
     published = {name for name in timm.list_pretrained() if name in accuracy}
     assert published == set(accuracy)
 
