@@ -44,7 +44,7 @@ def _draw(axes: Axes, rows: list[dict[str, float]], what: str) -> None:
     axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right" if what == "accuracy" else "upper right")
 
 
 def class_bars(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
@@ -60,7 +60,7 @@ def class_bars(series: dict[str, dict[str, float]], title: str, path: Path) -> N
     axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names)
     axes.set_ylabel("Accuracy, %")
     axes.set_title(title)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(series))
     _save(figure, path)
 
 
