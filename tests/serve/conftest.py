@@ -168,6 +168,15 @@ def tiny() -> type[Tiny]:
     return Tiny
 
 
+@pytest.fixture(scope="module")
+def models(tiny: type[Tiny], tmp_path_factory: pytest.TempPathFactory) -> list[Tiny]:
+    """A model of each shape, in a folder with a broken one."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.onnx").write_bytes(b"no model")
+    return [tiny(folder / "a.cifar10").write(), tiny(folder / "b.mnist", shape=(28, 28, 1), seed=1).write()]
+
+
 @pytest.fixture
 def two(tiny: type[Tiny], tmp_path: Path) -> list[Tiny]:
     """A model of each shape."""

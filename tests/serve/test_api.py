@@ -21,14 +21,6 @@ LIMIT = 300_000
 
 
 @pytest.fixture(scope="module")
-def models(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "broken").mkdir()
-    (folder / "broken" / "model.onnx").write_bytes(b"no model")
-    return [tiny(folder / "a.cifar10").write(), tiny(folder / "b.mnist", shape=(28, 28, 1), seed=1).write()]
-
-
-@pytest.fixture(scope="module")
 def server(models: list[Any], running: Any) -> Iterator[Any]:
     with running("--models", models[0].folder.parent, "--no-app", "--max-body", LIMIT, "--timeout", 3) as server:
         yield server

@@ -16,12 +16,6 @@ CHUNKED = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: 
 
 
 @pytest.fixture(scope="module")
-def models(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("models")
-    return [tiny(folder / "a.cifar10").write(), tiny(folder / "b.mnist", shape=(28, 28, 1), seed=1).write()]
-
-
-@pytest.fixture(scope="module")
 def server(models: list[Any], running: Any) -> Iterator[Any]:
     with running("--models", models[0].folder.parent, "--no-app", "--timeout", 3) as server:
         yield server

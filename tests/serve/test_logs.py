@@ -5,15 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import pytest
-
-
-@pytest.fixture(scope="module")
-def models(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "broken").mkdir()
-    (folder / "broken" / "model.onnx").write_bytes(b"no model")
-    return [tiny(folder / "a.cifar10").write(), tiny(folder / "b.mnist", shape=(28, 28, 1), seed=1).write()]
 
 
 def break_requests(server: Any) -> None:
