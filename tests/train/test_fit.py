@@ -387,7 +387,8 @@ def test_network_made_for_other_channels(run: Run, model: str, pictures: Path, t
 def test_the_command_of_the_readme(tmp_path: Path) -> None:
     """The real network, by the real launcher, on the shipped images."""
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
-    what = ["--model", "improved_googlenet", "--dataset", "mnist", "--data-dir", "train/samples", "--epochs", "1"]
+    what = ["--model", "improved_resnet18", "--dataset", "mnist", "--data-dir", "train/samples", "--epochs", "1"]
+    what += ["--learning-rate", "0.03"]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(CACHE)}
     done = subprocess.run(
         [*launcher, "train/fit.py", *what, "--output-dir", str(tmp_path / "run")],
