@@ -28,15 +28,15 @@ VALIDATION_SEED = 0
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
+class DataError(ValueError):
+    """A dataset that cannot be had or read; its message is one line for the user."""
+
+
 def tag(name: str) -> str:
     """What a model of a dataset is named by, behind a dot: its last part, or all of it where that would pass for one of
     the paper's datasets."""
     last = name.rpartition("/")[2]
     return (name if last in HUB_IDS else last).replace("/", "-").replace(":", "-")
-
-
-class DataError(ValueError):
-    """A dataset that cannot be had or read; its message is one line for the user."""
 
 
 @dataclass(frozen=True)
