@@ -187,14 +187,11 @@ def _usage(name: str, config: dict) -> list[str]:
 
 def changed_settings(metrics: dict) -> set[str]:
     """The settings of a run that are others in today's recipe of that name."""
-    # What a run does not state was not there yet: it had no effect, which is the default.
-    before = dataclasses.asdict(recipes.Recipe(epochs=0, learning_rate=0.0, schedule="fixed"))
-    augmentation = before["augmentation"] | metrics["settings"]["augmentation"]
-    stated = before | metrics["settings"] | {"augmentation": augmentation}
-    today = dataclasses.asdict(recipes.get(metrics["recipe"], metrics["model"], metrics["dataset"]))
-    today = json.loads(json.dumps(today))  # lists for tuples
-    stated = json.loads(json.dumps(stated))
-    changed = {name for name in stated if name not in today or stated[name] != today[name]}
+    run = recipes.of_settings(metrics["settings"])
+    today = recipes.get(metrics["recipe"], metrics["model"], metrics["dataset"])
+    # Through JSON, where tuples within tuples are lists, as they are in what the run has written.
+    before, now = (json.loads(json.dumps(dataclasses.asdict(recipe))) for recipe in (run, today))
+    changed = {name for name in now if before[name] != now[name]}
     return changed - {"augmentation"} if metrics.get("overfit") else changed
 
 

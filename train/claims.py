@@ -16,18 +16,18 @@ class Claim:
     Attributes:
         finding: whether it holds for results, and the figures that decide it.
         models: those that it speaks of.
-        refuted_by: whether some of them, which alone it does not hold for, refute it whatever the others have.
+        can_refute: whether results of some of them alone, where it does not hold, refute it whatever the others have.
     """
 
     text: str
     finding: Callable[[Results], tuple[bool, str]]
     models: tuple[str, ...]
-    refuted_by: Callable[[Results], bool] = lambda results: False
+    can_refute: Callable[[Results], bool] = lambda results: False
 
     def held_against(self, results: Results) -> str:
         """As in "yes: +0.68 points"; a dash where networks that could decide it are missing."""
         complete = all(model in results for model in self.models)
-        if not complete and not self.refuted_by(results):
+        if not complete and not self.can_refute(results):
             return "-"
         holds, figures = self.finding(results)
         if not complete and holds:
