@@ -1,0 +1,84 @@
+"""Training on one's own pictures, from weights of other classes, and networks made for other channels."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import SAMPLES, reset_accelerate
+from safetensors.torch import load_file
+
+from train import fit, models, publish
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that a colour tells apart."""
+    folder = tmp_path_factory.mktemp("pictures") / "shapes"
+    generator = np.random.default_rng(0)
+    for channel, label in enumerate(("blue", "green", "red")):
+        (folder / label).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+            pixels[:, :, 2 - channel] += 150
+            PIL.Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("colour") / "run"
+    reset_accelerate()
+    arguments = ("--model", "tiny_net", "--dataset", "cifar10", "--data-dir", SAMPLES, "--epochs", 1)
+    assert fit.main([*map(str, arguments), "--output-dir", str(folder)]) == 0
+    return folder
+
+
+def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path, tmp_path: Path) -> None:
+    """From a run with ten classes to three: the head is new, everything else begins where the run ended."""
+    own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run)
+    status, _, errors = run(*own, "--epochs", 1, "--learning-rate", 1e-9, "--output-dir", tmp_path / "still")
+    assert (status, errors) == (0, "")
+    before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "still"))
+    assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
+    assert torch.allclose(before["conv2.weight"], after["conv2.weight"], atol=1e-6)
+    assert after["fc.weight"].shape[0] == 3
+
+    status, _, errors = run(
+        *own, "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--output-dir", tmp_path / "tuned"
+    )
+    assert (status, errors) == (0, "")
+    metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert list(metrics["per_class_accuracy"]) == ["blue", "green", "red"]
+    assert metrics["test_accuracy"] > 80
+    reset_accelerate()
+    card = publish.publish(tmp_path / "tuned", tmp_path / "card", None, False)
+    model, config = models.load_card(card)
+    assert config["label_names"] == ["blue", "green", "red"]
+    assert config["image_size"] == [32, 32, 3]
+    assert model.fc.out_features == 3
+
+
+@pytest.mark.parametrize("model", ["tiny_colour", "tiny_net.mnist"])
+def test_network_made_for_other_channels(run: Run, model: str, pictures: Path, tmp_path: Path) -> None:
+    """Grey images for a network whose cfg speaks of colour, as most of timm's do, and the other way round."""
+    dataset = ("--dataset", "mnist", "--data-dir", SAMPLES) if model == "tiny_colour" else ("--dataset", pictures)
+    status, _, errors = run("--model", model, *dataset, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert (status, errors) == (0, "")
+    loaded, _ = models.load_run(tmp_path / "run")
+    chans = 1 if model == "tiny_colour" else 3
+    assert loaded.conv1.in_channels == chans
+    cfg = models.pretrained_cfg(loaded)
+    assert (cfg["input_size"][0], len(cfg["mean"]), len(cfg["std"])) == (chans, chans, chans)
+    stored = load_file(tmp_path / "run" / "model.safetensors")["conv1.weight"]
+    assert torch.equal(loaded.conv1.weight, stored)
+    reset_accelerate()
+    card = publish.publish(tmp_path / "run", tmp_path / "card", SAMPLES if chans == 1 else None, True)
+    published, config = models.load_card(card)
+    assert torch.equal(published.conv1.weight, stored)
+    assert config["pretrained_cfg"]["input_size"][0] == chans
