@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,22 +18,31 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C came; the state is saved."""
 
 
+# Signals within so many seconds are one wish. The kernel tells of a launcher's end once for each of its threads, and who
+# stops a whole job (Slurm, systemd) signals launcher and training both.
+ONE_WISH_SECONDS = 2.0
+
+
 @dataclass
 class Stop:
-    """Whether a signal came."""
+    """Whether a signal came, and when by `time.monotonic`."""
 
     requested: bool = False
+    since: float = 0.0
 
 
 @contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Note the first SIGTERM or Ctrl-C; a second one acts as it would have without this."""
+    """Note the first SIGTERM or Ctrl-C; a later one acts as it would have without this."""
     stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(number, before[signal.Signals(number)])
+        if not stop.requested:
+            stop.requested, stop.since = True, time.monotonic()
+        elif time.monotonic() - stop.since > ONE_WISH_SECONDS:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, note)

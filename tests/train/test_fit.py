@@ -276,8 +276,11 @@ def test_the_end_of_the_launcher_is_the_end_of_the_run(tmp_path: Path, number: i
         time.sleep(0.05)
     process.send_signal(number)
     process.wait(60)
-    with fit.alone(folder):  # waits for it
-        assert "the state is saved" in (tmp_path / "output").read_text()
+    with fit.alone(folder):  # waits until it has saved; it says so then
+        end = time.monotonic() + 30
+        while "the state is saved" not in (text := (tmp_path / "output").read_text()):
+            assert time.monotonic() < end, text
+            time.sleep(0.05)
 
 
 def test_run_begun_by_an_older_version_can_be_resumed(run: Run, finished: Path, tmp_path: Path) -> None:

@@ -318,11 +318,15 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
-def test_a_second_signal_acts_as_ever() -> None:
+def test_a_later_signal_acts_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes at once with the first is the same wish, whichever signal it is."""
     with interrupt.on_signals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        monkeypatch.setattr(interrupt, "ONE_WISH_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
