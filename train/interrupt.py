@@ -18,8 +18,8 @@ class Interrupted(Exception):
     """SIGTERM or Ctrl-C came; the state is saved."""
 
 
-# Signals within so many seconds are one wish. The kernel tells of a launcher's end once for each of its threads, and who
-# stops a whole job (Slurm, systemd) signals launcher and training both.
+# Signals within so many seconds are one wish: the kernel tells of a launcher's end once for each of its threads, and
+# who stops a whole job (Slurm, systemd) signals launcher and training both.
 ONE_WISH_SECONDS = 2.0
 
 
