@@ -1,21 +1,21 @@
-"""One queue for all routes, and batches that form in it while the last one runs."""
+"""One queue for all routes, and batches that form in it while others run."""
 
 import asyncio
 import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 import numpy as np
 
+from serve.cores import usable_cores
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
+from serve.lines import Batch, Job, Lines, Result
 from serve.metrics import Metrics
-from serve.models import Images, Model, ModelInfo, Scores
+from serve.models import Images, Model, ModelInfo
 from serve.repository import Repository
 from serve.settings import Settings
 
@@ -24,43 +24,16 @@ log = logging.getLogger("serve")
 # Seconds that a run may hold up the event loop, where that spares a lone image the way to another thread and back.
 BRIEF = 0.002
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Scores of n images, float32 [n, classes] each, and the model that gave them."""
-
-    logits: Scores
-    probabilities: Scores
-    model: ModelInfo
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    images: Images
-    answer: asyncio.Future[Result]
-    loop: asyncio.AbstractEventLoop
-    queued: float
-
-
-_Answers = Iterable[tuple[_Job, Result | ApiError]]
-
-
-@dataclass(slots=True, eq=False)
-class _Line:
-    """The jobs that wait for one loaded model. A reload begins a new line: a job stays with the version that its images
-    were checked for."""
-
-    model: Model
-    jobs: deque[_Job] = field(default_factory=deque)
+_Answers = Iterable[tuple[Job, Result | ApiError]]
 
 
 class Engine:
     """Runs models for everybody who asks.
 
-    `infer` puts images into one bounded queue. A thread of the engine's own takes from it, oldest first, up to
-    `max_batch` images of one model, the moment the last run is over: under load batches are full without anybody
-    waiting for them to fill, and a lone image runs at once, where the model is fast even without a change of threads.
-    Nothing polls; without work the thread sleeps.
+    `infer` puts images into one bounded queue. Threads of the engine's own, one for each core, take from it, oldest
+    first, the moment a run is over: under load batches form without anybody waiting for them to fill, and every core
+    works on a run of its own. A lone image runs at once, on all cores, where the model is fast even without a change of
+    threads. Nothing polls; without work the threads sleep.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,22 +41,26 @@ class Engine:
         self.metrics = Metrics()
         self.repository = Repository(settings)
         self.draining = False
-        self._lines: dict[Model, _Line] = {}  # those with jobs
-        self._lock = threading.Lock()
-        self._waiting = 0  # images
-        self._idle = False
+        self._lines = Lines(settings, settings.threads or usable_cores())
+        self._lock = threading.Lock()  # for all that follows, and the lines
+        self._running = 0
+        self._alone = False  # the run on its way has all cores: no other may begin
+        self._sleeping = 0  # threads
+        self._roused = False  # the event loop is about to see to what came
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self.metrics.depth.set_function(lambda: self._waiting)
+        self._threads: list[threading.Thread] = []
+        self.metrics.depth.set_function(lambda: self._lines.images)
         self.metrics.models.set_function(lambda: len(self.models()))
 
     def start(self) -> None:
         """Begins to load every model of the folder, and returns; `wait` tells when that is done. May be called
         again after `close`."""
-        self.draining = self._closed = self._idle = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._thread.start()
+        self.draining = self._closed = False
+        cores = range(self._lines.cores)
+        self._threads = [threading.Thread(target=self._work, name="engine", daemon=True) for _ in cores]
+        for thread in self._threads:
+            thread.start()
         self.repository.start()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -95,18 +72,17 @@ class Engine:
         self.draining = True
         with self._lock:
             self._closed = True
-            left = [job for line in self._lines.values() for job in line.jobs]
-            self._lines.clear()
-            self._waiting = 0
+            left = self._lines.clear()
         _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
-        """Ends the thread after the run it is in; see `abandon`."""
+        """Ends the threads after the runs they are in; see `abandon`."""
         self.abandon()
-        if self._thread is not None:
+        for _ in self._threads:
             self._wake.put(None)
-            self._thread.join()
-            self._thread = None
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
 
     def __enter__(self) -> "Engine":
         self.start()
@@ -142,13 +118,14 @@ class Engine:
         if seconds <= 0:
             raise DeadlineExceeded
         loop = asyncio.get_running_loop()
-        job = _Job(images, loop.create_future(), loop, time.perf_counter())
+        job = Job(images, loop.create_future(), loop)
         self._put(loaded, job)
         timer = loop.call_later(seconds, _expire, job)
         try:
             return await job.answer
         except (asyncio.CancelledError, DeadlineExceeded):
-            self._take_back(loaded, job)
+            with self._lock:
+                self._lines.remove(loaded, job)
             raise
         finally:
             timer.cancel()
@@ -160,121 +137,114 @@ class Engine:
         if len(images) > self.settings.max_images:
             raise BadRequest(f"{len(images)} images in one request; at most {self.settings.max_images}")
 
-    def _put(self, model: Model, job: _Job) -> None:
+    def _put(self, model: Model, job: Job) -> None:
         with self._lock:
             if self._closed:
                 raise Overloaded("the server is shutting down")
-            if self._waiting + len(job.images) > self.settings.max_queue:
+            if self._lines.images + len(job.images) > self.settings.max_queue:
                 raise Overloaded
-            self._lines.setdefault(model, _Line(model)).jobs.append(job)
-            self._waiting += len(job.images)
-            wake, self._idle = self._idle, False
-        if wake:
-            # Once this turn of the loop is over: what else came with it gets into the same batch, and the thread does
-            # not wake up only to wait for the interpreter's lock.
+            self._lines.put(model, job)
+            rouse = self._sleeping and not self._alone and not self._roused
+            self._roused |= bool(rouse)
+        if rouse:
+            # Once this turn of the loop is over: what else came with it gets into the same batch, and no thread wakes
+            # up only to wait for the interpreter's lock.
             job.loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        """Has the thread, which sleeps, do what is there; a lone image of a fast model runs here and now."""
+        """Has a thread, which sleeps, do what is there; a lone image of a fast model runs here and now."""
         with self._lock:
-            line = next(iter(self._lines.values()), None)
+            self._roused = False
+            lone = self._lines.lone()
             here = (
-                line is not None
-                and self._waiting == 1
-                and line.model.lone_seconds <= BRIEF
+                lone is not None
+                and not self._running
+                and lone.lone_seconds <= BRIEF
                 and not self.settings.max_delay
                 # At the end the loop has to be quick to accept whoever is still on the way.
                 and not self.draining
             )
-            batch = self._take(line) if line is not None and here else []
-        if line is not None and batch:
-            self._answer(line.model, batch, _settle)
-            with self._lock:  # others may have come meanwhile, from other threads
-                self._idle = not self._lines
-                if self._idle:
-                    return
-        self._wake.put(None)
-
-    def _take_back(self, model: Model, job: _Job) -> None:
+            batch = self._take()[0] if here else None
+            if batch is None:
+                self._rouse()
+                return
+        self._answer(batch, _settle)
         with self._lock:
-            line = self._lines.get(model)
-            if line is not None and job in line.jobs:
-                line.jobs.remove(job)
-                self._waiting -= len(job.images)
-                if not line.jobs:
-                    del self._lines[model]
+            self._over()
+            self._rouse()  # others may have come meanwhile, from other threads
 
     def _work(self) -> None:
-        while not self._closed:
+        while True:
             with self._lock:
-                line, pause = self._next()
-                batch = self._take(line) if line is not None and not pause else []
-                self._idle = not batch
-            if batch and line is not None:
-                self._answer(line.model, batch)
-                # Else the last batch's arrays, and a model that is gone by now, would stay until the next one.
-                del line, batch
+                if self._closed:
+                    return
+                batch, pause = self._take()
+                self._sleeping += batch is None
+            if batch is not None:
+                self._answer(batch)
+                # Else its arrays, and a model that is gone by now, would stay until the next one.
+                del batch
+                with self._lock:
+                    self._over()
             else:
-                del line, batch
                 with suppress(Empty):
                     self._wake.get(timeout=pause)
+                with self._lock:
+                    self._sleeping -= 1
 
-    def _next(self) -> tuple[_Line | None, float | None]:
-        """The line to run, if any, and the seconds to wait for it to fill up yet.
+    def _take(self) -> tuple[Batch | None, float | None]:
+        """A batch to run now; or none, and the seconds until there may be one, if that is known."""
+        if self._alone:
+            return None, None
+        batch, pause = self._lines.take(self._running)
+        if batch is not None:
+            self._running += 1
+            self._alone = batch.alone
+            self._rouse()
+        return batch, pause
 
-        It is the one whose first job has waited longest; but while that may still wait, a full one comes before it.
-        """
-        line = _longest(self._lines.values())
-        if line is None or not self.settings.max_delay:
-            return line, None
-        pause = line.jobs[0].queued + self.settings.max_delay - time.perf_counter()
-        if pause <= 0:
-            return line, None
-        most = self.settings.max_batch
-        full = _longest(line for line in self._lines.values() if sum(len(job.images) for job in line.jobs) >= most)
-        return (line, pause) if full is None else (full, None)
+    def _over(self) -> None:
+        """A run has ended."""
+        self._running -= 1
+        self._alone = False
 
-    def _take(self, line: _Line) -> list[_Job]:
-        batch = [line.jobs.popleft()]
-        size = len(batch[0].images)
-        while line.jobs and size + len(line.jobs[0].images) <= self.settings.max_batch:
-            job = line.jobs.popleft()
-            size += len(job.images)
-            batch.append(job)
-        if not line.jobs:
-            del self._lines[line.model]
-        self._waiting -= size
-        return batch
+    def _rouse(self) -> None:
+        """Wakes one thread up where there may be work for it; taking some, it wakes up the next."""
+        if self._lines.images and self._sleeping and not self._alone:
+            self._wake.put(None)
 
-    def _answer(self, model: Model, batch: Sequence[_Job], deliver: Callable[[_Answers], None] | None = None) -> None:
+    def _answer(self, batch: Batch, deliver: Callable[[_Answers], None] | None = None) -> None:
         """Runs a batch and delivers its results: to their event loops, or by `deliver`."""
         deliver = deliver or _deliver
+        model = batch.model
         # Between cancelling and leaving the queue there is a moment in which a job can still be taken.
-        batch = [job for job in batch if not job.answer.done()]
-        if not batch:
+        jobs = [job for job in batch.jobs if not job.answer.done()]
+        if not jobs:
             return
         began = time.perf_counter()
         try:
-            results = self._run(model, [job.images for job in batch])
+            results = self._run(batch, [job.images for job in jobs])
         except Exception as error:
-            if len(batch) > 1:
+            if len(jobs) > 1:
                 # One of them must not fail the others.
-                for job in batch:
-                    self._answer(model, [job], deliver)
+                for job in jobs:
+                    self._answer(Batch(model, [job], batch.alone), deliver)
             else:
                 log.exception("a run of %s failed", model.info.name)
-                deliver([(batch[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
+                deliver([(jobs[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
             return
         ended = time.perf_counter()
-        deliver(zip(batch, results, strict=True))
-        images = sum(len(job.images) for job in batch)
-        self.metrics.ran(model.info.name, images, ended - began, [began - job.queued for job in batch])
+        deliver(zip(jobs, results, strict=True))
+        images = sum(len(job.images) for job in jobs)
+        self.metrics.ran(model.info.name, images, ended - began, [began - job.queued for job in jobs])
 
-    def _run(self, model: Model, requests: Sequence[Images]) -> list[Result]:
+    def _run(self, batch: Batch, requests: Sequence[Images]) -> list[Result]:
+        model = batch.model
+        run = model.run if batch.alone else model.run_on_one_core
         images = requests[0] if len(requests) == 1 else np.concatenate(requests)
         # A single request may be longer than a batch.
         limit = self.settings.max_batch
-        parts = [model.run(images[start : start + limit]) for start in range(0, len(images), limit)]
+        parts = [run(images[start : start + limit]) for start in range(0, len(images), limit)]
         logits, probabilities = (
             parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
         )
@@ -283,14 +253,9 @@ class Engine:
         return [Result(logits[part], probabilities[part], model.info) for part in rows]
 
 
-def _longest(lines: Iterable[_Line]) -> _Line | None:
-    """The one whose first job has waited longest."""
-    return min(lines, key=lambda line: line.jobs[0].queued, default=None)
-
-
 def _deliver(answers: _Answers) -> None:
     """Hands answers to the event loops that wait for them, each loop woken once."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Result | ApiError]]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[Job, Result | ApiError]]] = {}
     for job, answer in answers:
         loops.setdefault(job.loop, []).append((job, answer))
     for loop, part in loops.items():
@@ -310,6 +275,6 @@ def _settle(answers: _Answers) -> None:
             job.answer.set_result(answer)
 
 
-def _expire(job: _Job) -> None:
+def _expire(job: Job) -> None:
     if not job.answer.done():
         job.answer.set_exception(DeadlineExceeded())

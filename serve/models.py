@@ -42,16 +42,25 @@ class ModelInfo:
 
 
 class Model:
-    """A loaded network. `run` may be called from one thread at a time.
+    """A loaded network. One thread at a time may call `run`, as many as there are cores `run_on_one_core`.
 
     Attributes:
         lone_seconds: what a run of one image took when it was loaded; infinite before `warm`.
+        shares_cores: whether runs of one core each do the work sooner than runs on all of them, one after another.
     """
 
-    def __init__(self, info: ModelInfo, session: onnxruntime.InferenceSession, sizes: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        session: onnxruntime.InferenceSession,
+        on_one_core: onnxruntime.InferenceSession | None = None,
+        sizes: tuple[int, ...] = (),
+    ) -> None:
         self.info = info
         self.lone_seconds = math.inf
+        self.shares_cores = on_one_core is not None
         self._session = session
+        self._on_one_core = on_one_core or session
         self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
 
     def warm(self, max_batch: int) -> None:
@@ -62,14 +71,23 @@ class Model:
             began = time.perf_counter()
             self.run(np.zeros((1, *self.info.image_size), np.uint8))
             self.lone_seconds = min(self.lone_seconds, time.perf_counter() - began)
+        if self.shares_cores:
+            self.run_on_one_core(np.zeros((1, *self.info.image_size), np.uint8))
 
     def run(self, images: Images) -> tuple[Scores, Scores]:
-        """uint8 [n, H, W, C] -> logits and probabilities, float32 [n, classes] each."""
+        """uint8 [n, H, W, C] -> logits and probabilities, float32 [n, classes] each; on all cores."""
+        return self._run(self._session, images)
+
+    def run_on_one_core(self, images: Images) -> tuple[Scores, Scores]:
+        """The same on the core of the thread that calls, beside other such runs."""
+        return self._run(self._on_one_core, images)
+
+    def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, Scores]:
         count = len(images)
         size = next((size for size in self._sizes if size >= count), count)
         if size > count:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.uint8)])
-        logits, probabilities = self._session.run(list(OUTPUTS), {"image": images})
+        logits, probabilities = session.run(list(OUTPUTS), {"image": images})
         return logits[:count], probabilities[:count]
 
 
@@ -108,10 +126,13 @@ def load(folder: Path, settings: Settings) -> Model:
 def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
-        session = _open(folder / FILES[precision], settings, device)
+        path, cores = folder / FILES[precision], settings.threads or usable_cores()
+        session = _open(path, cores, device)
         info = _describe(folder.name, session, precision, device)
-        sizes = _padded_sizes(settings.max_batch) if device == "cuda" else ()
-        model = Model(info, session, sizes)
+        if device == "cuda":
+            model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
+        else:
+            model = Model(info, session, _open(path, 1, device) if cores > 1 else None)
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise
@@ -149,9 +170,9 @@ def has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _open(path: Path, settings: Settings, device: str) -> onnxruntime.InferenceSession:
+def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     # Threads that wait for each other within a run should spin rather than sleep, but not for long: else they take the
     # cores from the thread that reads requests, and from other processes.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.engine import Result
+from serve.lines import Result
 from serve.errors import BadRequest
 from serve.models import OUTPUTS, Images
 

@@ -25,13 +25,15 @@ class Gate:
         self.open = threading.Event()
         self.entered = threading.Event()
         self.sizes: list[int] = []
-        real = Model.run
+        for name in ("run", "run_on_one_core"):
+            monkeypatch.setattr(Model, name, self._held(getattr(Model, name)))
+        monkeypatch.setattr(serve.engine, "BRIEF", 0)  # a run that is held does not belong into the event loop
 
+    def _held(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def held(model: Model, images: np.ndarray) -> Any:
             self.entered.set()
             assert self.open.wait(20)
             self.sizes.append(len(images))
             return real(model, images)
 
-        monkeypatch.setattr(Model, "run", held)
-        monkeypatch.setattr(serve.engine, "BRIEF", 0)  # a run that is held does not belong into the event loop
+        return held

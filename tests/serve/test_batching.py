@@ -3,7 +3,9 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ def test_a_lone_image_of_a_fast_model_runs_without_a_change_of_threads(
         ran.append((threading.current_thread().name, len(images)))
         return real(loaded, images)
 
-    engine = Engine(Settings(models=tmp_path))
+    engine = Engine(Settings(models=tmp_path, threads=4))
 
     async def work() -> None:
         here = threading.current_thread().name
@@ -43,7 +45,7 @@ def test_a_lone_image_of_a_fast_model_runs_without_a_change_of_threads(
         await ask()
         assert ran == [(here, 1), (here, 1)]
         ran.clear()
-        await asyncio.gather(ask(), ask())  # two are a batch for the thread
+        await asyncio.gather(ask(), ask())  # two are a batch for a thread
         await ask(2)
         assert ran == [("engine", 2), ("engine", 2)]
         ran.clear()
@@ -54,46 +56,132 @@ def test_a_lone_image_of_a_fast_model_runs_without_a_change_of_threads(
     run(engine, work)
 
 
-def test_runs_in_several_event_loops_and_in_the_thread_never_meet(
-    tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("threads", [1, 3])
+def test_runs_on_all_cores_meet_no_other(
+    tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    """Lone images of three loops, some of which run in their loop, some in the engine's thread."""
+    """Requests of five loops, some of which run in their loop, some in the engine's threads."""
     model = tiny(tmp_path / "a").write()
     monkeypatch.setattr(serve.engine, "BRIEF", 60)
-    engine = Engine(Settings(models=tmp_path))
-    running, met = threading.Lock(), []
+    engine = Engine(Settings(models=tmp_path, threads=threads))
+    lock, running = threading.Lock(), {"run": 0, "run_on_one_core": 0}
+    seen: set[tuple[int, int]] = set()
     names: set[str] = set()
-    real = Model.run
 
-    def alone(loaded: Model, images: np.ndarray) -> Any:
-        names.add(threading.current_thread().name)
-        if not running.acquire(blocking=False):
-            met.append(len(images))
-            return real(loaded, images)
-        try:
-            return real(loaded, images)
-        finally:
-            running.release()
+    def counted(kind: str) -> Callable[..., Any]:
+        real = getattr(Model, kind)
+
+        def run(loaded: Model, images: np.ndarray) -> Any:
+            names.add(threading.current_thread().name)
+            with lock:
+                running[kind] += 1
+                seen.add((running["run"], running["run_on_one_core"]))
+            try:
+                return real(loaded, images)
+            finally:
+                with lock:
+                    running[kind] -= 1
+
+        return run
 
     def loop(number: int) -> None:
         async def work() -> None:
             for i in range(60):
-                images = model.images(1, seed=1000 * number + i)
+                images = model.images(1 + i % 2, seed=1000 * number + i)
                 result = await engine.infer(model.name, images)
                 np.testing.assert_array_equal(result.logits, model.logits(images))
 
         asyncio.run(work())
 
-    with engine, ThreadPoolExecutor(3, "loop") as pool:
-        monkeypatch.setattr(Model, "run", alone)
-        for done in [pool.submit(loop, number) for number in range(3)]:
+    with engine, ThreadPoolExecutor(5, "loop") as pool:
+        for kind in running:
+            monkeypatch.setattr(Model, kind, counted(kind))
+        for done in [pool.submit(loop, number) for number in range(5)]:
             done.result(60)
-    assert not met
+    beside = {(0, count) for count in range(1, threads + 1)} if threads > 1 else set()
+    assert (1, 0) in seen
+    assert seen <= {(1, 0), *beside}
     assert any(name.startswith("loop") for name in names)
 
 
+def test_many_are_spread_over_the_cores(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Settings(models=tmp_path, threads=3))
+    model = two[0]
+    images = model.images(41)
+    real, meeting, sizes = Model.run_on_one_core, threading.Barrier(3), []
+
+    def met(loaded: Model, images: np.ndarray) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(20)  # passes where three run side by side
+        meeting.abort()  # the first ones; those after them need not meet
+        sizes.append(len(images))
+        return real(loaded, images)
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        monkeypatch.setattr(Model, "run_on_one_core", met)
+        first = asyncio.create_task(engine.infer(model.name, images[:1]))
+        await asyncio.to_thread(gate.entered.wait)
+        others = [asyncio.create_task(engine.infer(model.name, images[i : i + 1])) for i in range(1, 41)]
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        gate.open.set()
+        results = await asyncio.gather(first, *others)
+        assert time.monotonic() - began < 15
+        assert gate.sizes == [1]
+        assert sum(sizes) == 40
+        assert max(sizes) == 11  # a third of the 32 of a batch, rounded up
+        np.testing.assert_array_equal(np.concatenate([result.logits for result in results]), model.logits(images))
+
+    run(engine, work)
+
+
+def test_fewer_requests_than_cores_run_together_on_all(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(models=tmp_path, threads=3))
+    model = two[0]
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        monkeypatch.setattr(Model, "run_on_one_core", None)
+        gate.open.set()
+        await asyncio.gather(*(engine.infer(model.name, model.images(20, seed)) for seed in range(2)))
+        await engine.infer(model.name, model.images(100))
+        assert gate.sizes == [20, 20, 32, 32, 32, 4]
+
+    run(engine, work)
+
+
+def test_a_model_that_shares_no_cores_waits_until_it_is_alone(
+    two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on a GPU does beside one on the CPU; and those that come after it wait for it."""
+    engine = Engine(Settings(models=tmp_path, threads=2, max_batch=1))
+    order: list[str] = []
+
+    async def ask(model: Any, seed: int) -> None:
+        images = model.images(1, seed)
+        result = await engine.infer(model.name, images)
+        np.testing.assert_array_equal(result.logits, model.logits(images))
+        order.append(model.name)
+
+    async def work() -> None:
+        gate = Gate(monkeypatch)
+        engine.repository.get("b").shares_cores = False
+        tasks = [asyncio.create_task(ask(two[0], seed)) for seed in range(3)]
+        tasks += [asyncio.create_task(ask(two[1], seed)) for seed in range(2)]
+        tasks += [asyncio.create_task(ask(two[0], seed)) for seed in range(3, 6)]
+        await asyncio.to_thread(gate.entered.wait)
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a"] * 3 + ["b"] * 2 + ["a"] * 3
+
+    run(engine, work)
+
+
 def test_waiting_requests_share_a_run(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Settings(models=tmp_path))
+    engine = Engine(Settings(models=tmp_path, threads=1))
     model = two[0]
     images = model.images(41)
 
@@ -180,7 +268,7 @@ def test_one_that_has_waited_long_enough_goes_before_full_batches(
 
 
 def test_the_oldest_request_goes_first(two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Settings(models=tmp_path, max_batch=2))
+    engine = Engine(Settings(models=tmp_path, threads=1, max_batch=2))
     order: list[str] = []
 
     async def ask(model: Any, seed: int) -> None:

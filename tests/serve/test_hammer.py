@@ -26,15 +26,22 @@ REQUEST = st.tuples(
     max_batch=st.integers(1, 16),
     max_queue=st.integers(12, 200),
     max_delay=st.sampled_from([0.0, 0.001]),
+    threads=st.integers(1, 4),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hammered_every_answer_is_right(
-    two: list[Any], tmp_path: Any, requests: list[Any], max_batch: int, max_queue: int, max_delay: float
+    two: list[Any],
+    tmp_path: Any,
+    requests: list[Any],
+    max_batch: int,
+    max_queue: int,
+    max_delay: float,
+    threads: int,
 ) -> None:
     """Models, sizes, cancellations and deadlines mixed: each answer equals the single-image results, each request has
     exactly one outcome, and nothing stays behind."""
     limits = {"max_batch": max_batch, "max_queue": max_queue, "max_delay": max_delay, "max_images": 12}
-    engine = Engine(Settings(models=tmp_path, **limits))
+    engine = Engine(Settings(models=tmp_path, threads=threads, **limits))
 
     async def ask(index: int, which: int, count: int, fate: str, seconds: float) -> str:
         model = two[which]

@@ -42,13 +42,22 @@ def test_int8_is_computed_in_the_exact_way_only_where_the_fast_one_runs_over(
     fake = types.SimpleNamespace(SessionOptions=onnxruntime.SessionOptions, InferenceSession=session)
     monkeypatch.setattr(models, "onnxruntime", fake)
     monkeypatch.setattr(models, "has_int8_dot_product", lambda: dot_product)
-    models.load(tmp_path / "model", Settings(precision="int8", device="cpu"))
-    (options,) = opened
-    if dot_product:  # where it would take twice the time
-        with pytest.raises(RuntimeError):
-            options.get_session_config_entry("session.x64quantprecision")
-    else:
-        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    models.load(tmp_path / "model", Settings(precision="int8", device="cpu", threads=3))
+    assert [options.intra_op_num_threads for options in opened] == [3, 1]  # for runs alone, and for those side by side
+    for options in opened:
+        if dot_product:  # where it would take twice the time
+            with pytest.raises(RuntimeError):
+                options.get_session_config_entry("session.x64quantprecision")
+        else:
+            assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def test_one_core_needs_no_second_session(tiny: Any, tmp_path: Path) -> None:
+    from serve import models
+
+    tiny(tmp_path / "model").write()
+    assert not models.load(tmp_path / "model", Settings(device="cpu", threads=1)).shares_cores
+    assert models.load(tmp_path / "model", Settings(device="cpu", threads=2)).shares_cores
 
 
 @pytest.mark.parametrize("trouble", ["opening", "providers", "running", "none"])
@@ -88,7 +97,7 @@ def test_cuda_is_used_only_where_it_works(
     monkeypatch.setattr(models.onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(models, "has_cuda", lambda: True)
-    settings = Settings(device=device)
+    settings = Settings(device=device, threads=2)
     why = "CUDA provider did not load" if trouble == "providers" else "CUDA failure 100"
     if device == "cuda" and trouble != "none":
         with pytest.raises(ModelLoadError, match=f"device is 'cuda', but .*{why}"):
@@ -97,6 +106,7 @@ def test_cuda_is_used_only_where_it_works(
     model = models.load(tmp_path / "model", settings)
     works = device != "cpu" and trouble == "none"
     assert model.info.device == ("cuda" if works else "cpu")
+    assert model.shares_cores == (not works)
     assert (why in caplog.text) == (device == "auto" and not works)
 
 

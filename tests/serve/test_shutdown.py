@@ -48,11 +48,11 @@ RUNNING = """
 import time, serve.engine, serve.models
 from serve.__main__ import main
 
-def run(self, images, real=serve.models.Model.run):
-    return time.sleep(1e6) if images.any() else real(self, images)
+def run(self, session, images, real=serve.models.Model._run):
+    return time.sleep(1e6) if images.any() else real(self, session, images)
 
 serve.engine.BRIEF = 0
-serve.models.Model.run = run
+serve.models.Model._run = run
 main()
 """
 
@@ -272,9 +272,9 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
 
 
 def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    model = tiny(tmp_path / "slow").write(cost=300)
+    model = tiny(tmp_path / "slow").write(cost=120)
     data = encode(model.images(1)[0])
-    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1)
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 2)
     outcomes: list[int] = []
     with running(*arguments) as server:
 

@@ -1,0 +1,148 @@
+"""What waits for a run, and which of it is the next: a line of jobs for each model, and cores to share between runs."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.models import Images, Model, ModelInfo
+from serve.settings import Settings
+
+# Images of a run on one core, at least: fewer, and Python takes too much of the time between runs.
+FEW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Scores of n images, float32 [n, classes] each, and the model that gave them."""
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    model: ModelInfo
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Images of one request, and who waits for their scores."""
+
+    images: Images
+    answer: asyncio.Future[Result]
+    loop: asyncio.AbstractEventLoop
+    queued: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs for one run: `alone` on all cores, or on one core beside others."""
+
+    model: Model
+    jobs: list[Job]
+    alone: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """The jobs that wait for one loaded model. A reload begins a new line: a job stays with the version that its images
+    were checked for."""
+
+    model: Model
+    jobs: deque[Job] = field(default_factory=deque)
+
+
+class Lines:
+    """The jobs that wait. Not for several threads at once: the engine has a lock for that.
+
+    Few jobs, fewer than there are cores, go into one run on all cores, the soonest way to their answers. Many go into
+    runs of one core each, as many as there are cores: threads that never wait for each other do more.
+
+    Attributes:
+        cores: as many runs may be on their way at once.
+        images: how many wait.
+    """
+
+    def __init__(self, settings: Settings, cores: int) -> None:
+        self.cores = cores
+        self.images = 0
+        self._max_batch = settings.max_batch
+        self._max_delay = settings.max_delay
+        self._share = min(settings.max_batch, max(FEW, math.ceil(settings.max_batch / cores)))
+        self._lines: dict[Model, _Line] = {}  # those with jobs
+
+    def put(self, model: Model, job: Job) -> None:
+        self._lines.setdefault(model, _Line(model)).jobs.append(job)
+        self.images += len(job.images)
+
+    def remove(self, model: Model, job: Job) -> None:
+        """Takes a job back, where it still waits."""
+        line = self._lines.get(model)
+        if line is not None and job in line.jobs:
+            line.jobs.remove(job)
+            self.images -= len(job.images)
+            if not line.jobs:
+                del self._lines[model]
+
+    def clear(self) -> list[Job]:
+        """Takes all."""
+        left = [job for line in self._lines.values() for job in line.jobs]
+        self._lines.clear()
+        self.images = 0
+        return left
+
+    def lone(self) -> Model | None:
+        """The model that a single image, all that waits, is for."""
+        return next(iter(self._lines)) if self.images == 1 else None
+
+    def take(self, running: int) -> tuple[Batch | None, float | None]:
+        """The next batch, which may begin at once beside `running` others.
+
+        Without one, the seconds until one may; None: not before a job comes or a run ends.
+        """
+        line, pause = self._next()
+        if line is None or pause:
+            return None, pause
+        # Who has runs wait for company wants large ones.
+        alone = not line.model.shares_cores or self._max_delay > 0
+        if not alone and not running:
+            alone = sum(len(line.jobs) for line in self._lines.values()) < self.cores
+        elif alone and running:
+            return None, None
+        most = self._max_batch if alone else min(self._share, math.ceil(self.images / (self.cores - running)))
+        return Batch(line.model, self._pop(line, most), alone), None
+
+    def _next(self) -> tuple[_Line | None, float | None]:
+        """The line to run, if any, and the seconds to wait for it to fill up yet.
+
+        It is the one whose first job has waited longest; but while that may still wait, a full one comes before it.
+        """
+        line = _longest(self._lines.values())
+        if line is None or not self._max_delay:
+            return line, None
+        pause = line.jobs[0].queued + self._max_delay - time.perf_counter()
+        if pause <= 0:
+            return line, None
+        full = _longest(
+            line for line in self._lines.values() if sum(len(job.images) for job in line.jobs) >= self._max_batch
+        )
+        return (line, pause) if full is None else (full, None)
+
+    def _pop(self, line: _Line, most: int) -> list[Job]:
+        """Its first jobs, of `most` images together, or one job of more."""
+        jobs = [line.jobs.popleft()]
+        size = len(jobs[0].images)
+        while line.jobs and size + len(line.jobs[0].images) <= most:
+            jobs.append(line.jobs.popleft())
+            size += len(jobs[-1].images)
+        if not line.jobs:
+            del self._lines[line.model]
+        self.images -= size
+        return jobs
+
+
+def _longest(lines: Iterable[_Line]) -> _Line | None:
+    """The one whose first job has waited longest."""
+    return min(lines, key=lambda line: line.jobs[0].queued, default=None)
