@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.lines import Result
 from serve.errors import BadRequest
+from serve.lines import Result
 from serve.models import OUTPUTS, Images
 
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
