@@ -13,9 +13,6 @@ import numpy.typing as npt
 from serve.models import Images, Model, ModelInfo
 from serve.settings import Settings
 
-# Images of a run on one core, at least: fewer, and Python takes too much of the time between runs.
-FEW = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -70,7 +67,6 @@ class Lines:
         self.images = 0
         self._max_batch = settings.max_batch
         self._max_delay = settings.max_delay
-        self._share = min(settings.max_batch, max(FEW, math.ceil(settings.max_batch / cores)))
         self._lines: dict[Model, _Line] = {}  # those with jobs
 
     def put(self, model: Model, job: Job) -> None:
@@ -111,8 +107,10 @@ class Lines:
             alone = sum(len(line.jobs) for line in self._lines.values()) < self.cores
         elif alone and running:
             return None, None
-        most = self._max_batch if alone else min(self._share, math.ceil(self.images / (self.cores - running)))
-        return Batch(line.model, self._pop(line, most), alone), None
+        share = (
+            self.images if alone else math.ceil(self.images / (self.cores - running))
+        )  # something for each free core
+        return Batch(line.model, self._pop(line, min(share, self._max_batch)), alone), None
 
     def _next(self) -> tuple[_Line | None, float | None]:
         """The line to run, if any, and the seconds to wait for it to fill up yet.

@@ -129,8 +129,7 @@ def test_many_are_spread_over_the_cores(two: list[Any], tmp_path: Any, monkeypat
         results = await asyncio.gather(first, *others)
         assert time.monotonic() - began < 15
         assert gate.sizes == [1]
-        assert sum(sizes) == 40
-        assert max(sizes) == 11  # a third of the 32 of a batch, rounded up
+        assert sorted(sizes) == [13, 13, 14]
         np.testing.assert_array_equal(np.concatenate([result.logits for result in results]), model.logits(images))
 
     run(engine, work)
