@@ -28,11 +28,12 @@ def to_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
     rows = weight.detach().float().flatten(1)
     columns = rows.shape[1]
     blocks = F.pad(rows, (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
-    # Half precision is exact enough for a factor, as the integers are made for the factor that is kept.
-    scale = (blocks.abs().amax(2) / 127).half()
+    # Half precision is exact enough for a factor, as the integers are made for the factor that is kept. Small factors,
+    # those of weights below 0.008, are multiples of 2**-24: up, or the largest weights were cut off.
+    scale = (blocks.abs().amax(2) / 127 + 2**-25).half()
     if not scale.isfinite().all():
         raise ValueError("weights do not fit 8-bit blocks: some are not finite, or above 8 million")
-    steps = scale.float().clamp(min=torch.finfo(torch.half).tiny)[..., None]
+    steps = scale.float().clamp(min=2**-24)[..., None]
     integers = (blocks / steps).round().clamp(-127, 127).to(torch.int8)
     return integers.flatten(1)[:, :columns].reshape(weight.shape).contiguous(), scale
 

@@ -27,6 +27,15 @@ def test_blocks_are_near_to_half_a_step(shape: tuple[int, ...]) -> None:
     assert ((back - weight).abs() <= 0.5 * step * 1.13).all()
 
 
+@pytest.mark.parametrize("largest", [0.1, 0.01, 1e-3, 1e-4])
+def test_small_weights_keep_their_eight_bits(largest: float) -> None:
+    """Weight decay leaves whole filters this small, and the norm behind them makes them large again."""
+    weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(0))
+    weight *= largest / weight.abs().max()
+    back = from_blocks(*to_blocks(weight))
+    assert (back - weight).std() < 0.01 * weight.std()
+
+
 def test_what_was_rounded_once_stays() -> None:
     once = from_blocks(*to_blocks(torch.randn(4, 200)))
     torch.testing.assert_close(from_blocks(*to_blocks(once)), once, rtol=1e-3, atol=1e-6)
