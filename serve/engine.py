@@ -11,7 +11,6 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from serve.cores import usable_cores
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
 from serve.lines import Batch, Job, Lines, Result
 from serve.metrics import Metrics
@@ -41,7 +40,7 @@ class Engine:
         self.metrics = Metrics()
         self.repository = Repository(settings)
         self.draining = False
-        self._lines = Lines(settings, settings.threads or usable_cores())
+        self._lines = Lines(settings)
         self._lock = threading.Lock()  # for all that follows, and the lines
         self._running = 0
         self._alone = False  # the run on its way has all cores: no other may begin
@@ -57,7 +56,7 @@ class Engine:
         """Begins to load every model of the folder, and returns; `wait` tells when that is done. May be called
         again after `close`."""
         self.draining = self._closed = False
-        cores = range(self._lines.cores)
+        cores = range(self.settings.cores)
         self._threads = [threading.Thread(target=self._work, name="engine", daemon=True) for _ in cores]
         for thread in self._threads:
             thread.start()
@@ -144,8 +143,8 @@ class Engine:
             if self._lines.images + len(job.images) > self.settings.max_queue:
                 raise Overloaded
             self._lines.put(model, job)
-            rouse = self._sleeping and not self._alone and not self._roused
-            self._roused |= bool(rouse)
+            rouse = self._sleeping > 0 and not self._alone and not self._roused
+            self._roused = self._roused or rouse
         if rouse:
             # Once this turn of the loop is over: what else came with it gets into the same batch, and no thread wakes
             # up only to wait for the interpreter's lock.

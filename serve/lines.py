@@ -7,10 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
-from serve.models import Images, Model, ModelInfo
+from serve.models import Images, Model, ModelInfo, Scores
 from serve.settings import Settings
 
 
@@ -18,8 +15,8 @@ from serve.settings import Settings
 class Result:
     """Scores of n images, float32 [n, classes] each, and the model that gave them."""
 
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
+    logits: Scores
+    probabilities: Scores
     model: ModelInfo
 
 
@@ -62,8 +59,8 @@ class Lines:
         images: how many wait.
     """
 
-    def __init__(self, settings: Settings, cores: int) -> None:
-        self.cores = cores
+    def __init__(self, settings: Settings) -> None:
+        self.cores = settings.cores
         self.images = 0
         self._max_batch = settings.max_batch
         self._max_delay = settings.max_delay
@@ -101,15 +98,12 @@ class Lines:
         line, pause = self._next()
         if line is None or pause:
             return None, pause
-        # Who has runs wait for company wants large ones.
-        alone = not line.model.shares_cores or self._max_delay > 0
-        if not alone and not running:
-            alone = sum(len(line.jobs) for line in self._lines.values()) < self.cores
-        elif alone and running:
+        apart = line.model.shares_cores and not self._max_delay  # who has runs wait for company wants large ones
+        if running and not apart:
             return None, None
-        share = (
-            self.images if alone else math.ceil(self.images / (self.cores - running))
-        )  # something for each free core
+        alone = not running and not (apart and sum(len(line.jobs) for line in self._lines.values()) >= self.cores)
+        # Beside others no more than leaves something for each free core.
+        share = self.images if alone else math.ceil(self.images / (self.cores - running))
         return Batch(line.model, self._pop(line, min(share, self._max_batch)), alone), None
 
     def _next(self) -> tuple[_Line | None, float | None]:

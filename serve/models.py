@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from serve.cores import has_int8_dot_product, usable_cores
+from serve.cores import has_int8_dot_product
 from serve.errors import ModelLoadError
 from serve.settings import Settings
 
@@ -126,13 +126,13 @@ def load(folder: Path, settings: Settings) -> Model:
 def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
-        path, cores = folder / FILES[precision], settings.threads or usable_cores()
-        session = _open(path, cores, device)
+        path = folder / FILES[precision]
+        session = _open(path, settings.cores, device)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
             model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
         else:
-            model = Model(info, session, _open(path, 1, device) if cores > 1 else None)
+            model = Model(info, session, _open(path, 1, device) if settings.cores > 1 else None)
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise

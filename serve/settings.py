@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from serve.cores import usable_cores
+
 PREFIX = "SERVE_"
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -71,6 +73,11 @@ class Settings:
             raise ValueError(f"max_images is {self.max_images}, more than the {self.max_queue} of max_queue")
         if self.api_key == "":
             raise ValueError("api_key is empty; leave it out to serve everybody")
+
+    @property
+    def cores(self) -> int:
+        """How many inference may use."""
+        return self.threads or usable_cores()
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
