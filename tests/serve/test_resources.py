@@ -20,7 +20,7 @@ def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any
     model = tiny(tmp_path / "slow").write(cost=60)
     data = encode(model.images(1)[0])
     head = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
-    with running("--models", tmp_path, "--no-app", "--max-batch", 1) as server:
+    with running("--models", tmp_path, "--no-app", "--max-batch", 1, "--threads", 1) as server:
         before = sample(server.url, "serve_batch_size_sum")
         sockets = [server.connect() for _ in range(20)]
         for client in sockets:
