@@ -8,6 +8,7 @@ PyTorch computes all nine and pads. docs/recipe.md has what that makes of a trai
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from torch.autograd.function import once_differentiable
 OUT, IN = 4, 6
 # Input times output channels: with fewer, the transforms cost more than they save. In bf16 multiplying costs half.
 FEWEST_PRODUCTS = {torch.float32: 32 * 32, torch.bfloat16: 64 * 128}
+# The largest map for Winograd in bf16 where a processor multiplies its matrices in tiles (Intel's AMX): products are so
+# cheap there that the transforms pay off only on maps too small for PyTorch's own.
+LARGEST_WITH_TILES = 4
 # Bytes of a channel's tiles worked on at once: few enough to stay in the processor's cache on their way, and enough for
 # the kernel to be brought there for.
 TILE_BYTES = 512
@@ -70,9 +74,17 @@ class Conv2d(nn.Conv2d):
         if x.device.type == "cpu" and x.dtype in FEWEST_PRODUCTS and self.weight.dtype == torch.float32 and len(x):
             if max(x.shape[2:]) <= 2:
                 return _Dense.apply(x, self.weight, self.bias)
-            if min(x.shape[2:]) > 2 and inputs * outputs >= FEWEST_PRODUCTS[x.dtype] and min(inputs, outputs) >= 32:
+            many = inputs * outputs >= FEWEST_PRODUCTS[x.dtype] and min(inputs, outputs) >= 32
+            if min(x.shape[2:]) > 2 and many and not (_has_tiles(x.dtype) and max(x.shape[2:]) > LARGEST_WITH_TILES):
                 return _Winograd.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+
+@cache
+def _has_tiles(dtype: torch.dtype) -> bool:
+    """Whether the processor multiplies matrices of this type in tiles. A torch too old to tell counts as no."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return dtype == torch.bfloat16 and bool(capabilities.get("amx_bf16"))
 
 
 def use_faster(model: nn.Module) -> None:

@@ -78,6 +78,7 @@ def test_values_and_all_gradients_under_autocast(side: int, most: float, monkeyp
         raise AssertionError("PyTorch's own way was taken")
 
     monkeypatch.setattr(nn.Conv2d, "forward", never)
+    monkeypatch.setattr(convolution, "_has_tiles", lambda dtype: False)
     with torch.autocast("cpu", torch.bfloat16):
         y = faster(rounded)
     monkeypatch.undo()
@@ -111,6 +112,30 @@ def test_a_result_may_be_changed_in_place(side: int) -> None:
     (x_grad,) = torch.autograd.grad(expected.sum(), x)
     nn.ReLU(inplace=True)(faster(x)).sum().backward()
     assert error(x_grad, x.grad) < 1e-5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("side", "winograd"), [(4, True), (5, False), (16, False)])
+def test_with_tiles_larger_maps_are_pytorchs(side: int, winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bf16 products are cheap, Winograd's transforms cost more than they save; float32 has no such products."""
+    _, faster = both(128, 128)
+    calls: list[torch.dtype] = []
+    apply = convolution._Winograd.apply
+
+    def noted(x: Tensor, *others: Any) -> Tensor:
+        calls.append(x.dtype)
+        return apply(x, *others)
+
+    monkeypatch.setattr(convolution._Winograd, "apply", noted)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    convolution._has_tiles.cache_clear()
+    try:
+        x = torch.randn(2, 128, side, side)
+        with torch.autocast("cpu", torch.bfloat16):
+            faster(x)
+        faster(x)
+    finally:
+        convolution._has_tiles.cache_clear()
+    assert calls == [torch.bfloat16] * winograd + [torch.float32]
 
 
 def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
