@@ -230,6 +230,13 @@ def _reservations(metrics: dict) -> list[str]:
         )
     if not _hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
+    if earlier := metrics.get("earlier"):
+        then = metrics["git_commit"]
+        sentences.append(
+            f"It starts from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
+            f"`{earlier[-1]['safetensors_sha256'][:16]}...`)"
+            f"{f', as they are at commit `{then[:40]}`: `git checkout {then[:40]}` before it' if then else ''}."
+        )
     if metrics["pretrained"] not in (None, "published"):
         sentences.append(f"So do the weights `{metrics['pretrained']}`.")
     return [" ".join(sentences), ""] if sentences else []
@@ -240,15 +247,22 @@ def _and(names: set[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def _time(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
 def _training(metrics: dict) -> list[str]:
     settings = metrics["settings"]
     augmentation = {
         key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])
     }
-    hours, minutes = divmod(round(metrics["train_seconds"] / 60), 60)
     start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
+    if earlier := metrics.get("earlier"):
+        runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
+        start += f" as they were before ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
     scale, clip = settings.get("linear_lr_scale", 1), settings.get("clip_norm", 0)
     return [
         "## Training",
@@ -270,8 +284,8 @@ def _training(metrics: dict) -> list[str]:
         f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
         f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
         "",
-        f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {hours} h {minutes} min of training "
-        f"({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
+        f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
+        f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
         f"{metrics['mixed_precision']} mixed precision. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
         f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",

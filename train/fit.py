@@ -155,8 +155,12 @@ def emulates_bf16() -> bool:
     return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> None:
+def prepare_folder(folder: Path, description: dict[str, Any], resume: bool, earlier: list[dict[str, Any]]) -> None:
     """Make the run folder, or see that the one to resume is of the same run.
+
+    Args:
+        earlier: what `models.earlier_runs` tells of the weights to start from; when a run is resumed, others may be
+            published in their place.
 
     Raises:
         UsageError: the folder holds another run, or one that nobody asked to resume.
@@ -177,7 +181,7 @@ def prepare_folder(folder: Path, description: dict[str, Any], resume: bool) -> N
         raise UsageError(f"{folder} is not empty and holds no run: choose another --output-dir")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, description)
+        write_json(file, {**description, "earlier": earlier})
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -267,7 +271,8 @@ def fit(args: argparse.Namespace) -> None:
     }
     description = json.loads(json.dumps(description))  # as it will be read again
     if accelerator.is_main_process:
-        prepare_folder(folder, description, args.resume)
+        earlier = models.earlier_runs(model_name) if args.pretrained == "published" else []
+        prepare_folder(folder, description, args.resume, earlier)
     accelerator.wait_for_everyone()
     if args.resume and (folder / "metrics.json").is_file():
         accelerator.print(f"{folder} is complete: nothing to resume")

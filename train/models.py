@@ -142,6 +142,21 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), config
 
 
+def earlier_runs(full_name: str) -> list[dict[str, Any]]:
+    """The runs that published weights came of, the oldest first: what of a card is left when others take its place.
+
+    Args:
+        full_name: as `tagged` gives it; without a tag the default one's weights are meant.
+    """
+    cfg = timm.get_pretrained_cfg(full_name)
+    file = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}" / "metrics.json"
+    if not file.is_file():  # another of timm's models
+        return []
+    metrics = json.loads(file.read_text())
+    kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256")
+    return [*metrics.get("earlier", []), {"name": file.parent.name, **{key: metrics[key] for key in kept}}]
+
+
 def cards() -> list[Path]:
     """The folders of all published models; one that has lost its weights is among them."""
     return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))

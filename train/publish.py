@@ -130,6 +130,7 @@ def _write(
         "settings": run["settings"],
         "model_kwargs": run["model_kwargs"],
         "pretrained": run["pretrained"] and Path(run["pretrained"]).name,
+        "earlier": run.get("earlier", []),
         "overfit": run["overfit"],
     }
     if name in data.HUB_IDS:

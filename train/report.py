@@ -79,17 +79,18 @@ def table(dataset: str, ours: dict[str, Published]) -> Iterator[str]:
 
 
 def costs(published: dict[tuple[str, str], Published]) -> Iterator[str]:
-    """Parameters, training time and hardware of each published model."""
+    """Parameters, training time and hardware of each published model, epochs and time of all the runs it came of."""
     yield _row("Model", "Parameters", "Recipe", "Epochs", "Training, minutes", "Hardware", "Threads", "Precision")
     yield _row(*["---"] * 8)
     for (dataset, model), entry in sorted(published.items()):
         metrics = entry.metrics
+        runs = [*metrics.get("earlier", []), metrics]
         yield _row(
             f"{NAMES[model]}, {paper.TITLES[dataset]}",
             f"{metrics['parameters']:,}",
             f"`{metrics['recipe']}`",
-            str(metrics["epochs"]),
-            _number(metrics["train_seconds"] / 60, 0),
+            " + ".join(str(run["epochs"]) for run in runs),
+            _number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],
             str(metrics["threads"]),
             {"no": "float32"}.get(metrics["mixed_precision"], metrics["mixed_precision"]),

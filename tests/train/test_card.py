@@ -55,6 +55,34 @@ def test_card_says_where_the_recipe_stood_that_no_flag_gives(twin: Path, commit:
     assert "--batch-size 128 " in text  # today's value, but that commit's may be another
 
 
+def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published weights that a run started from are gone once its own are published in their place."""
+    first = json.loads((twin / "metrics.json").read_text()) | {"train_seconds": 3720.0}
+    (twin / "metrics.json").write_text(json.dumps(first))
+    monkeypatch.setattr(models, "MODEL_CARDS", twin.parent)
+    architecture, _, tag = twin.name.partition(".")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg(tag=tag))
+    second = first | {"pretrained": "published", "earlier": models.earlier_runs(architecture), "git_commit": "abc"}
+    second |= {"epochs": 9, "train_seconds": 60.0, "safetensors_sha256": "other", "test_accuracy": 77.77}
+    (twin / "metrics.json").write_text(json.dumps(second))
+    text = readme.render(twin)
+    assert f"(SHA-256 `{first['safetensors_sha256'][:16]}...`), as they are at commit `abc`: `git checkout abc`" in text
+    assert (
+        f"as they were before (2 epochs in 1 h 2 min; {first['test_accuracy']:.2f} % on the test split), 9 ep" in text
+    )
+    third = models.earlier_runs(f"{architecture}.{tag}")
+    assert [run["epochs"] for run in third] == [2, 9]
+    (twin / "metrics.json").write_text(json.dumps(second | {"earlier": third}))
+    assert "(2 epochs in 1 h 2 min, then 9 epochs in 0 h 1 min; 77.77 %" in readme.render(twin)
+
+
+def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
+    description = {"pretrained": "published", "settings": {}}
+    fit.prepare_folder(tmp_path / "run", description, False, [{"epochs": 2}])
+    fit.prepare_folder(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["earlier"] == [{"epochs": 2}]
+
+
 def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").write_text(f"before\n{readme.TABLE_BEGIN}\nold\n{readme.TABLE_END}\nafter\n")
     other = Path(shutil.copytree(twin, tmp_path / "other" / twin.name))
