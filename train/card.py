@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data, models, paper, recipes
+from train import data, measure, models, paper, recipes
 from train.files import write_text
 
 CHANGES = {
@@ -73,10 +73,11 @@ def with_table(readme: str, cards: list[Path]) -> str:
         metrics = json.loads((folder / "metrics.json").read_text())
         reported = metrics["paper_test_accuracy"]
         onnx = metrics["onnx_test_accuracy"]
+        epochs = measure.all_epochs(metrics)
         rows.append(
             f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
             f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
-            f"| recipe `{metrics['recipe']}`, {metrics['epochs']} epochs, seed {metrics['seed']}, {metrics['device']} |"
+            f"| recipe `{metrics['recipe']}`, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
         )
     before, rest = readme.split(TABLE_BEGIN)
     return "\n".join([before + TABLE_BEGIN, *rows, TABLE_END]) + rest.split(TABLE_END)[1]

@@ -29,6 +29,11 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[st
     }
 
 
+def all_epochs(metrics: dict[str, Any]) -> str:
+    """The epochs of all runs that a card's weights came of, the oldest first: "44 + 36"."""
+    return " + ".join(str(run["epochs"]) for run in (*metrics.get("earlier", []), metrics))
+
+
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
     """The wrongly classified images with the highest probabilities, highest first: row, classes, probability."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))

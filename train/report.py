@@ -89,7 +89,7 @@ def costs(published: dict[tuple[str, str], Published]) -> Iterator[str]:
             f"{NAMES[model]}, {paper.TITLES[dataset]}",
             f"{metrics['parameters']:,}",
             f"`{metrics['recipe']}`",
-            " + ".join(str(run["epochs"]) for run in runs),
+            measure.all_epochs(metrics),
             _number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],
             str(metrics["threads"]),
