@@ -17,7 +17,7 @@ Encode = Callable[..., bytes]
 
 
 def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    model = tiny(tmp_path / "slow").write(cost=60)
+    model = tiny(tmp_path / "slow").write(cost=200)
     data = encode(model.images(1)[0])
     head = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     with running("--models", tmp_path, "--no-app", "--max-batch", 1, "--threads", 1) as server:
