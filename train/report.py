@@ -182,7 +182,8 @@ def render(published: dict[tuple[str, str], Published], runs: dict[tuple[str, st
             "",
             f"Loss and accuracy over the epochs, as the paper's Figures {LOSS_FIGURE[dataset]} and "
             f"{ACCURACY_FIGURE[dataset]}. The training's loss is with smoothed labels and on augmented images, the "
-            "validation's with neither: it lies below.",
+            "validation's with neither: it lies below. Of weights that came of several runs (see Cost) the last is "
+            "shown.",
             "",
             f"![Accuracy of each class](docs/report/{dataset}-classes.png)",
             "",
