@@ -156,7 +156,7 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        # Also what it leaves behind: LitServe's worker outlives it, and would take a core from all that is timed later.
+        # Also what it leaves behind: LitServe's worker outlives it, and would take a core from what is timed next.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -232,11 +232,11 @@ def _reservations(metrics: dict) -> list[str]:
     if not _hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
     if earlier := metrics.get("earlier"):
-        then = metrics["git_commit"]
+        commit = (metrics["git_commit"] or "").removesuffix("+")
         sentences.append(
             f"It starts from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
             f"`{earlier[-1]['safetensors_sha256'][:16]}...`)"
-            f"{f', as they are at commit `{then[:40]}`: `git checkout {then[:40]}` before it' if then else ''}."
+            f"{f', as they are at commit `{commit}`: `git checkout {commit}` before the command' if commit else ''}."
         )
     if metrics["pretrained"] not in (None, "published"):
         sentences.append(f"So do the weights `{metrics['pretrained']}`.")
