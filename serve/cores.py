@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores, and 8-bit dot products."""
+"""What this machine gives the process: cores, 8-bit dot products, and products of 8-bit matrices."""
 
 import math
 import os
@@ -42,11 +42,20 @@ def has_int8_dot_product(root: Path = Path("/")) -> bool:
     """Whether int8 networks run faster than fp32 ones here: AVX-VNNI on x86, the dot product instructions on Arm."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
+    return bool(_flags(root) & {"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+def has_int8_tiles(root: Path = Path("/")) -> bool:
+    """Whether matrices of int8 are multiplied in tiles here: AMX, in Intel's server processors of 2023 and later."""
+    return {"amx_tile", "amx_int8"} <= _flags(root)
+
+
+def _flags(root: Path) -> set[str]:
+    """What Linux says that the processor has; nothing elsewhere."""
     try:
         text = (root / "proc/cpuinfo").read_text()
     except OSError:
-        return False
-    flags = {
+        return set()
+    return {
         word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()
     }
-    return bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})

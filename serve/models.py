@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from serve.cores import has_int8_dot_product
+from serve.cores import has_int8_dot_product, has_int8_tiles
 from serve.errors import ModelLoadError
 from serve.settings import Settings
+from serve.tiles import with_tiles
 
 log = logging.getLogger("serve")
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
@@ -187,8 +189,14 @@ def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
         onnxruntime.preload_dlls()
         # The exhaustive search, the default, is made anew for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+    source: Path | bytes = path
+    if device == "cpu" and path.name == FILES["int8"] and has_int8_tiles():
+        with suppress(IndexError, ValueError):  # no ONNX file: the session says so better
+            source = bytes(with_tiles(path.read_bytes()) or b"") or path
+        # Bytes have no folder in which to look for what large models keep beside them.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     # Its fallback would open the session, or run it, on the CPU without a word to us.
-    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
+    session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=False)
     # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError("ONNX Runtime's CUDA provider did not load")

@@ -38,6 +38,7 @@ class Preprocess(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         # Normalised first: interpolation keeps it, and has fewer pixels before it than behind.
         x = (images.float() - 255 * self.mean) * (1 / (255 * self.std))
-        if self.size != tuple(x.shape[-2:]):
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        return x
+        return x if self.size == tuple(x.shape[-2:]) else self.resize(x)
+
+    def resize(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, self.size, mode="bilinear", align_corners=False)

@@ -17,7 +17,8 @@ import torch
 from conftest import DATASETS, SAMPLES, torch_logits
 from torch import nn
 
-from train import data, export, models
+from serve.tiles import with_tiles
+from train import data, export, models, small_maps
 
 PIXELS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
@@ -83,13 +84,34 @@ def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_p
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
-    int8 = export.quantize(proto, images).SerializeToString()
-    onnxruntime.InferenceSession(int8, options, providers=["CPUExecutionProvider"])
+    int8 = export.quantize(proto, images)
+    small_maps.as_products(int8)
+    onnxruntime.InferenceSession(int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    convolutions = [index for index, kind in enumerate(kinds) if kind == "QLinearConv"]
-    assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutions = [index for index, kind in enumerate(kinds) if kind in ("QLinearConv", "QGemm")]
+    assert len(convolutions) == sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
     between = set(kinds[convolutions[0] : convolutions[-1]])
-    assert between <= {"QLinearConv", "QLinearAdd", "QLinearConcat", "MaxPool", "NhwcMaxPool"}
+    moved = {"Transpose", "Reshape", "Pad", "Gather"}  # bytes, on the last maps
+    pooled = {
+        "MaxPool",
+        "NhwcMaxPool",
+        "ReduceMean",
+        "DequantizeLinear",
+        "QuantizeLinear",
+    }  # the last one's mean is float
+    assert between <= {"QLinearConv", "QGemm", "QLinearAdd", "QLinearConcat"} | moved | pooled
+    before_the_mean = kinds[convolutions[0] : kinds.index("ReduceMean") - 1]
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(before_the_mean)
+
+
+def test_int8_is_the_same_where_processors_multiply_in_tiles(card: Path, dataset: data.Dataset) -> None:
+    """The server changes the file on its way in, going by how tensors are named and stored here."""
+    images = dataset.test.images.permute(0, 2, 3, 1).contiguous().numpy()
+    expected = export.session(card / "model.int8.onnx").run(None, {"image": images})
+    changed = with_tiles((card / "model.int8.onnx").read_bytes())
+    assert changed is not None
+    for found, wanted in zip(export.session(bytes(changed)).run(None, {"image": images}), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_same_weights_give_the_same_files(card: Path) -> None:

@@ -1,0 +1,238 @@
+"""Convolutions on small maps as ONNX Runtime computes them soonest: the same sums in fewer and larger products.
+
+It makes a matrix product of each image's convolution. On the last maps of these networks, 4x4 to 1x1, such a product
+has a few rows, and takes as long as all of the kernels' weights take to arrive: for every image anew.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+# A convolution becomes a product over the batch up to so many output positions (at 4x4 it is no faster that way), and
+# from so many weights on: the steps around a product take longer than what fewer of them save.
+MOST_POSITIONS = 4
+LEAST_WEIGHTS = 2**16
+
+
+def crop_kernels(proto: onnx.ModelProto) -> None:
+    """Cut off, in place, the rows and columns of kernels that only ever meet padding.
+
+    On a 1x1 map that is all of a 3x3 kernel but its centre. The sums stay the same.
+    """
+    graph = _Graph(proto)
+    for conv in graph.convolutions():
+        used = [side.taps() for side in conv.sides]
+        if all(len(taps) == side.kernel for side, taps in zip(conv.sides, used, strict=True)):
+            continue
+        weight = graph.values(conv.node.input[1])
+        cropped = weight[:, :, used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]
+        before = [side.pad - taps[0] for side, taps in zip(conv.sides, used, strict=True)]
+        after = [
+            (side.positions - 1) * side.stride + taps[-1] + 1 - side.pad - side.length
+            for side, taps in zip(conv.sides, used, strict=True)
+        ]
+        if min(before + after) < 0:  # pixels that no window reaches: a convolution cannot leave them out
+            continue
+        conv.node.input[1] = graph.add(f"{conv.node.input[1]}_cropped", cropped)
+        kept = [entry for entry in conv.node.attribute if entry.name not in ("kernel_shape", "pads")]
+        del conv.node.attribute[:]
+        conv.node.attribute.extend(kept)
+        conv.node.attribute.append(helper.make_attribute("kernel_shape", cropped.shape[2:]))
+        conv.node.attribute.append(helper.make_attribute("pads", before + after))
+    graph.drop_unused()
+
+
+def as_products(proto: onnx.ModelProto) -> None:
+    """Turn convolutions on small maps, in place, into one matrix product each, a row for each position of each image.
+
+    In int8 graphs (QDQ) too, where the integers stay the same, to the bit.
+    """
+    graph = _Graph(proto)
+    small = {
+        conv.node.output[0]: conv
+        for conv in graph.convolutions()
+        if conv.positions <= MOST_POSITIONS and conv.weights >= LEAST_WEIGHTS
+    }
+    nodes: list[NodeProto] = []
+    done: set[str] = set()  # outputs of nodes that went into a product
+    for node in proto.graph.node:
+        if node.output[0] in small:
+            nodes += _product(graph, small[node.output[0]], done)
+        elif node.output[0] not in done:
+            nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    graph.drop_unused()
+
+
+@dataclass
+class _Side:
+    """A convolution along the height or the width."""
+
+    length: int
+    kernel: int
+    stride: int
+    pad: int  # before the first pixel
+    positions: int  # of the output
+
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """int64 [positions, kernel], the pixel that each tap of the kernel sees; -1 for padding."""
+        seen = np.add.outer(np.arange(self.positions) * self.stride, np.arange(self.kernel)) - self.pad
+        return np.where(seen < self.length, np.maximum(seen, -1), -1)
+
+    def taps(self) -> list[int]:
+        """Those that see a pixel anywhere."""
+        return np.flatnonzero((self.pixels() >= 0).any(axis=0)).tolist()
+
+
+@dataclass
+class _Convolution:
+    node: NodeProto
+    sides: tuple[_Side, _Side]
+    weights: int
+
+    @property
+    def positions(self) -> int:
+        return self.sides[0].positions * self.sides[1].positions
+
+    def pixels(self) -> list[int]:
+        """The pixel that each tap sees at each position, row by row; one past the last for padding."""
+        height, width = self.sides
+        rows, columns = height.pixels()[:, None, :, None], width.pixels()[:, None, :]
+        inside = (rows >= 0) & (columns >= 0)
+        return np.where(inside, rows * width.length + columns, height.length * width.length).ravel().tolist()
+
+
+class _Graph:
+    """What is asked of a graph, as it was found, and added to it."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._graph = proto.graph
+        self._initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._producers = {output: node for node in proto.graph.node for output in node.output}
+        self._consumers: dict[str, list[NodeProto]] = {}
+        for node in proto.graph.node:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+        inferred = onnx.shape_inference.infer_shapes(proto).graph
+        self._shapes = {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        }
+        # Where a tensor [n, C, H, W] is there as [n, H, W, C] too, which is the order of a product's rows.
+        self.channels_last: dict[str, str] = {}
+
+    def convolutions(self) -> Iterator[_Convolution]:
+        """Those over maps of known size, in one group and without dilation."""
+        for node in self._graph.node:
+            if node.op_type != "Conv":
+                continue
+            given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+            if (
+                given.get("group", 1) != 1
+                or {*given.get("dilations", ()), 1} != {1}
+                or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+            ):
+                continue
+            weight = self._initializers.get(self.stored(node.input[1])[0])
+            before, after = (self._shapes.get(name, [])[2:] for name in (node.input[0], node.output[0]))
+            if weight is None or not (len(before) == len(after) == 2 and all(before) and all(after)):
+                continue
+            strides, pads = given.get("strides", (1, 1)), given.get("pads", (0, 0))
+            height, width = (
+                _Side(before[axis], weight.dims[2 + axis], strides[axis], pads[axis], after[axis]) for axis in range(2)
+            )
+            yield _Convolution(node, (height, width), math.prod(weight.dims))
+
+    def stored(self, name: str) -> tuple[str, NodeProto | None]:
+        """The tensor that a node's input is, or is dequantised from, and the node that does that."""
+        producer = self._producers.get(name)
+        if producer is None or producer.op_type != "DequantizeLinear":
+            return name, None
+        return producer.input[0], producer
+
+    def values(self, name: str) -> npt.NDArray[np.generic]:
+        return numpy_helper.to_array(self._initializers[name])
+
+    def only_consumer(self, name: str, *kinds: str) -> NodeProto | None:
+        """The one node that a tensor goes to, if it is of these kinds."""
+        nodes = self._consumers.get(name, [])
+        is_output = any(end.name == name for end in self._graph.output)
+        return nodes[0] if len(nodes) == 1 and nodes[0].op_type in kinds and not is_output else None
+
+    def add(self, name: str, values: npt.ArrayLike) -> str:
+        """The name of a new initializer."""
+        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def drop_unused(self) -> None:
+        used = {name for node in self._graph.node for name in node.input} | {end.name for end in self._graph.output}
+        nodes = [node for node in self._graph.node if node.op_type != "DequantizeLinear" or node.output[0] in used]
+        used = {name for node in nodes for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
+        for entries, left in ((self._graph.node, nodes), (self._graph.initializer, kept)):
+            del entries[:]
+            entries.extend(left)
+
+
+def _product(graph: _Graph, conv: _Convolution, done: set[str]) -> Iterator[NodeProto]:
+    """The nodes that take the place of a convolution, and of the ReLU or the quantisation behind it."""
+    node, name = conv.node, conv.node.output[0]
+    height, width = conv.sides
+    steps = 0
+
+    def apply(kind: str, *inputs: str, output: str = "", **attributes: Any) -> NodeProto:
+        nonlocal steps
+        steps += 1
+        made = output or f"{name}/product_{steps}"
+        return helper.make_node(kind, inputs, [made], f"{name}_{kind}_{steps}", **attributes)
+
+    image, dequantize = graph.stored(node.input[0])
+    if image not in graph.channels_last:
+        yield (turned := apply("Transpose", image, perm=[0, 2, 3, 1]))
+        graph.channels_last[image] = turned.output[0]
+    rows = graph.channels_last[image]
+
+    weight, dequantize_weight = graph.stored(node.input[1])
+    kernels = graph.values(weight)  # [out, in, kernel height, kernel width]
+    channels, area = kernels.shape[1], height.length * width.length
+    pixels = conv.pixels()
+    if pixels != list(range(area)):
+        yield (flat := apply("Reshape", rows, graph.add(f"{name}_flat", [-1, area, channels])))
+        rows = flat.output[0]
+        if area in pixels:
+            zero = graph.values(dequantize.input[2]) if dequantize else np.float32(0)
+            pads, axes = graph.add(f"{name}_pads", [0, 1]), graph.add(f"{name}_axes", [1])
+            yield (padded := apply("Pad", rows, pads, graph.add(f"{name}_zero", zero), axes))
+            rows = padded.output[0]
+        yield (gathered := apply("Gather", rows, graph.add(f"{name}_pixels", pixels), axis=1))
+        rows = gathered.output[0]
+    yield (flat := apply("Reshape", rows, graph.add(f"{name}_rows", [-1, len(pixels) // conv.positions * channels])))
+    rows = flat.output[0]
+
+    matrix = graph.add(f"{weight}_matrix", kernels.transpose(0, 2, 3, 1).reshape(len(kernels), -1))
+    if dequantize:
+        yield (there := apply("DequantizeLinear", rows, *dequantize.input[1:]))
+        rows = there.output[0]
+    if dequantize_weight:
+        yield (there := apply("DequantizeLinear", matrix, *dequantize_weight.input[1:], axis=0))
+        matrix = there.output[0]
+    yield (product := apply("Gemm", rows, matrix, *node.input[2:], transB=1))
+    rows, result = product.output[0], node.output[0]
+    # These belong to the product: ONNX Runtime makes one of them.
+    while behind := graph.only_consumer(result, "Relu", "QuantizeLinear"):
+        done.add(behind.output[0])
+        yield (there := apply(behind.op_type, rows, *behind.input[1:]))
+        rows, result = there.output[0], behind.output[0]
+        if behind.op_type == "QuantizeLinear":
+            break
+    maps = graph.add(f"{name}_maps", [-1, height.positions, width.positions, len(kernels)])
+    yield (there := apply("Reshape", rows, maps))
+    graph.channels_last[result] = there.output[0]
+    yield apply("Transpose", there.output[0], output=result, perm=[0, 3, 1, 2])
