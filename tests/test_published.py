@@ -27,7 +27,11 @@ from train.card import render
 CARDS = models.cards()
 
 
-@pytest.fixture(scope="session", params=CARDS, ids=lambda card: card.name)
+# Where several processes run the tests, one of them runs all of a card's.
+ONCE = [pytest.param(card, marks=pytest.mark.xdist_group(card.name)) for card in CARDS]
+
+
+@pytest.fixture(scope="session", params=ONCE, ids=lambda card: card.name)
 def card(request: pytest.FixtureRequest) -> Path:
     """Each published model's folder, with its ONNX files."""
     if export.outdated(request.param):

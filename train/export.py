@@ -13,8 +13,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +283,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--missing", action="store_true", help="leave alone what this code has built from these weights and this card"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="models at a time, each in a process of its own (default: 1)"
+    )
     args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least 1")
     try:
         cards = [models.card(name) for name in args.models] or models.cards()
         if not cards:
@@ -292,16 +299,43 @@ def main(argv: list[str] | None = None) -> int:
     if args.missing:
         cards = [card for card in cards if outdated(card)]
     failed = False
-    for card in (bar := tqdm(cards, unit="model", disable=None)):
-        bar.set_description(card.name)
-        try:
-            for path in export(card):
+    with tqdm(total=len(cards), unit="model", disable=None) as bar:
+        for card, paths, reason in _exported(cards, args.jobs):
+            for path in paths:
                 bar.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", file=sys.stdout)
-        except Exception as error:  # torch's exporter raises nearly anything; the other models get their files
-            failed = True
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            bar.write(f"export.py: {card.name}: {reason}", file=sys.stderr)
+            if reason:
+                failed = True
+                bar.write(f"export.py: {card.name}: {reason}", file=sys.stderr)
+            bar.update()
     return 1 if failed else 0
+
+
+def _exported(cards: list[Path], jobs: int) -> Iterator[tuple[Path, list[Path], str]]:
+    """Each card with the files that were written and why there are no more, as soon as it is done with."""
+    if jobs == 1 or len(cards) < 2:
+        yield from ((card, *_attempt(card)) for card in cards)
+        return
+    # A fork of a process with threads, which torch starts, can hang.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_cores, (jobs,)) as pool:
+        tasks = {pool.submit(_attempt, card): card for card in cards}
+        for task in as_completed(tasks):
+            try:
+                yield (tasks[task], *task.result())
+            except BrokenExecutor:  # killed, as for want of memory
+                yield tasks[task], [], "the process that built it, or one beside it, was killed; try --jobs 1"
+
+
+def _share_cores(jobs: int) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+
+
+def _attempt(card: Path) -> tuple[list[Path], str]:
+    paths: list[Path] = []
+    try:
+        paths.extend(export(card))
+    except Exception as error:  # torch's exporter raises nearly anything; the other models get their files
+        return paths, str(error).partition("\n")[0] or type(error).__name__
+    return paths, ""
 
 
 def outdated(card: Path) -> bool:

@@ -162,6 +162,14 @@ class Running:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One after another where several processes run the tests: most of these watch the time or use both cores."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("serve"))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> type[Tiny]:
     """Makes models: tiny(folder / "name", shape=(28, 28, 1), seed=1).write()."""

@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import timm
+import tiny_networks
 import torch
 from conftest import DATASETS, SAMPLES, torch_logits
 from torch import nn
@@ -163,17 +166,44 @@ def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert export._sources_sha256.__wrapped__() != before
 
 
-def test_export_goes_on_after_a_failure(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_export_goes_on_after_a_failure(
+    jobs: str, twin: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_share_cores", tiny_networks.share_cores)  # so that the processes know them
     broken = Path(shutil.copytree(twin, twin.parent / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
     (twin / "model.int8.onnx").unlink()
-    capsys.readouterr()
-    assert export.main(["--missing", str(broken), str(twin)]) == 1
+    capfd.readouterr()
+    assert export.main(["--missing", "--jobs", jobs, str(broken), str(twin)]) == 1
     assert not export.outdated(twin)
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    written, said = capfd.readouterr()
+    assert [line.rpartition("/")[2].partition(" ")[0] for line in written.strip().splitlines()] == [
+        *export.FILES.values()
+    ]
+    (line,) = said.strip().splitlines()
     assert line.startswith("export.py: broken: ")
-    assert export.main(["--missing", str(twin)]) == 0
-    assert capsys.readouterr().out == ""
+    assert export.main(["--missing", "--jobs", jobs, str(twin)]) == 0
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_told(twin: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As when memory runs out."""
+    (twin / "model.int8.onnx").unlink()
+    other = Path(shutil.copytree(twin, twin.parent / "other"))
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().submit(os._exit, 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "ProcessPoolExecutor", Pool)
+        assert export.main(["--jobs", "2", str(twin), str(other)]) == 1
+    assert "was killed" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        export.main(["--jobs", "0", str(twin)])
+    assert "--jobs 0" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -1,0 +1,84 @@
+"""Images per second of the ONNX files: as PyTorch's exporter and ONNX Runtime's quantiser leave them, as this project
+builds them, and in int8 as its server loads them.
+
+`python benchmarks/onnx_files.py [MODEL ...]`: on one core, one after the other in every turn, so that all see the
+same spells of a noisy machine; the ratios are medians of the turns' own.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from serve.cores import has_int8_tiles
+from serve.tiles import with_tiles
+from train import data, export, models, small_maps
+from train.preprocess import Preprocess
+
+BATCHES = (1, 16, 32)
+
+
+def session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def plain(card: Path) -> dict[str, bytes]:
+    """Both precisions of a published model without what small_maps.py and the export's own resize do."""
+    model, config = models.load_card(card)
+    training = data.load(config["dataset"], export.SAMPLES).train
+    images = export.calibration_images(config["dataset"], training, export.CALIBRATION_IMAGES)
+    with mock.patch.object(small_maps, "crop_kernels"), mock.patch.object(export, "_Preprocess", Preprocess):
+        graph = export.build(model, tuple(config["image_size"]))
+    int8 = export.quantize(graph, images.permute(0, 2, 3, 1).numpy())
+    return {"fp32": graph.SerializeToString(), "int8": int8.SerializeToString()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["improved_resnet18.cifar10"], help="published models of the zoo")
+    parser.add_argument("--turns", type=int, default=30)
+    given = parser.parse_args()
+    print("| model | file, MB | batch | plain, images/s | as built | | as the server loads it | |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in given.models:
+        card = models.card(name)
+        for precision, before in plain(card).items():
+            built = (card / export.FILES[precision]).read_bytes()
+            loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
+            sessions = [session(model) for model in (before, built, *([bytes(loaded)] if loaded else []))]
+            shape = sessions[0].get_inputs()[0].shape[1:]
+            for batch in BATCHES:
+                images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
+                seconds = np.zeros((given.turns + 3, len(sessions)))
+                for turn in seconds:
+                    for index, one in enumerate(sessions):
+                        began = time.perf_counter()
+                        one.run(None, {"image": images})
+                        turn[index] = time.perf_counter() - began
+                seconds = seconds[3:]
+                rates = batch / np.median(seconds, axis=0)
+                ratios = np.median(seconds[:, :1] / seconds, axis=0)
+                cells = [
+                    f"{rates[0]:.0f}",
+                    *(f"{rate:.0f} | {ratio:.2f}x" for rate, ratio in zip(rates[1:], ratios[1:], strict=True)),
+                ]
+                sizes = f"{len(before) / 1e6:.1f} -> {len(built) / 1e6:.1f}"
+                print(
+                    f"| `{name}`, {precision} | {sizes} | {batch} |",
+                    " | ".join(cells),
+                    "|" if loaded else "| | |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
