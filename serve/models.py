@@ -192,9 +192,12 @@ def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
     source: Path | bytes = path
     if device == "cpu" and path.name == FILES["int8"] and has_int8_tiles():
         with suppress(IndexError, ValueError):  # no ONNX file: the session says so better
-            source = bytes(with_tiles(path.read_bytes()) or b"") or path
-        # Bytes have no folder in which to look for what large models keep beside them.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+            if changed := with_tiles(path.read_bytes()):
+                source = bytes(changed)
+                # Bytes have no folder in which to look for what large models keep beside them.
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", str(path.parent)
+                )
     # Its fallback would open the session, or run it, on the CPU without a word to us.
     session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=False)
     # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
