@@ -54,7 +54,7 @@ def main() -> None:
         for precision, before in plain(card).items():
             built = (card / export.FILES[precision]).read_bytes()
             loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
-            sessions = [session(model) for model in (before, built, *([bytes(loaded)] if loaded else []))]
+            sessions = [session(model) for model in (before, built, *([loaded] if loaded else []))]
             shape = sessions[0].get_inputs()[0].shape[1:]
             for batch in BATCHES:
                 images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)

@@ -129,12 +129,13 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
         path = folder / FILES[precision]
-        session = _open(path, settings.cores, device)
+        graph = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
+        session = _open(path, settings.cores, device, graph)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
             model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
         else:
-            model = Model(info, session, _open(path, 1, device) if settings.cores > 1 else None)
+            model = Model(info, session, _open(path, 1, device, graph) if settings.cores > 1 else None)
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise
@@ -172,8 +173,19 @@ def has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
+def _for_this_processor(path: Path) -> bytes | None:
+    """What to load in place of an int8 file; None where that is the file as it is."""
+    if has_int8_tiles():
+        with suppress(IndexError, ValueError):  # no ONNX file: the session says so better
+            return with_tiles(path.read_bytes())
+    return None
+
+
+def _open(path: Path, cores: int, device: str, graph: bytes | None) -> onnxruntime.InferenceSession:
+    """A session of the model in `path`, or of `graph`, which is what has become of it."""
     options = onnxruntime.SessionOptions()
+    if graph:  # bytes have no folder in which to look for what large models keep beside them
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     # Threads that wait for each other within a run should spin rather than sleep, but not for long: else they take the
@@ -189,17 +201,8 @@ def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
         onnxruntime.preload_dlls()
         # The exhaustive search, the default, is made anew for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
-    source: Path | bytes = path
-    if device == "cpu" and path.name == FILES["int8"] and has_int8_tiles():
-        with suppress(IndexError, ValueError):  # no ONNX file: the session says so better
-            if changed := with_tiles(path.read_bytes()):
-                source = bytes(changed)
-                # Bytes have no folder in which to look for what large models keep beside them.
-                options.add_session_config_entry(
-                    "session.model_external_initializers_file_folder_path", str(path.parent)
-                )
     # Its fallback would open the session, or run it, on the CPU without a word to us.
-    session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=False)
+    session = onnxruntime.InferenceSession(graph or path, options, providers=providers, enable_fallback=False)
     # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError("ONNX Runtime's CUDA provider did not load")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -47,6 +48,10 @@ def weight(least: int = -127) -> np.ndarray:
     return np.random.default_rng(0).integers(least, 128, (16, 16, 3, 3), dtype=np.int8)
 
 
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    return models._open(path, 1, "cpu", models._for_this_processor(path))
+
+
 @pytest.mark.parametrize("tiles", [True, False])
 def test_the_same_answers(tiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / models.FILES["int8"]
@@ -58,7 +63,7 @@ def test_the_same_answers(tiles: bool, tmp_path: Path, monkeypatch: pytest.Monke
     sums = 0.05 * values * np.einsum("nchwij,ocij->nohw", windows, weight().astype(np.int64))
     monkeypatch.setattr(models, "has_int8_tiles", lambda: tiles)
     monkeypatch.setattr(models, "has_int8_dot_product", lambda: False)  # exact anywhere
-    (found,) = models._open(path, 1, "cpu").run(None, {"x": pixels})
+    (found,) = opened(path).run(None, {"x": pixels})
     expected = np.clip(np.rint(sums / 3) + 128, 0, 255)
     assert expected.std() > 20
     assert np.abs(found - expected).max() <= 1  # float32 beside float64, at a half
@@ -80,7 +85,7 @@ def test_nothing_but_zero_points_and_weights_changes() -> None:
     before = quantized(weight()).SerializeToString()
     changed = with_tiles(before)
     assert changed is not None
-    after = onnx.load_from_string(bytes(changed))
+    after = onnx.load_from_string(changed)
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in after.graph.initializer}
     np.testing.assert_array_equal(found["w_quantized"], weight() - 1)
     np.testing.assert_array_equal(found["w_zero_point"], np.full(16, -1))
@@ -122,7 +127,7 @@ def test_what_is_no_model_is_told_as_ever(content: bytes, tmp_path: Path, monkey
     for tiles in (True, False):
         monkeypatch.setattr(models, "has_int8_tiles", lambda tiles=tiles: tiles)
         with pytest.raises(Exception, match="model") as error:
-            models._open(path, 1, "cpu")
+            opened(path)
         said.append((type(error.value), str(error.value)))
     assert said[0] == said[1]
 
@@ -135,5 +140,5 @@ def test_weights_in_a_file_beside_it_are_found(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "beside.bin").stat().st_size > 2000
     monkeypatch.setattr(models, "has_int8_tiles", lambda: True)
     pixels = np.ones((1, 16, 8, 8), np.uint8)
-    (found,) = models._open(path, 1, "cpu").run(None, {"x": pixels})
+    (found,) = opened(path).run(None, {"x": pixels})
     assert found.shape == (1, 16, 8, 8)

@@ -113,7 +113,7 @@ def test_int8_is_the_same_where_processors_multiply_in_tiles(card: Path, dataset
     expected = export.session(card / "model.int8.onnx").run(None, {"image": images})
     changed = with_tiles((card / "model.int8.onnx").read_bytes())
     assert changed is not None
-    for found, wanted in zip(export.session(bytes(changed)).run(None, {"image": images}), expected, strict=True):
+    for found, wanted in zip(export.session(changed).run(None, {"image": images}), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
