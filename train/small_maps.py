@@ -39,7 +39,7 @@ def crop_kernels(proto: onnx.ModelProto) -> None:
         ]
         if min(before + after) < 0:  # pixels that no window reaches: a convolution cannot leave them out
             continue
-        conv.node.input[1] = graph.add(f"{conv.node.input[1]}_cropped", cropped)
+        conv.node.input[1] = graph.add(f"{conv.node.output[0]}/kernel", cropped)
         kept = [entry for entry in conv.node.attribute if entry.name not in ("kernel_shape", "pads")]
         del conv.node.attribute[:]
         conv.node.attribute.extend(kept)
@@ -181,58 +181,49 @@ class _Graph:
             entries.extend(left)
 
 
-def _product(graph: _Graph, conv: _Convolution, done: set[str]) -> Iterator[NodeProto]:
+def _product(graph: _Graph, conv: _Convolution, done: set[str]) -> list[NodeProto]:
     """The nodes that take the place of a convolution, and of the ReLU or the quantisation behind it."""
     node, name = conv.node, conv.node.output[0]
     height, width = conv.sides
-    steps = 0
+    nodes: list[NodeProto] = []
 
-    def apply(kind: str, *inputs: str, output: str = "", **attributes: Any) -> NodeProto:
-        nonlocal steps
-        steps += 1
-        made = output or f"{name}/product_{steps}"
-        return helper.make_node(kind, inputs, [made], f"{name}_{kind}_{steps}", **attributes)
+    def apply(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        output = output or f"{name}/{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], f"{name}/{kind}_{len(nodes)}", **attributes))
+        return output
+
+    def constant(what: str, values: npt.ArrayLike) -> str:
+        return graph.add(f"{name}/{what}", values)
 
     image, dequantize = graph.stored(node.input[0])
     if image not in graph.channels_last:
-        yield (turned := apply("Transpose", image, perm=[0, 2, 3, 1]))
-        graph.channels_last[image] = turned.output[0]
+        graph.channels_last[image] = apply("Transpose", image, perm=[0, 2, 3, 1])
     rows = graph.channels_last[image]
 
     weight, dequantize_weight = graph.stored(node.input[1])
     kernels = graph.values(weight)  # [out, in, kernel height, kernel width]
-    channels, area = kernels.shape[1], height.length * width.length
-    pixels = conv.pixels()
+    channels, area, pixels = kernels.shape[1], height.length * width.length, conv.pixels()
     if pixels != list(range(area)):
-        yield (flat := apply("Reshape", rows, graph.add(f"{name}_flat", [-1, area, channels])))
-        rows = flat.output[0]
+        rows = apply("Reshape", rows, constant("flat", [-1, area, channels]))
         if area in pixels:
             zero = graph.values(dequantize.input[2]) if dequantize else np.float32(0)
-            pads, axes = graph.add(f"{name}_pads", [0, 1]), graph.add(f"{name}_axes", [1])
-            yield (padded := apply("Pad", rows, pads, graph.add(f"{name}_zero", zero), axes))
-            rows = padded.output[0]
-        yield (gathered := apply("Gather", rows, graph.add(f"{name}_pixels", pixels), axis=1))
-        rows = gathered.output[0]
-    yield (flat := apply("Reshape", rows, graph.add(f"{name}_rows", [-1, len(pixels) // conv.positions * channels])))
-    rows = flat.output[0]
+            rows = apply("Pad", rows, constant("pads", [0, 1]), constant("zero", zero), constant("axes", [1]))
+        rows = apply("Gather", rows, constant("pixels", pixels), axis=1)
+    rows = apply("Reshape", rows, constant("rows", [-1, len(pixels) // conv.positions * channels]))
 
-    matrix = graph.add(f"{weight}_matrix", kernels.transpose(0, 2, 3, 1).reshape(len(kernels), -1))
+    matrix = constant("matrix", kernels.transpose(0, 2, 3, 1).reshape(len(kernels), -1))
     if dequantize:
-        yield (there := apply("DequantizeLinear", rows, *dequantize.input[1:]))
-        rows = there.output[0]
+        rows = apply("DequantizeLinear", rows, *dequantize.input[1:])
     if dequantize_weight:
-        yield (there := apply("DequantizeLinear", matrix, *dequantize_weight.input[1:], axis=0))
-        matrix = there.output[0]
-    yield (product := apply("Gemm", rows, matrix, *node.input[2:], transB=1))
-    rows, result = product.output[0], node.output[0]
+        matrix = apply("DequantizeLinear", matrix, *dequantize_weight.input[1:], axis=0)
+    rows, result = apply("Gemm", rows, matrix, *node.input[2:], transB=1), node.output[0]
     # These belong to the product: ONNX Runtime makes one of them.
     while behind := graph.only_consumer(result, "Relu", "QuantizeLinear"):
         done.add(behind.output[0])
-        yield (there := apply(behind.op_type, rows, *behind.input[1:]))
-        rows, result = there.output[0], behind.output[0]
+        rows, result = apply(behind.op_type, rows, *behind.input[1:]), behind.output[0]
         if behind.op_type == "QuantizeLinear":
             break
-    maps = graph.add(f"{name}_maps", [-1, height.positions, width.positions, len(kernels)])
-    yield (there := apply("Reshape", rows, maps))
-    graph.channels_last[result] = there.output[0]
-    yield apply("Transpose", there.output[0], output=result, perm=[0, 3, 1, 2])
+    maps = apply("Reshape", rows, constant("maps", [-1, height.positions, width.positions, len(kernels)]))
+    graph.channels_last[result] = maps
+    apply("Transpose", maps, output=result, perm=[0, 3, 1, 2])
+    return nodes
