@@ -155,9 +155,6 @@ def _fast(model: str, dataset: str) -> Recipe:
         epochs, augmentation = 30, Augmentation(flip="alternating", rotation=10, shift=0.1, scale=(0.8, 1.2))
         if name in ("improved_resnet18", "improved_googlenet"):  # these overfit before they stop getting better
             epochs, augmentation = 60, replace(augmentation, cutout=0.25)
-        elif name == "vanilla_googlenet":  # this one most of all
-            epochs = 90
-            augmentation = replace(augmentation, brightness=0.2, contrast=0.2, saturation=0.2, cutout=0.5)
     return Recipe(
         epochs=epochs,
         # The vanilla VGG16 has no norm at all: from 0.01 on it falls back to chance unless its gradients are clipped.
