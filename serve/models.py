@@ -129,13 +129,14 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
         path = folder / FILES[precision]
-        graph = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
-        session = _open(path, settings.cores, device, graph)
+        on_one_core = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
+        # Several threads share a convolution better than they do a matrix product: runs on all cores stay as they are.
+        session = _open(path, settings.cores, device, on_one_core if settings.cores == 1 else None)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
             model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
         else:
-            model = Model(info, session, _open(path, 1, device, graph) if settings.cores > 1 else None)
+            model = Model(info, session, _open(path, 1, device, on_one_core) if settings.cores > 1 else None)
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise

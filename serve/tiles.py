@@ -2,7 +2,7 @@
 
 ONNX Runtime has convolutions of their own for weights whose zero point is 0, made for 8-bit dot products. They know no
 tiles; all others are matrix products, which do. So here the weights and their zero points are told one lower: the same
-network, to the bit, in half to nine tenths of the time. Without tiles it would take a fifth longer.
+network, to the bit, on one core in half to nine tenths of the time. Without tiles it would take a fifth longer.
 """
 
 from collections.abc import Iterator
