@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,9 @@ def test_other_models_and_datasets_are_not_the_reports(tmp_path: Path) -> None:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The report of this checkout's published models, as it is written."""
+    """The report of this checkout's published models and runs of the paper's recipe, as it is written."""
+    if paper_runs.folder().is_dir():
+        shutil.copytree(paper_runs.folder(), tmp_path / "docs" / "report" / "paper")
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
     assert report.main([]) == 0
     return (tmp_path / "REPORT.md").read_text()
@@ -93,7 +96,7 @@ def test_report_is_that_of_the_published_models(written: str, tmp_path: Path) ->
     root = models.MODEL_CARDS.parent
     assert (root / "REPORT.md").read_text() == written
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", written)
-    assert len(pictures) == 6
+    assert len(pictures) == 6 + 2 * len({dataset for dataset, _ in paper_runs.read()})
     for picture in pictures:
         assert (root / picture).stat().st_size > 5000
         assert (tmp_path / picture).stat().st_size > 5000
