@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores, 8-bit dot products, and products of 8-bit matrices."""
+"""What this machine gives the process: cores, 8-bit dot products, and 8-bit matrices in tiles."""
 
 import math
 import os
