@@ -1,6 +1,8 @@
 """From a path of the API to its handler, and from whatever the handler raises to an answer."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -26,36 +28,38 @@ class Dispatch:
         self._routes: dict[str, list[Route]] = {}
         for route in routes:
             self._routes.setdefault(route.path.split("/")[1], []).append(route)
+        # The same few paths come again and again. Not many are kept, as strangers may send long ones.
+        self._find = lru_cache(maxsize=64)(self._search)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        routes = self._routes.get(f"{scope['path']}/".split("/")[1]) if scope["type"] == "http" else None
-        if routes is None:
+        if scope["type"] != "http" or f"{scope['path']}/".split("/", 2)[1] not in self._routes:
             await self._app(scope, receive, send)
             return
         try:
-            response = await _handler(routes, scope)(Request(scope, receive, send))
+            handler, found = self._find(scope["method"], scope["path"], scope.get("root_path", ""))
+            scope.update(found)
+            response = await handler(Request(scope, receive, send))
         except ApiError as error:
             response = error_response(error.status, error.message, error.headers)
         except HTTPException as error:
             response = error_response(error.status_code, str(error.detail), dict(error.headers or {}))
         await response(scope, receive, send)
 
-
-def _handler(routes: list[Route], scope: Scope) -> Handler:
-    allowed: set[str] = set()
-    # The server leaves out the body.
-    asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-    for route in routes:
-        match, found = route.matches(asked)
-        if match is Match.FULL:
-            scope.update(found)
-            return route.endpoint
-        if match is Match.PARTIAL:
-            allowed |= route.methods or set()
-    if allowed:
-        methods = ", ".join(sorted(allowed))
-        raise HTTPException(405, f"{scope['method']} is not allowed here; valid is {methods}", {"allow": methods})
-    raise HTTPException(404, f"nothing is at {scope['path']!r:.200}; /docs tells what is where")
+    def _search(self, method: str, path: str, root_path: str) -> tuple[Handler, dict[str, Any]]:
+        """The handler, and what its request's scope should tell of the path."""
+        allowed: set[str] = set()
+        # To HEAD the server answers without the body.
+        asked = {"type": "http", "method": "GET" if method == "HEAD" else method, "path": path, "root_path": root_path}
+        for route in self._routes[f"{path}/".split("/", 2)[1]]:
+            match, found = route.matches(asked)
+            if match is Match.FULL:
+                return route.endpoint, dict(found)
+            if match is Match.PARTIAL:
+                allowed |= route.methods or set()
+        if allowed:
+            methods = ", ".join(sorted(allowed))
+            raise HTTPException(405, f"{method} is not allowed here; valid is {methods}", {"allow": methods})
+        raise HTTPException(404, f"nothing is at {path!r:.200}; /docs tells what is where")
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

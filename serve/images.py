@@ -181,4 +181,4 @@ def fit(image: Image.Image, shape: tuple[int, int, int]) -> Images:
         image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(shape)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(shape)
