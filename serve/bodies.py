@@ -33,8 +33,8 @@ class Bodies:
 
     def read(self, request: Request) -> "_Reading":
         """A context whose value is the body, decompressed; it counts until the context ends. Entering it raises
-        ApiError: 400 for a broken coding, 408 where the body does not arrive, 413 where it is too large, 415 for another
-        coding, 503 where no room came free."""
+        ApiError: 400 for a broken coding, 408 where the body does not arrive, 413 where it is too large, 415 for
+        another coding, 503 where no room came free."""
         return _Reading(self, request)
 
     async def take(self, request: Request) -> tuple[bytes, int]:
