@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
 # The tabs, and what shows that one has been filled.
 TABS = {
@@ -55,12 +55,18 @@ def says(page: Page, kind: str = "digit") -> Locator:
     return answer(page, kind).locator(".says")
 
 
-def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
-    """Strokes in a box of 100, drawn with the mouse at `size` pixels of the 280 of the canvas."""
+def pad(page: Page) -> FloatRect:
+    """Where the canvas is on the page, once it has come to rest and nothing lies on it."""
     canvas = page.locator("#pad canvas")
-    canvas.click(trial=True)  # waits until it has come to rest, and nothing lies on it
+    canvas.click(trial=True)
     box = canvas.bounding_box()
     assert box is not None
+    return box
+
+
+def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
+    """Strokes in a box of 100, drawn with the mouse at `size` pixels of the 280 of the canvas."""
+    box = pad(page)
     scale = box["width"] / 280
     for stroke in strokes:
         spots = [(left + x * size / 100, top + y * size / 100) for x, y in stroke]

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from .conftest import MARKS
-from .driving import DIGITS, answer, clear, draw, open_page, says, set_brush
+from .driving import DIGITS, answer, clear, draw, open_page, pad, says, set_brush
 
 pytestmark = MARKS
 
@@ -33,8 +33,7 @@ def test_every_digit_drawn_is_named(
 
 
 def test_the_answer_comes_while_one_draws(page: Page) -> None:
-    box = page.locator("#pad canvas").bounding_box()
-    assert box is not None
+    box = pad(page)
     page.mouse.move(box["x"] + 150, box["y"] + 60)
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 300, steps=10)
@@ -69,8 +68,7 @@ def test_undo_takes_back_a_stroke(page: Page) -> None:
 def test_finger_and_pen(browser: Browser, url: str, kind: str) -> None:
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = open_page(context, url)
-        box = page.locator("#pad canvas").bounding_box()
-        assert box is not None
+        box = pad(page)
         devtools = context.new_cdp_session(page)
         for stroke in DIGITS[4]:
             points = [(box["x"] + 60 + 1.6 * x, box["y"] + 60 + 1.6 * y) for x, y in stroke]
