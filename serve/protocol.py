@@ -11,6 +11,44 @@ MAX_HEAD = 64 * 2**10
 HEAD_SECONDS = 30.0
 
 
+class _HeadWithBody(asyncio.Transport):
+    """A connection's transport for one answer: its head leaves with the first bytes of its body.
+
+    uvicorn writes them one after the other. That would be two packets, and a client woken up twice, for the least of
+    answers. A head whose body is not there yet waits for no more than the event loop's turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._begun = False
+        self._head = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._begun:
+            self._begun = True
+            self._head = bytes(data)
+            self._loop.call_soon(self._flush)
+        elif self._head:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class Protocol(HttpToolsProtocol):
     """A connection. One whose request does not come, or whose head does not end, is closed: uvicorn would keep it, and
     all its bytes, for ever. What is no HTTP is answered in the form of all errors."""
@@ -44,7 +82,10 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._loose = -self._part
         self._unwatch()
+        earlier = self.cycle
         super().on_headers_complete()
+        if self.cycle is not earlier:  # an upgrade to a websocket has none
+            self.cycle.transport = _HeadWithBody(self.transport, self.loop)
 
     def on_body(self, body: bytes) -> None:
         self._loose = -self._part

@@ -1,14 +1,18 @@
 """Connections that send what is no request, or nothing, or many requests at once."""
 
+import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from serve.protocol import MAX_HEAD
+from serve.protocol import MAX_HEAD, Protocol
 
 Encode = Callable[..., bytes]
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
@@ -110,3 +114,75 @@ def test_a_head_that_does_not_come_is_given_up(models: list[Any], running: Any) 
             time.sleep(2)
             slow.sendall(b"no number")
             assert b" 415 " in slow.recv(1000)
+
+
+class Recorder(asyncio.Transport):
+    """What is written to a connection, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        self.pieces.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def pieces(requests: bytes, parts: Sequence[bytes], pause: float, length: int | None = None) -> Recorder:
+    """What is written where the application answers each request with `parts`, and pauses before them."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [] if length is None else [(b"content-length", b"%d" % length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if pause:
+            await asyncio.sleep(pause)
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    config = uvicorn.Config(application, http=Protocol, log_config=None, date_header=False, server_header=False)
+    config.load()
+    state = ServerState()
+    protocol, transport = Protocol(config, state, {}), Recorder()
+    protocol.connection_made(transport)
+    protocol.data_received(requests)
+    while state.tasks or not protocol.cycle.response_complete:
+        await asyncio.sleep(0.001)
+    protocol.connection_lost(None)
+    return transport
+
+
+def test_the_head_leaves_with_the_first_of_the_body() -> None:
+    written = asyncio.run(pieces(REQUEST + b"\r\n", [b"one", b"two"], 0, length=6)).pieces
+    assert written[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert written[0].endswith(b"\r\n\r\none")
+    assert [piece for piece in written[1:] if piece] == [b"two"]
+
+
+def test_the_head_does_not_wait_for_a_late_body() -> None:
+    written = asyncio.run(pieces(REQUEST + b"\r\n", [b"one"], 0.05)).pieces
+    assert written[0].endswith(b"\r\n\r\n")
+    assert written[1] == b"3\r\none\r\n"
+    assert b"".join(written).endswith(b"\r\n\r\n3\r\none\r\n0\r\n\r\n")
+
+
+def test_heads_alone_come_in_order_and_before_the_end() -> None:
+    head = b"HEAD / HTTP/1.1\r\nHost: x\r\n"
+    transport = asyncio.run(pieces(head + b"\r\n" + head + b"Connection: close\r\n\r\n", [], 0, length=6))
+    first, second = transport.pieces
+    assert transport.closed
+    assert b"connection: close" not in first
+    assert b"connection: close" in second
