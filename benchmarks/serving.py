@@ -265,10 +265,10 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if OURS in turns[0]:
-        turned = [turn[OURS]["to_bare"] for turn in turns]
+        turned = ", ".join(f"{turn[OURS]['to_bare']:.2f}" for turn in turns)
         lines += [
             "",
-            f"Of the bare loop at {connections} connections, turn by turn: {', '.join(f'{value:.2f}' for value in turned)}. "
+            f"Of the bare loop at {connections} connections, turn by turn: {turned}. "
             f"One connection's median is {middle(OURS, 'median_to_bare', '.2f')} of the bare loop's at batch 1. "
             f"V2 requests of {BATCH} raw images, 4 connections: {middle(OURS, 'v2')} images/s, "
             f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}).",
