@@ -44,6 +44,7 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
         "flip drawn anew each epoch": {"augmentation": replace(augmentation, flip="random")},
         "peak learning rate 0.05": {"learning_rate": 0.05},
         "peak learning rate 0.4": {"learning_rate": 0.4},
+        "batches of 128, peak 0.15": {"batch_size": 128, "learning_rate": 0.15},
         "batches of 512, peak 0.4": {"batch_size": 512, "learning_rate": 0.4},
         "no label smoothing": {"label_smoothing": 0.0},
         "full input size throughout": {"sizes": ()},
