@@ -37,8 +37,8 @@ class _HeadWithBody(asyncio.Transport):
             self._transport.write(data)
 
     def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():  # the client may have left meanwhile
             self._transport.write(head)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serve.protocol import MAX_HEAD, Protocol
+from serve.protocol import MAX_HEAD, Protocol, _HeadWithBody
 
 Encode = Callable[..., bytes]
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
@@ -177,6 +177,18 @@ def test_the_head_does_not_wait_for_a_late_body() -> None:
     assert written[0].endswith(b"\r\n\r\n")
     assert written[1] == b"3\r\none\r\n"
     assert b"".join(written).endswith(b"\r\n\r\n3\r\none\r\n0\r\n\r\n")
+
+
+def test_a_head_for_a_client_that_has_left_goes_nowhere() -> None:
+    async def leave() -> Recorder:
+        transport = Recorder()
+        answer = _HeadWithBody(transport, asyncio.get_running_loop())
+        answer.write(b"head")
+        transport.close()
+        await asyncio.sleep(0.01)
+        return transport
+
+    assert asyncio.run(leave()).pieces == []  # a closed transport would have raised
 
 
 def test_heads_alone_come_in_order_and_before_the_end() -> None:
