@@ -87,6 +87,8 @@ class Bodies:
         return size
 
     async def release(self, size: int) -> None:
+        if not size:
+            return
         self._room += size
         async with self._changed:
             self._changed.notify_all()
@@ -126,8 +128,7 @@ class _Reading:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._held:
-            await self._bodies.release(self._held)
+        await self._bodies.release(self._held)
 
 
 class _Parts:

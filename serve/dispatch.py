@@ -27,12 +27,12 @@ class Dispatch:
         self._app = app
         self._routes: dict[str, list[Route]] = {}
         for route in routes:
-            self._routes.setdefault(route.path.split("/")[1], []).append(route)
+            self._routes.setdefault(_first(route.path), []).append(route)
         # The same few paths come again and again. Not many are kept, as strangers may send long ones.
         self._find = lru_cache(maxsize=64)(self._search)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or f"{scope['path']}/".split("/", 2)[1] not in self._routes:
+        if scope["type"] != "http" or _first(scope["path"]) not in self._routes:
             await self._app(scope, receive, send)
             return
         try:
@@ -50,7 +50,7 @@ class Dispatch:
         allowed: set[str] = set()
         # To HEAD the server answers without the body.
         asked = {"type": "http", "method": "GET" if method == "HEAD" else method, "path": path, "root_path": root_path}
-        for route in self._routes[f"{path}/".split("/", 2)[1]]:
+        for route in self._routes[_first(path)]:
             match, found = route.matches(asked)
             if match is Match.FULL:
                 return route.endpoint, dict(found)
@@ -60,6 +60,11 @@ class Dispatch:
             methods = ", ".join(sorted(allowed))
             raise HTTPException(405, f"{method} is not allowed here; valid is {methods}", {"allow": methods})
         raise HTTPException(404, f"nothing is at {path!r:.200}; /docs tells what is where")
+
+
+def _first(path: str) -> str:
+    """Its first part; empty for one that has none, as `*` of OPTIONS."""
+    return f"{path}/".split("/", 2)[1]
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

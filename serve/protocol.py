@@ -11,7 +11,7 @@ MAX_HEAD = 64 * 2**10
 HEAD_SECONDS = 30.0
 
 
-class _HeadWithBody(asyncio.Transport):
+class HeadWithBody(asyncio.Transport):
     """A connection's transport for one answer: its head leaves with the first bytes of its body.
 
     uvicorn writes them one after the other. That would be two packets, and a client woken up twice, for the least of
@@ -30,11 +30,10 @@ class _HeadWithBody(asyncio.Transport):
             self._begun = True
             self._head = bytes(data)
             self._loop.call_soon(self._flush)
-        elif self._head:
+            return
+        if self._head:
             data, self._head = self._head + data, b""
-            self._transport.write(data)
-        else:
-            self._transport.write(data)
+        self._transport.write(data)
 
     def _flush(self) -> None:
         head, self._head = self._head, b""
@@ -85,7 +84,7 @@ class Protocol(HttpToolsProtocol):
         earlier = self.cycle
         super().on_headers_complete()
         if self.cycle is not earlier:  # an upgrade to a websocket has none
-            self.cycle.transport = _HeadWithBody(self.transport, self.loop)
+            self.cycle.transport = HeadWithBody(self.transport, self.loop)
 
     def on_body(self, body: bytes) -> None:
         self._loose = -self._part

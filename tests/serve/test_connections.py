@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serve.protocol import MAX_HEAD, Protocol, _HeadWithBody
+from serve.protocol import MAX_HEAD, HeadWithBody, Protocol
 
 Encode = Callable[..., bytes]
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
@@ -182,7 +182,7 @@ def test_the_head_does_not_wait_for_a_late_body() -> None:
 def test_a_head_for_a_client_that_has_left_goes_nowhere() -> None:
     async def leave() -> Recorder:
         transport = Recorder()
-        answer = _HeadWithBody(transport, asyncio.get_running_loop())
+        answer = HeadWithBody(transport, asyncio.get_running_loop())
         answer.write(b"head")
         transport.close()
         await asyncio.sleep(0.01)
