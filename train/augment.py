@@ -5,6 +5,7 @@ is treated the same however the batches are cut and however many processes share
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -53,6 +54,12 @@ def draw(n: int, augmentation: Augmentation, seed: int, epoch: int) -> Draws:
     return Draws(order, uniform, mirrored)
 
 
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A small tensor on a device, brought there once: a GPU is waited for each time, and a CUDA graph cannot wait."""
+    return torch.tensor(values, device=device)
+
+
 def _generator(*key: int) -> torch.Generator:
     # SeedSequence keeps neighbouring keys far apart; seeds like seed + epoch would give run 1 the epochs of run 0.
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
@@ -89,7 +96,7 @@ def augment(
     if shows_outside(augmentation):
         # How much of each output pixel lies inside the resized image. Sampling with zeros as padding instead would
         # darken a rim as wide as half a pixel of the small original, also where nothing moves.
-        side = grid.new_tensor([width / 2, height / 2])
+        side = _constant((width / 2, height / 2), grid.device)
         inside = ((1 - grid.abs()) * side + 0.5).clamp_(0, 1)
         x.mul_((inside[..., 0] * inside[..., 1])[:, None])
     x.sub_(black)
@@ -146,7 +153,7 @@ def _jitter(x: Tensor, uniform: Tensor, augmentation: Augmentation) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
-    return (x * x.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * _constant(_LUMA, x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _cutout(uniform: Tensor, side: float, height: int, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, convolution, data, interrupt, loop, measure, models, recipes
+from train import checkpoint, convolution, data, graphs, interrupt, loop, measure, models, recipes
 from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
@@ -92,11 +92,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
     )
     hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
+    hardware.add_argument(
+        "--cuda-graphs", action=argparse.BooleanOptionalAction,
+        help="launch each step's kernels as one, on one GPU; default: for this project's networks",
+    )  # fmt: skip
     run = parser.add_argument_group("the run")
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="default: runs/<model>.<dataset>.<recipe>.seed<S>")
     run.add_argument("--resume", action="store_true", help="go on from the newest state in the run folder")
     run.add_argument(
-        "--save-minutes", type=float, default=10.0, metavar="X", help="time between states within an epoch; default: 10"
+        "--save-minutes",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="time between states; at an epoch's end a tenth of it is enough; default: 10",
     )
     run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="also log there")
     args = parser.parse_args(argv)
@@ -322,6 +330,7 @@ def _fit(
         resume=args.resume,
         save_minutes=args.save_minutes,
         compiled=args.compile,
+        cuda_graphs=args.model in models.ZOO if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
 
@@ -366,7 +375,12 @@ def main(argv: list[str] | None = None) -> int:
     except (UsageError, recipes.RecipeError, data.DataError, models.ModelError) as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
-    except (loop.NonFiniteLossError, checkpoint.CheckpointError, OSError) as error:  # the last: a full disk, say
+    except (
+        loop.NonFiniteLossError,
+        graphs.GraphError,
+        checkpoint.CheckpointError,
+        OSError,
+    ) as error:  # the last: a full disk, say
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as error:

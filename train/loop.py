@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, convolution, interrupt, measure, norms, plots
+from train import checkpoint, convolution, graphs, interrupt, measure, norms, plots
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
@@ -32,6 +32,8 @@ from train.recipes import Recipe, input_size, learning_rate
 EVALUATION_BATCH = 500
 # Reading a number off a GPU makes the host wait for it, and asking the other processes makes them wait: not every step.
 STEPS_BETWEEN_CHECKS = 50
+# Of `save_minutes`: how old the newest state is at an epoch's end for another one to be saved there.
+SHARE_AT_EPOCH_END = 0.1
 
 
 class NonFiniteLossError(RuntimeError):
@@ -74,28 +76,40 @@ class Setup:
     train: Split
     validation: Split
     plan: list[slice]
+    tally: "Tally"
+    states: "States"
+    graphs: graphs.Graphs | None
+    channels_last: bool
     folder: Path
     seed: int
     micro_batches: int
-    save_minutes: float
     title: str
 
 
 class Tally:
-    """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite."""
+    """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite.
 
-    def __init__(self, accelerator: Accelerator, progress: Progress) -> None:
+    Its tensors stay where they are: a CUDA graph counts there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         # Apple's GPUs have no float64.
-        exact = torch.float32 if accelerator.device.type == "mps" else torch.float64
-        self.totals = torch.zeros(2, dtype=exact, device=accelerator.device)
-        self.bad_step = torch.tensor(-1, device=accelerator.device)
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.totals = torch.zeros(2, dtype=exact, device=device)
+        self.step = torch.tensor(0, device=device)
+        self.bad_step = torch.tensor(-1, device=device)
+
+    def begin(self, accelerator: Accelerator, progress: Progress) -> None:
+        """Go on from where the progress stands in its epoch."""
+        self.totals.zero_()
         if accelerator.is_main_process:  # what all processes had counted when the state was saved
             self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count some images of the step that `self.step` holds."""
         loss = loss.detach()
         self.totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
-        self.bad_step = torch.where((self.bad_step < 0) & ~loss.isfinite(), step, self.bad_step)
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~loss.isfinite(), self.step, self.bad_step))
 
     def collect(self, setup: Setup, progress: Progress) -> None:
         """Bring the sums of all processes into the progress.
@@ -114,6 +128,24 @@ class Tally:
                 f"the loss is not finite at {where}: try a learning rate below {setup.recipe.learning_rate:g}"
             )
         progress.loss_sum, progress.correct = loss, round(correct)
+
+
+class States:
+    """Saves the states of a run, and knows when it last did."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path, minutes: float) -> None:
+        self.accelerator = accelerator
+        self.folder = folder
+        self.minutes = minutes
+        self.saved = time.monotonic()
+
+    def due(self, share: float = 1.0) -> bool:
+        """Whether a share of the time between states has gone by, in any of the processes."""
+        return _any(self.accelerator, time.monotonic() - self.saved > share * 60 * self.minutes)
+
+    def save(self, step: int) -> None:
+        checkpoint.save(self.accelerator, self.folder, step)
+        self.saved = time.monotonic()
 
 
 @torch.inference_mode()
@@ -142,6 +174,7 @@ def train(
     resume: bool = False,
     save_minutes: float = 10.0,
     compiled: bool = False,
+    cuda_graphs: bool = True,
     title: str = "",
 ) -> tuple[nn.Module, Progress]:
     """Train a model and return it, unwrapped and with the weights to keep, and the run's progress.
@@ -152,17 +185,22 @@ def train(
         seed: with the epoch it fixes the order of the images and their augmentation.
         micro_batches: how many pieces each batch is cut into, to save memory; the batch stays the recipe's.
         resume: go on from the newest state in the folder, where there is one.
-        save_minutes: time between two states within an epoch; one is saved at each epoch's end anyhow.
+        save_minutes: time between two states; at the end of an epoch, one is saved after a tenth of it.
         compiled: compile the model first.
+        cuda_graphs: launch each step as one, where that can be done (`graphs.possible`).
 
     Raises:
+        graphs.GraphError: something in the model cannot be captured.
         interrupt.Interrupted: SIGTERM or Ctrl-C, after saving.
         NonFiniteLossError: naming the step.
         checkpoint.CheckpointError: a state cannot be written, or none can be read.
     """
     device = accelerator.device
+    torch.backends.cudnn.benchmark = True  # all batches are of one size
     preprocess = Preprocess(pretrained_cfg(model)).to(device)
-    if recipe.channels_last:
+    # The tensor cores of a GPU work in this order, and would have everything brought into it each time.
+    channels_last = recipe.channels_last or device.type == "cuda"
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     if compiled:
         model.compile()
@@ -175,6 +213,8 @@ def train(
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True).to(device)
     wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
     train_split = dataset.train.to(device)
+    states = folder / "states"
+    cuda_graphs = cuda_graphs and graphs.possible(accelerator, recipe)
     setup = Setup(
         accelerator=accelerator,
         model=wrapped,
@@ -185,15 +225,17 @@ def train(
         train=train_split,
         validation=dataset.validation.to(device),
         plan=batches(len(train_split), recipe.batch_size),
+        tally=Tally(device),
+        states=States(accelerator, states, save_minutes),
+        graphs=graphs.Graphs(device, recipe.batch_size) if cuda_graphs else None,
+        channels_last=channels_last,
         folder=folder,
         seed=seed,
         micro_batches=micro_batches,
-        save_minutes=save_minutes,
         title=title,
     )
     progress = Progress()
     accelerator.register_for_checkpointing(progress, *([average] if average is not None else []))
-    states = folder / "states"
     with interrupt.on_signals() as stop:
         if accelerator.is_main_process:
             states.mkdir(parents=True, exist_ok=True)
@@ -216,8 +258,10 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     """The batches of an epoch, from the one at which the progress stands."""
     accelerator, plan = setup.accelerator, setup.plan
     draws = draw(len(setup.train), setup.recipe.augmentation, setup.seed, progress.epoch).to(accelerator.device)
+    if setup.graphs is not None:
+        draws = setup.graphs.draws(draws)
     preprocess = _preprocess(setup, progress)
-    tally = Tally(accelerator, progress)
+    setup.tally.begin(accelerator, progress)
     setup.model.train()
     bar = tqdm(
         total=plan[-1].stop,
@@ -229,29 +273,26 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
         mininterval=1.0,
     )
     started, earlier = time.perf_counter(), progress.epoch_seconds
-    saved = started
     with bar:
         for number in range(progress.batch, len(plan)):
             batch = plan[number]
-            _train_step(setup, draws, batch, preprocess, progress.epoch * len(plan) + number, tally)
-            now = time.perf_counter()
+            _train_step(setup, draws, batch, preprocess, progress.epoch * len(plan) + number)
             progress.batch = number + 1
             progress.seen = batch.stop
-            progress.epoch_seconds = earlier + now - started
+            progress.epoch_seconds = earlier + time.perf_counter() - started
             bar.update(batch.stop - batch.start)
             check = progress.batch % STEPS_BETWEEN_CHECKS == 0
             if check:
-                tally.collect(setup, progress)
+                setup.tally.collect(setup, progress)
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.seen:.4f}")
             if not check and accelerator.num_processes > 1:
                 continue
             if _any(accelerator, stop.requested):
-                _save(setup, progress, tally)
+                _save(setup, progress)
                 raise interrupt.Interrupted(f"stopped in epoch {progress.epoch + 1} after batch {progress.batch}")
-            if _any(accelerator, now - saved > 60 * setup.save_minutes):
-                _save(setup, progress, tally)
-                saved = now
-        tally.collect(setup, progress)
+            if setup.states.due():
+                _save(setup, progress)
+        setup.tally.collect(setup, progress)
         # A GPU is done with the steps only now.
         progress.epoch_seconds = earlier + time.perf_counter() - started
 
@@ -261,35 +302,44 @@ def _preprocess(setup: Setup, progress: Progress) -> Preprocess:
     return setup.preprocess.at(input_size(setup.recipe, progress.epoch, setup.preprocess.size))
 
 
-def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess, step: int, tally: Tally) -> None:
+def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess, step: int) -> None:
     """One step of the optimiser on a global batch, of which this process works on its share."""
     accelerator, recipe, images = setup.accelerator, setup.recipe, setup.train
-    for group in setup.optimizer.param_groups:
-        group["lr"] = group["lr_scale"] * learning_rate(recipe, step, len(setup.plan))
+    for i, group in enumerate(setup.optimizer.param_groups):
+        rate = group["lr_scale"] * learning_rate(recipe, step, len(setup.plan))
+        group["lr"] = rate if setup.graphs is None else setup.graphs.rate(i, rate)
+    setup.tally.step.fill_(step)
     pieces = shares(batch, setup.micro_batches, accelerator.num_processes, accelerator.process_index)
-    for i, piece in enumerate(pieces):
-        rows = draws.order[piece]
-        x = augment(images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, preprocess)
-        if recipe.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        labels = images.labels[rows]
-        with nullcontext() if i == len(pieces) - 1 else accelerator.no_sync(setup.model):
-            outputs = setup.model(x)
-            loss = loss_sum(outputs, labels, recipe.label_smoothing)
-            # DistributedDataParallel takes the mean over the processes. Wanted is the mean over the batch, also where
-            # their shares differ in size.
-            accelerator.backward(loss * (accelerator.num_processes / (batch.stop - batch.start)))
-        tally.add(loss, outputs[0] if isinstance(outputs, tuple) else outputs, labels, step)
-    if recipe.clip_norm:
-        accelerator.clip_grad_norm_(setup.model.parameters(), recipe.clip_norm)
-    setup.optimizer.step()
-    setup.optimizer.zero_grad()
-    if setup.average is not None:
-        setup.average.update_parameters(accelerator.unwrap_model(setup.model))
+
+    def take(batch_rows: Tensor) -> None:
+        for i, piece in enumerate(pieces):
+            rows = batch_rows[piece.start - batch.start : piece.stop - batch.start]
+            x = augment(images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, preprocess)
+            if setup.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            labels = images.labels[rows]
+            with nullcontext() if i == len(pieces) - 1 else accelerator.no_sync(setup.model):
+                outputs = setup.model(x)
+                loss = loss_sum(outputs, labels, recipe.label_smoothing)
+                # DistributedDataParallel takes the mean over the processes. Wanted is the mean over the batch, also
+                # where their shares differ in size.
+                accelerator.backward(loss * (accelerator.num_processes / len(batch_rows)))
+            setup.tally.add(loss, outputs[0] if isinstance(outputs, tuple) else outputs, labels)
+        if recipe.clip_norm:
+            accelerator.clip_grad_norm_(setup.model.parameters(), recipe.clip_norm)
+        setup.optimizer.step()
+        setup.optimizer.zero_grad()
+        if setup.average is not None:
+            setup.average.update_parameters(accelerator.unwrap_model(setup.model))
+
+    if setup.graphs is None:
+        take(draws.order[batch])
+    else:
+        setup.graphs.run(take, draws.order[batch], preprocess.size)
 
 
 def _end_epoch(setup: Setup, progress: Progress) -> None:
-    """Validate, write the log and the curves, move on to the next epoch, save."""
+    """Validate, write the log, move on to the next epoch; save and draw the curves, unless that was done just now."""
     accelerator = setup.accelerator
     kept = setup.average if setup.average is not None else setup.model
     # At the size that it was trained at: at another one a network shows little of what it has learnt.
@@ -309,9 +359,13 @@ def _end_epoch(setup: Setup, progress: Progress) -> None:
     progress.epoch += 1
     progress.batch = progress.seen = progress.correct = 0
     progress.loss_sum = progress.epoch_seconds = 0.0
+    save = setup.states.due(SHARE_AT_EPOCH_END) or progress.epoch == setup.recipe.epochs
     if accelerator.is_main_process:  # before saving: a run cut off in between writes them again
-        _write_log(progress.rows, setup.folder, setup.title)
-    _save(setup, progress)
+        _write_log(progress.rows, setup.folder)
+        if save:  # drawing takes time too
+            plots.curves(progress.rows, setup.title, setup.folder / "curves.png")
+    if save:
+        _save(setup, progress)
     accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=progress.epoch)
     accelerator.print(
         f"Epoch {progress.epoch}/{setup.recipe.epochs}: "
@@ -330,21 +384,19 @@ def _time_left(setup: Setup, progress: Progress) -> str:
     return f"; about {seconds / 60:.0f} min left" if progress.epoch < epochs else ""
 
 
-def _save(setup: Setup, progress: Progress, tally: Tally | None = None) -> None:
-    if tally is not None:
-        tally.collect(setup, progress)
-    step = progress.epoch * len(setup.plan) + progress.batch
-    checkpoint.save(setup.accelerator, setup.folder / "states", step)
+def _save(setup: Setup, progress: Progress) -> None:
+    if progress.batch:
+        setup.tally.collect(setup, progress)
+    setup.states.save(progress.epoch * len(setup.plan) + progress.batch)
 
 
-def _write_log(rows: list[dict[str, float]], folder: Path, title: str) -> None:
-    """Write `log.csv` and `curves.png` anew: a resumed run's are those of an uninterrupted one."""
+def _write_log(rows: list[dict[str, float]], folder: Path) -> None:
+    """Write `log.csv` anew: a resumed run's is that of an uninterrupted one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "log.csv", text.getvalue())
-    plots.curves(rows, title, folder / "curves.png")
 
 
 def _any(accelerator: Accelerator, wish: bool) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_networks
 import torch
 from conftest import reset_accelerate
 
@@ -64,6 +65,7 @@ def test_resumed_it_ends_where_it_would_have(
     """Kernels on a GPU add in any order: near, not bit for bit."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     arguments = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples, "--epochs", 4, *SETTINGS)
+    arguments += ("--save-minutes", 0)
     status, _, errors = run(*arguments, "--output-dir", whole)
     assert status == 0, errors
     shutil.copytree(whole, resumed)
@@ -75,6 +77,49 @@ def test_resumed_it_ends_where_it_would_have(
     logs = [list(csv.DictReader((folder / "log.csv").read_text().splitlines())) for folder in (whole, resumed)]
     assert [len(log) for log in logs] == [4, 4]
     assert float(logs[1][-1]["train_loss"]) == pytest.approx(float(logs[0][-1]["train_loss"]), rel=0.02)
+
+
+@pytest.mark.parametrize("more", [(), ("--micro-batches", 2)])
+def test_cuda_graphs_train_as_single_kernels_do(
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, more: tuple[object, ...]
+) -> None:
+    """Through three input sizes, with a smaller batch at the end of each epoch."""
+    arguments = (
+        "--model",
+        "improved_resnet18",
+        "--dataset",
+        "cifar10",
+        "--data-dir",
+        samples,
+        "--epochs",
+        6,
+        *SETTINGS,
+    )
+    losses = []
+    for choice in ("--cuda-graphs", "--no-cuda-graphs"):
+        reset_accelerate()
+        status, _, errors = run(*arguments, *more, choice, "--output-dir", tmp_path / choice)
+        assert status == 0, errors
+        rows = csv.DictReader((tmp_path / choice / "log.csv").read_text().splitlines())
+        losses.append([float(row["train_loss"]) for row in rows])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0][-1] < losses[0][0] - 0.1
+
+
+def test_what_cannot_be_captured_is_named(
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = tiny_networks.TinyNet.forward
+
+    def waiting(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return forward(self, x) * (x.sum().item() > 0)
+
+    monkeypatch.setattr(tiny_networks.TinyNet, "forward", waiting)
+    arguments = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples, "--epochs", 1, *SETTINGS)
+    status, _, errors = run(*arguments, "--cuda-graphs", "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "cannot be captured as a CUDA graph" in errors
+    assert "--no-cuda-graphs" in errors
 
 
 def test_memory_does_not_grow_over_the_epochs(
