@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -231,16 +232,28 @@ def _reservations(metrics: dict) -> list[str]:
         )
     if not _hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
-    if earlier := metrics.get("earlier"):
-        commit = (metrics["git_commit"] or "").removesuffix("+")
-        sentences.append(
-            f"It starts from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
+    sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
+    return [" ".join(sentences), ""] if sentences else []
+
+
+def _origin(who: str, pretrained: str | None, earlier: list[dict], commit: str | None) -> Iterator[str]:
+    """Where the weights that a run started from are to be had: a sentence, or one for each run back to a known one."""
+    if pretrained == "published" and earlier:
+        commit = (commit or "").removesuffix("+")
+        yield (
+            f"{who} from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
             f"`{earlier[-1]['safetensors_sha256'][:16]}...`)"
             f"{f', as they are at commit `{commit}`: `git checkout {commit}` before the command' if commit else ''}."
         )
-    if metrics["pretrained"] not in (None, "published"):
-        sentences.append(f"So do the weights `{metrics['pretrained']}`.")
-    return [" ".join(sentences), ""] if sentences else []
+    elif earlier and "run" in earlier[-1]:
+        *before, last = earlier
+        yield (
+            f"{who} from what a run left that is not published, `{command(last['run'])}` at commit "
+            f"`{last['git_commit']}`, and calls its folder `{last['name']}`."
+        )
+        yield from _origin("That one started", last["run"]["pretrained"], before, last["git_commit"])
+    elif pretrained not in (None, "published"):
+        yield f"The weights `{pretrained}` lie where the network was trained."
 
 
 def _and(names: set[str]) -> str:
@@ -263,7 +276,8 @@ def _training(metrics: dict) -> list[str]:
     )
     if earlier := metrics.get("earlier"):
         runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
-        start += f" as they were before ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
+        before = " as they were before" if metrics["pretrained"] == "published" else ""
+        start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
     scale, clip = settings.get("linear_lr_scale", 1), settings.get("clip_norm", 0)
     return [
         "## Training",

@@ -279,8 +279,7 @@ def fit(args: argparse.Namespace) -> None:
     }
     description = json.loads(json.dumps(description))  # as it will be read again
     if accelerator.is_main_process:
-        earlier = models.earlier_runs(model_name) if args.pretrained == "published" else []
-        prepare_folder(folder, description, args.resume, earlier)
+        prepare_folder(folder, description, args.resume, models.earlier_runs(model_name, args.pretrained))
     accelerator.wait_for_everyone()
     if args.resume and (folder / "metrics.json").is_file():
         accelerator.print(f"{folder} is complete: nothing to resume")

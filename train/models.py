@@ -1,5 +1,6 @@
 """From a name on the command line to a timm model: one to train, one that a run left, a published one."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -142,19 +143,39 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), config
 
 
-def earlier_runs(full_name: str) -> list[dict[str, Any]]:
-    """The runs that published weights came of, the oldest first: what of a card is left when others take its place.
+def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
+    """The runs that weights to start from came of, the oldest first.
+
+    Of a published one it is what is left of its card when others take its place; of one that is not published also
+    what repeats it, as `run`. Other weights tell nothing.
 
     Args:
         full_name: as `tagged` gives it; without a tag the default one's weights are meant.
+        weights: as `create` takes them.
     """
-    cfg = timm.get_pretrained_cfg(full_name)
-    file = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}" / "metrics.json"
-    if not file.is_file():  # another of timm's models
+    if weights == "published":
+        cfg = timm.get_pretrained_cfg(full_name)
+        folder = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
+    else:
+        folder = Path(weights or "")
+        folder = folder if folder.is_dir() else folder.parent
+    if weights is None or not (folder / "metrics.json").is_file():  # another of timm's models, or a mere file
         return []
-    metrics = json.loads(file.read_text())
-    kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256")
-    return [*metrics.get("earlier", []), {"name": file.parent.name, **{key: metrics[key] for key in kept}}]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    args = folder / "args.json"
+    if weights != "published" and args.is_file():
+        run = json.loads(args.read_text())
+        repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained")
+        itself = {key: run[key] for key in repeats}
+        for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
+            if run[key] and Path(run[key]).exists():
+                itself[key] = Path(run[key]).resolve().name
+        with (folder / "model.safetensors").open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        metrics |= {"earlier": run.get("earlier", []), "safetensors_sha256": sha256, "run": itself}
+    kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256", "run")
+    last = {"name": folder.resolve().name, **{key: metrics[key] for key in kept if key in metrics}}
+    return [*metrics.get("earlier", []), last]
 
 
 def cards() -> list[Path]:

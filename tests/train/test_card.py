@@ -62,7 +62,11 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     monkeypatch.setattr(models, "MODEL_CARDS", twin.parent)
     architecture, _, tag = twin.name.partition(".")
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg(tag=tag))
-    second = first | {"pretrained": "published", "earlier": models.earlier_runs(architecture), "git_commit": "abc"}
+    second = first | {
+        "pretrained": "published",
+        "earlier": models.earlier_runs(architecture, "published"),
+        "git_commit": "abc",
+    }
     second |= {"epochs": 9, "train_seconds": 60.0, "safetensors_sha256": "other", "test_accuracy": 77.77}
     (twin / "metrics.json").write_text(json.dumps(second))
     text = readme.render(twin)
@@ -70,10 +74,31 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     assert (
         f"as they were before (2 epochs in 1 h 2 min; {first['test_accuracy']:.2f} % on the test split), 9 ep" in text
     )
-    third = models.earlier_runs(f"{architecture}.{tag}")
+    third = models.earlier_runs(f"{architecture}.{tag}", "published")
     assert [run["epochs"] for run in third] == [2, 9]
     (twin / "metrics.json").write_text(json.dumps(second | {"earlier": third}))
     assert "(2 epochs in 1 h 2 min, then 9 epochs in 0 h 1 min; 77.77 %" in readme.render(twin)
+
+
+def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_path: Path) -> None:
+    """Enough to repeat them, one after the other."""
+    metrics = json.loads((twin / "metrics.json").read_text())
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, start, commit in ((first, None, "abc"), (second, str(first), "def")):
+        shutil.copytree(twin, folder)
+        run = {key: metrics[key] for key in ("model", "model_kwargs", "dataset", "recipe", "settings", "overfit")}
+        run |= {"seed": 3, "pretrained": start, "earlier": models.earlier_runs(metrics["model"], start)}
+        (folder / "args.json").write_text(json.dumps(run))
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit, "train_seconds": 600.0}))
+    assert models.earlier_runs(metrics["model"], None) == []
+    assert models.earlier_runs(metrics["model"], str(second / "config.json")) != []  # any file of the folder will do
+    third = {"pretrained": "second", "earlier": models.earlier_runs(metrics["model"], str(second)), "git_commit": "012"}
+    (twin / "metrics.json").write_text(json.dumps(metrics | third))
+    text = readme.render(twin)
+    assert re.search(r"It starts from what a run left that is not published, `[^`]* --seed 3 --pretrained first`", text)
+    assert "at commit `def`, and calls its folder `second`. That one started from what a run left" in text
+    assert re.search(r"`[^`]* --seed 3` at commit `abc`, and calls its folder `first`\.\n", text)
+    assert "from the weights `second` (2 epochs in 0 h 10 min, then 2 epochs in 0 h 10 min; " in text
 
 
 def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
@@ -124,11 +149,12 @@ def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
     assert parsed.data.datasets is None
     assert parsed.data.eval_results is None
     assert "trained on the 2 classes of my insects." in text
-    assert "from the weights `first`, 1 epochs" in text
+    assert re.search(r"from the weights `first` \(1 epochs in 0 h 0 min; [\d.]+ % on the test split\), 1 epochs", text)
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
     args = fit.parse(shlex.split(command))
     assert (args.dataset, args.pretrained) == ("my insects", "first")
-    assert "`my insects` is a folder of pictures that lies where the network was trained. So do the weights" in text
+    assert "`my insects` is a folder of pictures that lies where the network was trained. It starts from what" in text
+    assert "and calls its folder `first`." in text
     assert export.stated(own_card / "model.onnx")["tag"] == "my insects"
 
 
