@@ -131,7 +131,8 @@ def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, runni
         pid = server.process.pid
         most = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
-        sockets = [server.connect() for _ in range(20)]
+        # Numbers that are free below the highest are given out first.
+        sockets = [server.connect() for _ in range(most)]
         assert eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == most)
         status, errors = server.stop()
         for client in sockets:
@@ -188,7 +189,7 @@ def test_a_signal_under_load_loses_nothing(
     model = tiny(tmp_path / "model").write(cost=2)
     with running("--models", tmp_path, "--no-app", "--linger", 1) as server:
         load = Load(server.url, model, encode, clients=16)
-        time.sleep(1.5)
+        assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to begin on a busy machine
         server.process.send_signal(number)
         status, errors = _ended(server)
         load.stop()
@@ -196,7 +197,6 @@ def test_a_signal_under_load_loses_nothing(
     assert "Traceback" not in errors
     assert load.outcomes.total() == load.sent
     assert set(load.outcomes) <= {"200", "turned away"}, load.outcomes
-    assert load.outcomes["200"] > 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
