@@ -94,7 +94,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
     hardware.add_argument(
         "--cuda-graphs", action=argparse.BooleanOptionalAction,
-        help="launch each step's kernels as one, on one GPU; default: for this project's networks",
+        help="launch each step's kernels as one, on one GPU; default: for this project's networks, without --compile",
     )  # fmt: skip
     run = parser.add_argument_group("the run")
     run.add_argument("--output-dir", type=Path, metavar="DIR", help="default: runs/<model>.<dataset>.<recipe>.seed<S>")
@@ -329,7 +329,7 @@ def _fit(
         resume=args.resume,
         save_minutes=args.save_minutes,
         compiled=args.compile,
-        cuda_graphs=args.model in models.ZOO if args.cuda_graphs is None else args.cuda_graphs,
+        cuda_graphs=args.model in models.ZOO and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
 
