@@ -59,13 +59,14 @@ def test_it_learns_in_every_precision(
     assert torch.cuda.get_device_name() in json.dumps(metrics)
 
 
+@pytest.mark.parametrize("choice", ["--cuda-graphs", "--no-cuda-graphs"])
 def test_resumed_it_ends_where_it_would_have(
-    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, choice: str
 ) -> None:
     """Kernels on a GPU add in any order: near, not bit for bit."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     arguments = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples, "--epochs", 4, *SETTINGS)
-    arguments += ("--save-minutes", 0)
+    arguments += ("--save-minutes", 0, choice)
     status, _, errors = run(*arguments, "--output-dir", whole)
     assert status == 0, errors
     shutil.copytree(whole, resumed)
@@ -122,8 +123,9 @@ def test_what_cannot_be_captured_is_named(
     assert "--no-cuda-graphs" in errors
 
 
+@pytest.mark.parametrize("choice", ["--cuda-graphs", "--no-cuda-graphs"])
 def test_memory_does_not_grow_over_the_epochs(
-    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, mnist: data.Dataset
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, mnist: data.Dataset, choice: str
 ) -> None:
     peaks = []
     for epochs in (2, 12):
@@ -131,7 +133,7 @@ def test_memory_does_not_grow_over_the_epochs(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         arguments = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples, "--epochs", epochs, *SETTINGS)
-        status, _, errors = run(*arguments, "--output-dir", tmp_path / str(epochs))
+        status, _, errors = run(*arguments, choice, "--output-dir", tmp_path / str(epochs))
         assert status == 0, errors
         peaks.append(json.loads((tmp_path / str(epochs) / "metrics.json").read_text())["device_memory_bytes"])
     assert peaks[1] < peaks[0] + mnist.train.images.numel()
