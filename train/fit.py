@@ -378,8 +378,8 @@ def main(argv: list[str] | None = None) -> int:
         loop.NonFiniteLossError,
         graphs.GraphError,
         checkpoint.CheckpointError,
-        OSError,
-    ) as error:  # the last: a full disk, say
+        OSError,  # a full disk, say
+    ) as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as error:

@@ -156,23 +156,30 @@ def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
     if weights == "published":
         cfg = timm.get_pretrained_cfg(full_name)
         folder = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
-    else:
-        folder = Path(weights or "")
-        folder = folder if folder.is_dir() else folder.parent
-    if weights is None or not (folder / "metrics.json").is_file():  # another of timm's models, or a mere file
+        if not (folder / "metrics.json").is_file():  # another of timm's models
+            return []
+        return _with_last(json.loads((folder / "metrics.json").read_text()), folder)
+    if weights is None:
         return []
+    folder = Path(weights).parent if Path(weights).name == "model.safetensors" else Path(weights)
+    if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
+        return []
+    run = json.loads((folder / "args.json").read_text())
+    repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained")
+    itself = {key: run.get(key) for key in repeats}
+    for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
+        if itself[key] and Path(itself[key]).exists():
+            itself[key] = Path(itself[key]).resolve().name
+    with (folder / "model.safetensors").open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     metrics = json.loads((folder / "metrics.json").read_text())
-    args = folder / "args.json"
-    if weights != "published" and args.is_file():
-        run = json.loads(args.read_text())
-        repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained")
-        itself = {key: run[key] for key in repeats}
-        for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
-            if run[key] and Path(run[key]).exists():
-                itself[key] = Path(run[key]).resolve().name
-        with (folder / "model.safetensors").open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        metrics |= {"earlier": run.get("earlier", []), "safetensors_sha256": sha256, "run": itself}
+    return _with_last(
+        metrics | {"earlier": run.get("earlier", []), "safetensors_sha256": sha256, "run": itself}, folder
+    )
+
+
+def _with_last(metrics: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """A run's own earlier ones, and behind them what is kept of itself."""
     kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256", "run")
     last = {"name": folder.resolve().name, **{key: metrics[key] for key in kept if key in metrics}}
     return [*metrics.get("earlier", []), last]

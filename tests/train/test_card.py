@@ -91,7 +91,8 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
         (folder / "args.json").write_text(json.dumps(run))
         (folder / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit, "train_seconds": 600.0}))
     assert models.earlier_runs(metrics["model"], None) == []
-    assert models.earlier_runs(metrics["model"], str(second / "config.json")) != []  # any file of the folder will do
+    assert len(models.earlier_runs(metrics["model"], str(second / "model.safetensors"))) == 2
+    assert models.earlier_runs(metrics["model"], str(second / "other.safetensors")) == []
     third = {"pretrained": "second", "earlier": models.earlier_runs(metrics["model"], str(second)), "git_commit": "012"}
     (twin / "metrics.json").write_text(json.dumps(metrics | third))
     text = readme.render(twin)

@@ -117,9 +117,8 @@ def test_tabs_fit_a_phone_without_a_menu(browser: Browser, url: str) -> None:
 
 def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
     go(page, "Picture")
-    page.locator(".gallery-item").locator("visible=true").nth(
-        7
-    ).click()  # one that no model is sure of with a part of it covered
+    # One that no model is sure of with a part of it covered.
+    page.locator(".gallery-item").locator("visible=true").nth(7).click()
     expect(says(page, "picture")).to_contain_text("ship")
     go(page, "Understand")
     study = page.locator("#study")
