@@ -28,6 +28,7 @@ from train.allocator import keep_freed_memory
 from train.files import replacing, write_json
 from train.fold import fold, unfold
 from train.preprocess import Preprocess
+from train.progress import NonFiniteLossError
 
 # What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
 DECIDED = (
@@ -375,7 +376,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
     except (
-        loop.NonFiniteLossError,
+        NonFiniteLossError,
         graphs.GraphError,
         checkpoint.CheckpointError,
         OSError,  # a full disk, say

@@ -5,9 +5,8 @@ import io
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from train.files import write_text
 from train.models import pretrained_cfg
 from train.objective import loss_sum, make_optimizer
 from train.preprocess import Preprocess
+from train.progress import Progress, Tally
 from train.recipes import Recipe, input_size, learning_rate
 
 EVALUATION_BATCH = 500
@@ -34,33 +34,6 @@ EVALUATION_BATCH = 500
 STEPS_BETWEEN_CHECKS = 50
 # Of `save_minutes`: how old the newest state is at an epoch's end for another one to be saved there.
 SHARE_AT_EPOCH_END = 0.1
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch; the commits are
-    those of the code that it was begun and resumed with."""
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    commits: list[str | None] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +49,7 @@ class Setup:
     train: Split
     validation: Split
     plan: list[slice]
-    tally: "Tally"
+    tally: Tally
     states: "States"
     graphs: graphs.Graphs | None
     channels_last: bool
@@ -84,50 +57,6 @@ class Setup:
     seed: int
     micro_batches: int
     title: str
-
-
-class Tally:
-    """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite.
-
-    Its tensors stay where they are: a CUDA graph counts there.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        # Apple's GPUs have no float64.
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.totals = torch.zeros(2, dtype=exact, device=device)
-        self.step = torch.tensor(0, device=device)
-        self.bad_step = torch.tensor(-1, device=device)
-
-    def begin(self, accelerator: Accelerator, progress: Progress) -> None:
-        """Go on from where the progress stands in its epoch."""
-        self.totals.zero_()
-        if accelerator.is_main_process:  # what all processes had counted when the state was saved
-            self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count some images of the step that `self.step` holds."""
-        loss = loss.detach()
-        self.totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
-        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~loss.isfinite(), self.step, self.bad_step))
-
-    def collect(self, setup: Setup, progress: Progress) -> None:
-        """Bring the sums of all processes into the progress.
-
-        Raises:
-            NonFiniteLossError: naming the step.
-        """
-        loss, correct = setup.accelerator.reduce(self.totals.clone(), "sum").tolist()
-        bad_step = int(self.bad_step)
-        if bad_step >= 0 or not math.isfinite(loss):
-            # Another process's: it names the step itself.
-            where = (
-                f"step {bad_step} (epoch {bad_step // len(setup.plan) + 1})" if bad_step >= 0 else "this step or before"
-            )
-            raise NonFiniteLossError(
-                f"the loss is not finite at {where}: try a learning rate below {setup.recipe.learning_rate:g}"
-            )
-        progress.loss_sum, progress.correct = loss, round(correct)
 
 
 class States:
@@ -213,6 +142,7 @@ def train(
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True).to(device)
     wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
     train_split = dataset.train.to(device)
+    plan = batches(len(train_split), recipe.batch_size)
     states = folder / "states"
     cuda_graphs = cuda_graphs and graphs.possible(accelerator, recipe)
     setup = Setup(
@@ -224,8 +154,8 @@ def train(
         recipe=recipe,
         train=train_split,
         validation=dataset.validation.to(device),
-        plan=batches(len(train_split), recipe.batch_size),
-        tally=Tally(device),
+        plan=plan,
+        tally=Tally(accelerator, len(plan), recipe.learning_rate),
         states=States(accelerator, states, save_minutes),
         graphs=graphs.Graphs(device, recipe.batch_size) if cuda_graphs else None,
         channels_last=channels_last,
@@ -261,7 +191,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     if setup.graphs is not None:
         draws = setup.graphs.draws(draws)
     preprocess = _preprocess(setup, progress)
-    setup.tally.begin(accelerator, progress)
+    setup.tally.begin(progress)
     setup.model.train()
     bar = tqdm(
         total=plan[-1].stop,
@@ -283,7 +213,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
             bar.update(batch.stop - batch.start)
             check = progress.batch % STEPS_BETWEEN_CHECKS == 0
             if check:
-                setup.tally.collect(setup, progress)
+                setup.tally.collect(progress)
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.seen:.4f}")
             if not check and accelerator.num_processes > 1:
                 continue
@@ -292,7 +222,7 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
                 raise interrupt.Interrupted(f"stopped in epoch {progress.epoch + 1} after batch {progress.batch}")
             if setup.states.due():
                 _save(setup, progress)
-        setup.tally.collect(setup, progress)
+        setup.tally.collect(progress)
         # A GPU is done with the steps only now.
         progress.epoch_seconds = earlier + time.perf_counter() - started
 
@@ -386,7 +316,7 @@ def _time_left(setup: Setup, progress: Progress) -> str:
 
 def _save(setup: Setup, progress: Progress) -> None:
     if progress.batch:
-        setup.tally.collect(setup, progress)
+        setup.tally.collect(progress)
     setup.states.save(progress.epoch * len(setup.plan) + progress.batch)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from train import augment, checkpoint, data, interrupt, loop, objective, plots
 from train.preprocess import Preprocess
+from train.progress import NonFiniteLossError, Progress
 from train.recipes import Augmentation, Recipe
 
 PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
@@ -35,13 +36,13 @@ def few(mnist: data.Dataset) -> data.Dataset:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[..., tuple[nn.Module, loop.Progress]]:
+def fit(tmp_path: Path) -> Callable[..., tuple[nn.Module, Progress]]:
     """Trains a tiny network from weights that depend on the seed alone."""
     runs = 0
 
     def call(
         name: str, dataset: data.Dataset, recipe: Recipe, seed: int = 0, micro_batches: int = 1, **kwargs: object
-    ) -> tuple[nn.Module, loop.Progress]:
+    ) -> tuple[nn.Module, Progress]:
         nonlocal runs
         runs += 1
         reset_accelerate()
@@ -181,10 +182,10 @@ def test_gradients_are_clipped_once_for_the_whole_batch(fit: Callable, few: data
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(fit: Callable, few: data.Dataset) -> None:
-    with pytest.raises(loop.NonFiniteLossError, match=r"at step 1 \(epoch 1\).*below 1e\+30"):
+    with pytest.raises(NonFiniteLossError, match=r"at step 1 \(epoch 1\).*below 1e\+30"):
         fit("tiny_plain.mnist", few, dataclasses.replace(PLAIN, learning_rate=1e30))
     one_step_an_epoch = dataclasses.replace(PLAIN, learning_rate=1e30, batch_size=100, epochs=3)
-    with pytest.raises(loop.NonFiniteLossError, match=r"at step 1 \(epoch 2\)"):
+    with pytest.raises(NonFiniteLossError, match=r"at step 1 \(epoch 2\)"):
         fit("tiny_plain.mnist", few, one_step_an_epoch)
 
 

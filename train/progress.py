@@ -1,0 +1,83 @@
+"""Where a run stands: what its states keep, and what is counted on the device within an epoch."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch; the commits are
+    those of the code that it was begun and resumed with."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    commits: list[str | None] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Tally:
+    """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite.
+
+    Its tensors stay where they are: a CUDA graph counts there.
+    """
+
+    def __init__(self, accelerator: Accelerator, steps_per_epoch: int, learning_rate: float) -> None:
+        self._accelerator = accelerator
+        self._steps_per_epoch = steps_per_epoch
+        self._learning_rate = learning_rate
+        device = accelerator.device
+        # Apple's GPUs have no float64.
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.totals = torch.zeros(2, dtype=exact, device=device)
+        self.step = torch.tensor(0, device=device)
+        self.bad_step = torch.tensor(-1, device=device)
+
+    def begin(self, progress: Progress) -> None:
+        """Go on from where the progress stands in its epoch."""
+        self.totals.zero_()
+        if self._accelerator.is_main_process:  # what all processes had counted when the state was saved
+            self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count some images of the step that `self.step` holds."""
+        loss = loss.detach()
+        self.totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~loss.isfinite(), self.step, self.bad_step))
+
+    def collect(self, progress: Progress) -> None:
+        """Bring the sums of all processes into the progress.
+
+        Raises:
+            NonFiniteLossError: naming the step.
+        """
+        loss, correct = self._accelerator.reduce(self.totals.clone(), "sum").tolist()
+        bad_step = int(self.bad_step)
+        if bad_step >= 0 or not math.isfinite(loss):
+            # Another process's: it names the step itself.
+            epoch = bad_step // self._steps_per_epoch + 1
+            where = f"step {bad_step} (epoch {epoch})" if bad_step >= 0 else "this step or before"
+            raise NonFiniteLossError(
+                f"the loss is not finite at {where}: try a learning rate below {self._learning_rate:g}"
+            )
+        progress.loss_sum, progress.correct = loss, round(correct)
