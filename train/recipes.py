@@ -148,19 +148,24 @@ def _paper_improved(dataset: str) -> Recipe:
     )
 
 
-# Epochs, batch size and peak rate for CIFAR-10, each shown by a whole run (docs/recipe.md). Pictures of one's own may
-# be too few for such batches.
-_CIFAR10 = {
-    "vanilla_resnet18": (40, 512, 0.4),
-    "vanilla_googlenet": (50, 512, 0.003),
-    "improved_resnet18": (64, 512, 0.4),
-    "improved_vgg16": (50, 256, 0.15),
+# Epochs, batch size and peak rate, each shown by a whole run (docs/recipe.md). Pictures of one's own may be too few for
+# such batches, and other models have not been tried.
+_SGD = {
+    "vanilla_resnet18.cifar10": (40, 512, 0.4),
+    "improved_resnet18.cifar10": (64, 512, 0.4),
+    "improved_vgg16.cifar10": (50, 256, 0.15),
+}
+_MUON = {
+    "vanilla_googlenet.cifar10": (50, 512, 0.003),
+    "improved_googlenet.mnist": (16, 512, 0.003),
 }
 
 
 def _fast(model: str, dataset: str) -> Recipe:
     """One cycle up and down, Nesterov, decay on matrices only, bf16 and channels_last."""
     name = model.partition(".")[0]
+    run = f"{name}.{dataset}"
+    muon = run in _MUON
     batch_size = 128
     peak = {"vanilla_vgg16": 0.06, "improved_vgg16": 0.1, "vanilla_googlenet": 0.08}.get(name, 0.15)
     if dataset == "mnist":
@@ -168,8 +173,6 @@ def _fast(model: str, dataset: str) -> Recipe:
         augmentation = Augmentation(rotation=10, shear=5, shift=0.1, scale=(0.85, 1.15))
     else:
         epochs = 60 if name == "improved_googlenet" else 30
-        if dataset == "cifar10":
-            epochs, batch_size, peak = _CIFAR10.get(name, (epochs, batch_size, peak))
         augmentation = Augmentation(flip="alternating", rotation=10, shift=0.1, scale=(0.8, 1.2))
         # The improved ones overfit before they stop getting better, and the vanilla GoogLeNet most of all.
         cutout = {"improved_vgg16": 0.25, "improved_googlenet": 0.25, "improved_resnet18": 0.4}.get(name, 0.0)
@@ -178,8 +181,7 @@ def _fast(model: str, dataset: str) -> Recipe:
             augmentation = Augmentation(flip="alternating", shift=0.125, scale=(0.9, 1.15))
         elif name == "vanilla_googlenet":
             augmentation = replace(augmentation, brightness=0.2, contrast=0.2, saturation=0.2, cutout=0.4)
-    # The vanilla GoogLeNet alone has been tried with Muon so far, and for CIFAR-10.
-    muon = name == "vanilla_googlenet" and dataset == "cifar10"
+    epochs, batch_size, peak = (_MUON if muon else _SGD).get(run, (epochs, batch_size, peak))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
