@@ -162,7 +162,7 @@ _MUON = {
 
 
 def _fast(model: str, dataset: str) -> Recipe:
-    """One cycle up and down, Nesterov, decay on matrices only, bf16 and channels_last."""
+    """One cycle up and down, Nesterov or Muon, decay on matrices only, bf16 and channels_last."""
     name = model.partition(".")[0]
     run = f"{name}.{dataset}"
     muon = run in _MUON
