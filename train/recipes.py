@@ -154,10 +154,10 @@ _SGD = {
     "vanilla_resnet18.cifar10": (40, 512, 0.4),
     "improved_resnet18.cifar10": (64, 512, 0.4),
     "improved_vgg16.cifar10": (50, 256, 0.15),
+    "improved_googlenet.mnist": (24, 512, 0.4),
 }
 _MUON = {
     "vanilla_googlenet.cifar10": (50, 512, 0.003),
-    "improved_googlenet.mnist": (16, 512, 0.003),
 }
 
 
