@@ -292,7 +292,7 @@ def _training(metrics: dict) -> list[str]:
         "the weights are those after the last epoch. "
         f"Recipe `{metrics['recipe']}`: batch {settings['batch_size']}, {settings['schedule']} learning rate "
         f"{settings['learning_rate']:g}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
-        f"{'Muon' if settings.get('optimizer') == 'muon' else 'SGD'} with momentum {settings['momentum']:g}"
+        f"SGD with momentum {settings['momentum']:g}"
         f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
         f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}"
         f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing "

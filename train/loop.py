@@ -127,7 +127,6 @@ def train(
     device = accelerator.device
     torch.backends.cudnn.benchmark = True  # all batches are of one size
     preprocess = Preprocess(pretrained_cfg(model)).to(device)
-    model = model.to(device)  # before the optimiser is made, which may depend on it
     # The tensor cores of a GPU work in this order, and would have everything brought into it each time.
     channels_last = recipe.channels_last or device.type == "cuda"
     if channels_last:

@@ -2,43 +2,34 @@
 
 import torch
 import torch.nn.functional as F
-from timm.optim import Muon
 from torch import Tensor, nn
 
 from train.recipes import Recipe
 from zoo.googlenet import AUX_LOSS_WEIGHT, GoogLeNetOutputs
 
-# Of the NAdamW that Muon leaves vectors to: an epoch in batches of 512 is 88 steps, and 0.999 would look back ten.
-MUON_FALLBACK_BETAS = (0.9, 0.95)
 
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with the recipe's momentum and weight decay.
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, with its momentum and weight decay."""
+    Fused: one pass over weights, gradients and momentum, with nothing allocated. For VGG16's many weights the passes
+    one after the other took a third of a step on a CPU.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in model.modules():
         scale = recipe.linear_lr_scale if isinstance(module, nn.Linear) else 1.0
         for parameter in module.parameters(recurse=False):
             decays = recipe.decay_norms_and_biases or parameter.ndim > 1
             groups.setdefault((recipe.weight_decay if decays else 0.0, scale), []).append(parameter)
-    parameters = [
-        # timm's name for what a schedule multiplies a group's learning rate by.
-        {"params": group, "weight_decay": decay, "lr_scale": scale, "lr": scale * recipe.learning_rate}
-        for (decay, scale), group in groups.items()
-    ]
-    if recipe.optimizer == "muon":
-        # The count of steps lies on the device there, as a CUDA graph needs it.
-        capturable = next(model.parameters()).device.type == "cuda"
-        return Muon(
-            parameters,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            adjust_lr_fn="match_rms_adamw",
-            betas=MUON_FALLBACK_BETAS,
-            capturable=capturable,
-        )
-    # Fused: one pass over weights, gradients and momentum, with nothing allocated. For VGG16's many weights the passes
-    # one after the other took a third of a step on a CPU.
-    return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    return torch.optim.SGD(
+        [
+            # timm's name for what a schedule multiplies a group's learning rate by.
+            {"params": group, "weight_decay": decay, "lr_scale": scale, "lr": scale * recipe.learning_rate}
+            for (decay, scale), group in groups.items()
+        ],
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
 
 
 def loss_sum(outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float) -> Tensor:

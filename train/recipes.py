@@ -43,13 +43,10 @@ class Recipe:
 
     Attributes:
         batch_size: images per optimiser step, over all processes and accumulated micro-batches together.
-        optimizer: "sgd", or "muon" (timm's): each matrix's momentum is made orthogonal before it is added, at a size
-            as AdamW's steps have, and what is no matrix takes NAdamW's steps.
         learning_rate: the fixed rate, the rate before the first milestone, or the peak of the one-cycle schedule.
         linear_lr_scale: the linear layers' share of the learning rate.
         clip_norm: a batch's gradient of a larger norm is shortened to it; 0 lets all pass.
         milestones: epochs (counted from 1, as in the paper's logs) from which the rate is a further tenth.
-        weight_decay: SGD adds it to the gradient, as PyTorch does; Muon takes its share of the weight itself.
         decay_norms_and_biases: whether weight decay reaches vectors too.
         label_smoothing: share alpha of the target spread evenly over all classes, in PyTorch's form: the true class
             has 1 - alpha + alpha / k, each other one alpha / k.
@@ -62,7 +59,6 @@ class Recipe:
     epochs: int
     learning_rate: float
     schedule: Literal["fixed", "milestones", "one-cycle"]
-    optimizer: Literal["sgd", "muon"] = "sgd"
     linear_lr_scale: float = 1.0
     clip_norm: float = 0.0
     batch_size: int = 128
@@ -149,23 +145,19 @@ def _paper_improved(dataset: str) -> Recipe:
 
 
 # Epochs, batch size and peak rate, each shown by a whole run (docs/recipe.md). Pictures of one's own may be too few for
-# such batches, and other models have not been tried.
-_SGD = {
+# such batches.
+_SHOWN = {
     "vanilla_resnet18.cifar10": (40, 512, 0.4),
+    "vanilla_googlenet.cifar10": (70, 512, 0.15),
     "improved_resnet18.cifar10": (64, 512, 0.4),
     "improved_vgg16.cifar10": (50, 256, 0.15),
     "improved_googlenet.mnist": (24, 512, 0.4),
 }
-_MUON = {
-    "vanilla_googlenet.cifar10": (50, 512, 0.003),
-}
 
 
 def _fast(model: str, dataset: str) -> Recipe:
-    """One cycle up and down, Nesterov or Muon, decay on matrices only, bf16 and channels_last."""
+    """One cycle up and down, Nesterov, decay on matrices only, bf16 and channels_last."""
     name = model.partition(".")[0]
-    run = f"{name}.{dataset}"
-    muon = run in _MUON
     batch_size = 128
     peak = {"vanilla_vgg16": 0.06, "improved_vgg16": 0.1, "vanilla_googlenet": 0.08}.get(name, 0.15)
     if dataset == "mnist":
@@ -181,16 +173,14 @@ def _fast(model: str, dataset: str) -> Recipe:
             augmentation = Augmentation(flip="alternating", shift=0.125, scale=(0.9, 1.15))
         elif name == "vanilla_googlenet":
             augmentation = replace(augmentation, brightness=0.2, contrast=0.2, saturation=0.2, cutout=0.4)
-    epochs, batch_size, peak = (_MUON if muon else _SGD).get(run, (epochs, batch_size, peak))
+    epochs, batch_size, peak = _SHOWN.get(f"{name}.{dataset}", (epochs, batch_size, peak))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
-        optimizer="muon" if muon else "sgd",
-        momentum=0.95 if muon else 0.9,
         # The vanilla VGG16 has no norm at all: from 0.01 on it falls back to chance unless its gradients are clipped.
         # The improved one's three linear layers have none: at 0.15 its loss is soon infinite. The vanilla GoogLeNet's
         # jumps at 0.15, and in long runs from 0.03 on.
-        clip_norm=2.0 if name in ("vanilla_vgg16", "vanilla_googlenet") and not muon else 0.0,
+        clip_norm=2.0 if name in ("vanilla_vgg16", "vanilla_googlenet") else 0.0,
         learning_rate=peak,
         linear_lr_scale=0.2 if name == "improved_vgg16" else 1.0,
         schedule="one-cycle",
@@ -202,7 +192,7 @@ def _fast(model: str, dataset: str) -> Recipe:
             "improved_googlenet": ((0.5, 0.5), (0.75, 0.75)),
         }.get(name, ()),
         nesterov=True,
-        weight_decay=0.1 if muon else 5e-4,
+        weight_decay=5e-4,
         decay_norms_and_biases=False,
         label_smoothing=0.1,
         channels_last=True,

@@ -80,25 +80,22 @@ def test_resumed_it_ends_where_it_would_have(
     assert float(logs[1][-1]["train_loss"]) == pytest.approx(float(logs[0][-1]["train_loss"]), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("model", "rate", "more"),
-    [
-        ("improved_resnet18", 0.05, ()),  # SGD, through three input sizes
-        ("improved_resnet18", 0.05, ("--micro-batches", 2)),
-        ("vanilla_googlenet", 0.003, ()),  # Muon
-    ],
-)
+@pytest.mark.parametrize("more", [(), ("--micro-batches", 2)])
 def test_cuda_graphs_train_as_single_kernels_do(
-    run: Callable[..., tuple[int, str, str]],
-    samples: Path,
-    tmp_path: Path,
-    model: str,
-    rate: float,
-    more: tuple[object, ...],
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, more: tuple[object, ...]
 ) -> None:
-    """With a smaller batch at the end of each epoch."""
-    arguments = ("--model", model, "--dataset", "cifar10", "--data-dir", samples, "--epochs", 6)
-    arguments = (*arguments, "--batch-size", 32, "--learning-rate", rate)
+    """Through three input sizes, with a smaller batch at the end of each epoch."""
+    arguments = (
+        "--model",
+        "improved_resnet18",
+        "--dataset",
+        "cifar10",
+        "--data-dir",
+        samples,
+        "--epochs",
+        6,
+        *SETTINGS,
+    )
     losses = []
     for choice in ("--cuda-graphs", "--no-cuda-graphs"):
         reset_accelerate()
