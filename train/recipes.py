@@ -146,7 +146,7 @@ def _paper_improved(dataset: str) -> Recipe:
 
 # Epochs, batch size and peak rate, each shown by a whole run (docs/recipe.md). Pictures of one's own may be too few for
 # such batches.
-_SHOWN = {
+_RUNS = {
     "vanilla_resnet18.cifar10": (40, 512, 0.4),
     "vanilla_googlenet.cifar10": (70, 512, 0.15),
     "improved_resnet18.cifar10": (64, 512, 0.4),
@@ -173,7 +173,7 @@ def _fast(model: str, dataset: str) -> Recipe:
             augmentation = Augmentation(flip="alternating", shift=0.125, scale=(0.9, 1.15))
         elif name == "vanilla_googlenet":
             augmentation = replace(augmentation, brightness=0.2, contrast=0.2, saturation=0.2, cutout=0.4)
-    epochs, batch_size, peak = _SHOWN.get(f"{name}.{dataset}", (epochs, batch_size, peak))
+    epochs, batch_size, peak = _RUNS.get(f"{name}.{dataset}", (epochs, batch_size, peak))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
