@@ -213,6 +213,9 @@ def command(metrics: dict) -> str:
         words += ["--overfit", str(metrics["overfit"])]
     if start := metrics["pretrained"]:
         words += ["--pretrained", *([] if start == "published" else [start])]
+    if teacher := metrics.get("teacher"):
+        words += ["--teacher", teacher["name"]]
+        words += ["--teacher-share", f"{teacher['share']:g}", "--temperature", f"{teacher['temperature']:g}"]
     return f"accelerate launch train/fit.py {shlex.join(words)}"
 
 
@@ -232,6 +235,12 @@ def _reservations(metrics: dict) -> list[str]:
         )
     if not _hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
+    if teacher := metrics.get("teacher"):
+        where = "is published" if teacher["published"] else "lies where the network was trained"
+        sentences.append(
+            f"The teacher `{teacher['name']}` {where} (SHA-256 `{teacher['safetensors_sha256'][:16]}...`, made at "
+            f"commit `{teacher['git_commit']}`)."
+        )
     sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
     return [" ".join(sentences), ""] if sentences else []
 
@@ -278,6 +287,13 @@ def _training(metrics: dict) -> list[str]:
         runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
         before = " as they were before" if metrics["pretrained"] == "published" else ""
         start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
+    taught = ""
+    if teacher := metrics.get("teacher"):
+        taught = (
+            f" In the loss, the labels have a share of {1 - teacher['share']:g}, and {teacher['share']:g} has the "
+            f"opinion of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the test split) on each augmented "
+            f"image, at a temperature of {teacher['temperature']:g}."
+        )
     scale, clip = settings.get("linear_lr_scale", 1), settings.get("clip_norm", 0)
     return [
         "## Training",
@@ -297,7 +313,7 @@ def _training(metrics: dict) -> list[str]:
         f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}"
         f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing "
         f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
-        f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.",
+        f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.{taught}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
         f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "

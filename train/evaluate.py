@@ -30,16 +30,10 @@ class Features(nn.Module):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a model in evaluation mode, the test split of its dataset, the folder that it came from with
-    its training's log, and whether that is a published model's."""
+class Subject(models.Trained):
+    """What is evaluated, and on what: the test split of its dataset."""
 
-    title: str
-    model: nn.Module
-    class_names: list[str]
     test: data.Split
-    folder: Path
-    published: bool
 
 
 def load(name: str, data_dir: Path | None) -> Subject:
@@ -48,17 +42,10 @@ def load(name: str, data_dir: Path | None) -> Subject:
     Raises:
         models.ModelError, data.DataError: the model or its data cannot be had.
     """
-    if (Path(name) / "args.json").is_file():
-        folder, published = Path(name), False
-        model, description = models.load_run(folder)
-        class_names = description["class_names"]
-    else:
-        folder, published = models.card(name), True
-        model, description = models.load_card(folder)
-        class_names = description["label_names"]
-    size = models.pretrained_cfg(model)["input_size"][-1]
-    test = data.load(description["dataset"], data_dir, size).test
-    return Subject(folder.resolve().name, model, class_names, test, folder, published)
+    trained = models.load(name)
+    size = models.pretrained_cfg(trained.model)["input_size"][-1]
+    test = data.load(trained.dataset, data_dir, size).test
+    return Subject(**vars(trained), test=test)
 
 
 def logits(subject: Subject, runtime: str) -> np.ndarray:

@@ -23,8 +23,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import save_model
 
-from train import checkpoint, convolution, data, graphs, interrupt, loop, measure, models, recipes
+from train import checkpoint, convolution, data, distillation, graphs, interrupt, loop, measure, models, recipes
 from train.allocator import keep_freed_memory
+from train.distillation import Teacher
 from train.files import replacing, write_json
 from train.fold import fold, unfold
 from train.preprocess import Preprocess
@@ -79,6 +80,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch-size", type=int, metavar="N", help="images per step over all processes; default: the recipe's"
     )
     how.add_argument("--learning-rate", type=float, metavar="X", help="default: the recipe's")
+    how.add_argument(
+        "--teacher", metavar="NAME",
+        help="learn from this network's opinion too: a published model, as improved_vgg16.cifar10, or a run folder",
+    )  # fmt: skip
+    how.add_argument(
+        "--teacher-share", type=float, metavar="X",
+        help=f"of its opinion in the loss, the rest is the labels'; default: {distillation.SHARE:g}",
+    )  # fmt: skip
+    how.add_argument(
+        "--temperature", type=float, metavar="X",
+        help=f"what its logits and the network's are divided by to compare them; default: {distillation.TEMPERATURE:g}",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
     how.add_argument(
         "--overfit", type=int, metavar="N", help="sanity check: learn the first N images by heart, unaugmented"
@@ -115,6 +128,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
     if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
         parser.error(f"--learning-rate {args.learning_rate}: must be a positive number")
+    for name in ("teacher_share", "temperature"):
+        if getattr(args, name) is not None and args.teacher is None:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name):g}: there is no --teacher")
+    if args.teacher_share is not None and not 0 < args.teacher_share <= 1:
+        parser.error(f"--teacher-share {args.teacher_share:g}: must be above 0 and at most 1")
+    if args.temperature is not None and not 0 < args.temperature < float("inf"):
+        parser.error(f"--temperature {args.temperature:g}: must be a positive number")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
     # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
@@ -264,15 +284,25 @@ def fit(args: argparse.Namespace) -> None:
     if args.overfit:
         few = dataset.train.take(slice(args.overfit))
         dataset = dataclasses.replace(dataset, train=few, validation=few)
+    in_chans = dataset.train.images.shape[1]
+    teacher, taught = None, None
+    if args.teacher:
+        teacher = distillation.load(args.teacher, list(dataset.class_names), in_chans)
+        taught = {
+            **teacher.identity(),
+            "share": args.teacher_share or distillation.SHARE,
+            "temperature": args.temperature or distillation.TEMPERATURE,
+        }
     description = {
         "model": args.model,
         "model_kwargs": model_kwargs(args.model_kwargs),
         "dataset": args.dataset,
         "class_names": list(dataset.class_names),
-        "in_chans": dataset.train.images.shape[1],
+        "in_chans": in_chans,
         "train_images": len(dataset.train),
         "data_sha256": dataset.digest(),
         "pretrained": args.pretrained,
+        "teacher": taught,
         "recipe": args.recipe,
         "settings": dataclasses.asdict(recipe),
         "seed": args.seed,
@@ -286,7 +316,7 @@ def fit(args: argparse.Namespace) -> None:
         accelerator.print(f"{folder} is complete: nothing to resume")
         return
     with alone(folder) if accelerator.is_main_process else nullcontext():
-        _fit(args, recipe, accelerator, dataset, description, folder, title)
+        _fit(args, recipe, accelerator, dataset, teacher, description, folder, title)
 
 
 def _fit(
@@ -294,6 +324,7 @@ def _fit(
     recipe: recipes.Recipe,
     accelerator: Accelerator,
     dataset: data.Dataset,
+    teacher: models.Trained | None,
     description: dict[str, Any],
     folder: Path,
     title: str,
@@ -304,11 +335,16 @@ def _fit(
         args.model,
         args.dataset,
         num_classes=len(dataset.class_names),
-        in_chans=dataset.train.images.shape[1],
+        in_chans=description["in_chans"],
         weights=args.pretrained,
         **description["model_kwargs"],
     )
-    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
+    cfg = models.pretrained_cfg(model)
+    taught_by = None
+    if teacher:
+        taught = description["teacher"]
+        taught_by = Teacher(teacher.model, cfg, taught["share"], taught["temperature"])
+    model = fold(model, cfg["input_size"], to_train=True)
     set_seed(args.seed, device_specific=True)  # each process its own dropout
     if args.tracker:
         accelerator.init_trackers(
@@ -326,6 +362,7 @@ def _fit(
         accelerator,
         folder,
         seed=args.seed,
+        teacher=taught_by,
         micro_batches=args.micro_batches,
         resume=args.resume,
         save_minutes=args.save_minutes,

@@ -22,6 +22,7 @@ from train import checkpoint, convolution, graphs, interrupt, measure, norms, pl
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
+from train.distillation import Teacher
 from train.files import write_text
 from train.models import pretrained_cfg
 from train.objective import loss_sum, make_optimizer
@@ -44,6 +45,7 @@ class Setup:
     model: nn.Module
     optimizer: AcceleratedOptimizer
     average: AveragedModel | None
+    teacher: Teacher | None
     preprocess: Preprocess
     recipe: Recipe
     train: Split
@@ -99,6 +101,7 @@ def train(
     folder: Path,
     *,
     seed: int,
+    teacher: Teacher | None = None,
     micro_batches: int = 1,
     resume: bool = False,
     save_minutes: float = 10.0,
@@ -112,6 +115,7 @@ def train(
         model: on any device; one of `zoo`'s, or any timm model that takes the dataset's images.
         folder: gets `log.csv`, `curves.png` and `states/`.
         seed: with the epoch it fixes the order of the images and their augmentation.
+        teacher: what to learn from beside the labels.
         micro_batches: how many pieces each batch is cut into, to save memory; the batch stays the recipe's.
         resume: go on from the newest state in the folder, where there is one.
         save_minutes: time between two states; at the end of an epoch, one is saved after a tenth of it.
@@ -129,12 +133,18 @@ def train(
     preprocess = Preprocess(pretrained_cfg(model)).to(device)
     # The tensor cores of a GPU work in this order, and would have everything brought into it each time.
     channels_last = recipe.channels_last or device.type == "cuda"
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if compiled:
-        model.compile()
-    elif device.type == "cpu":
-        convolution.use_faster(model)
+    if teacher is not None:
+        # Not by `accelerator.prepare`: it would be a part of every state.
+        teacher = teacher.to(device)
+    for network in (model, teacher):
+        if network is None:
+            continue
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        if compiled:
+            network.compile()
+        elif device.type == "cpu":
+            convolution.use_faster(network)
     if accelerator.num_processes > 1:
         model = norms.use_whole_batch(model, device)
     average = None
@@ -150,6 +160,7 @@ def train(
         model=wrapped,
         optimizer=optimizer,
         average=average,
+        teacher=teacher,
         preprocess=preprocess,
         recipe=recipe,
         train=train_split,
@@ -248,9 +259,13 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess
             if setup.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             labels = images.labels[rows]
+            opinion = None
+            if setup.teacher is not None:
+                with accelerator.autocast():
+                    opinion = setup.teacher(x)
             with nullcontext() if i == len(pieces) - 1 else accelerator.no_sync(setup.model):
                 outputs = setup.model(x)
-                loss = loss_sum(outputs, labels, recipe.label_smoothing)
+                loss = loss_sum(outputs, labels, recipe.label_smoothing, opinion)
                 # DistributedDataParallel takes the mean over the processes. Wanted is the mean over the batch, also
                 # where their shares differ in size.
                 accelerator.backward(loss * (accelerator.num_processes / len(batch_rows)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,6 +144,58 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), config
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A published model, or what a finished run left.
+
+    Attributes:
+        model: in evaluation mode.
+        dataset: as `data.load` takes it.
+        folder: the card's or the run's, with the log of the training.
+    """
+
+    model: nn.Module
+    class_names: list[str]
+    dataset: str
+    folder: Path
+    published: bool
+
+    @property
+    def title(self) -> str:
+        return self.folder.resolve().name
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, those that may take its name after it among them."""
+        metrics = json.loads((self.folder / "metrics.json").read_text())
+        return {
+            "name": self.title,
+            "published": self.published,
+            "safetensors_sha256": _sha256(self.folder),
+            **{key: metrics[key] for key in ("test_accuracy", "git_commit")},
+        }
+
+
+def load(name: str) -> Trained:
+    """A published model, by name or by the path of its card, or a finished run by the path of its folder.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    if (Path(name) / "args.json").is_file():
+        folder = Path(name)
+        model, run = load_run(folder)
+        return Trained(model, run["class_names"], run["dataset"], folder, published=False)
+    folder = card(name)
+    model, config = load_card(folder)
+    return Trained(model, config["label_names"], config["dataset"], folder, published=True)
+
+
+def _sha256(folder: Path) -> str:
+    """Of the weights in a card or a finished run's folder."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
     """The runs that weights to start from came of, the oldest first.
 
@@ -165,16 +218,14 @@ def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
     if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
         return []
     run = json.loads((folder / "args.json").read_text())
-    repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained")
+    repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained", "teacher")
     itself = {key: run.get(key) for key in repeats}
     for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
         if itself[key] and Path(itself[key]).exists():
             itself[key] = Path(itself[key]).resolve().name
-    with (folder / "model.safetensors").open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     metrics = json.loads((folder / "metrics.json").read_text())
     return _with_last(
-        metrics | {"earlier": run.get("earlier", []), "safetensors_sha256": sha256, "run": itself}, folder
+        metrics | {"earlier": run.get("earlier", []), "safetensors_sha256": _sha256(folder), "run": itself}, folder
     )
 
 

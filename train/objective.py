@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.distillation import Opinion
 from train.recipes import Recipe
 from zoo.googlenet import AUX_LOSS_WEIGHT, GoogLeNetOutputs
 
@@ -32,9 +33,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     )
 
 
-def loss_sum(outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy summed over a batch; auxiliary heads' losses are added at their weight (section 2)."""
+def loss_sum(
+    outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float, opinion: Opinion | None = None
+) -> Tensor:
+    """Cross-entropy summed over a batch; auxiliary heads' losses are added at their weight (section 2).
+
+    A teacher's opinion takes its share of every head's loss.
+    """
     if isinstance(outputs, tuple):
-        main, *auxiliary = (F.cross_entropy(x, labels, label_smoothing=smoothing, reduction="sum") for x in outputs)
+        main, *auxiliary = (loss_sum(x, labels, smoothing, opinion) for x in outputs)
         return main + AUX_LOSS_WEIGHT * sum(auxiliary)
-    return F.cross_entropy(outputs, labels, label_smoothing=smoothing, reduction="sum")
+    loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing, reduction="sum")
+    return loss if opinion is None else opinion.blend(loss, outputs)

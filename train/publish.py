@@ -131,6 +131,7 @@ def _write(
         "model_kwargs": run["model_kwargs"],
         "pretrained": run["pretrained"] and Path(run["pretrained"]).name,
         "earlier": run.get("earlier", []),
+        "teacher": run.get("teacher"),
         "overfit": run["overfit"],
     }
     if name in data.HUB_IDS:

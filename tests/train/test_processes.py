@@ -50,17 +50,31 @@ def one(start: Callable[..., Child], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
+    """The same run by two processes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     group = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [
-        start(*ARGUMENTS, "--output-dir", tmp_path / "run", RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)
+        start(*ARGUMENTS, *more, "--output-dir", folder, RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)
     ]
     for child in children:
         assert child.wait() == 0, child.text()
     assert children[1].text().count("Epoch") == 0  # one of them speaks
+
+
+def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+    two(start, tmp_path / "run")
     compare(one, tmp_path / "run")
+
+
+def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+    child = start(*ARGUMENTS, "--teacher", one, "--output-dir", tmp_path / "one")
+    assert child.wait() == 0, child.text()
+    two(start, tmp_path / "two", "--teacher", one)
+    compare(tmp_path / "one", tmp_path / "two")
+    losses = [rows(folder)[-1]["train_loss"] for folder in (one, tmp_path / "one")]
+    assert abs(losses[0] - losses[1]) > 0.01  # it has its say
 
 
 @pytest.mark.slow

@@ -1,0 +1,108 @@
+"""Learning from another network too: what it thinks of each image, beside the image's label.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), and Beyer et al., "Knowledge distillation: a good
+teacher is patient and consistent" (2022): the teacher sees the very image that the student sees, augmented anew in
+every epoch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train import models
+from train.fold import fold
+from train.preprocess import Preprocess
+
+SHARE = 0.9
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a teacher thinks of a batch.
+
+    Attributes:
+        probabilities: float32 [b, classes], at the temperature.
+        share: of the opinion in the loss; the rest is the labels'.
+        temperature: what both networks' logits are divided by: above 1, more is seen of how the teacher ranks the
+            classes that it thinks unlikely.
+    """
+
+    probabilities: Tensor
+    share: float
+    temperature: float
+
+    def blend(self, loss: Tensor, logits: Tensor) -> Tensor:
+        """A loss by labels, summed over the batch, and the divergence of the logits from the opinion, by the share.
+
+        The divergence is multiplied by the square of the temperature: its gradients keep their size so.
+        """
+        own = F.log_softmax(logits.float() / self.temperature, dim=1)
+        divergence = F.kl_div(own, self.probabilities, reduction="sum") * self.temperature**2
+        return torch.lerp(loss, divergence, self.share)
+
+
+class Teacher(nn.Module):
+    """A trained network that tells its opinion of a student's input, whatever input size it has itself.
+
+    Args:
+        model: the teacher. It is put into evaluation mode, and its weights are no longer trained.
+        student_cfg: the student's, whose statistics its input is normalised with.
+        share, temperature: see `Opinion`.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, model: nn.Module, student_cfg: dict, share: float = SHARE, temperature: float = TEMPERATURE
+    ) -> None:
+        super().__init__()
+        cfg = models.pretrained_cfg(model)
+        self.preprocess, student = Preprocess(cfg), Preprocess(student_cfg)
+        self.share, self.temperature = share, temperature
+        # (x * student.std + student.mean - own mean) / own std
+        self.register_buffer("scale", student.std / self.preprocess.std, persistent=False)
+        self.register_buffer("offset", (student.mean - self.preprocess.mean) / self.preprocess.std, persistent=False)
+        self.alike = not (self.scale != 1).any() and not self.offset.any()
+        self.model = fold(model, cfg["input_size"]).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """It has learnt: evaluation mode is its only one."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Opinion:
+        """Its opinion of a batch.
+
+        Args:
+            x: float32 [b, channels, *the student's size], normalised as the student sees it.
+        """
+        if not self.alike:
+            x = x * self.scale + self.offset
+        if self.preprocess.size != tuple(x.shape[-2:]):
+            x = self.preprocess.resize(x)
+        probabilities = F.softmax(self.model(x).float() / self.temperature, dim=1)
+        return Opinion(probabilities, self.share, self.temperature)
+
+
+def load(name: str, class_names: list[str], in_chans: int) -> models.Trained:
+    """A network to learn from.
+
+    Args:
+        name: as `models.load` takes it.
+
+    Raises:
+        models.ModelError: there is no such network, or it tells other classes apart, or wants other channels.
+    """
+    trained = models.load(name)
+    if trained.class_names != class_names:
+        raise models.ModelError(
+            f"teacher {name!r} tells {', '.join(trained.class_names)} apart; to be learnt are {', '.join(class_names)}"
+        )
+    channels = models.pretrained_cfg(trained.model)["input_size"][0]
+    if channels != in_chans:
+        raise models.ModelError(f"teacher {name!r} takes images of {channels} channels, these have {in_chans}")
+    return trained
