@@ -80,7 +80,7 @@ def test_resumed_it_ends_where_it_would_have(
     assert float(logs[1][-1]["train_loss"]) == pytest.approx(float(logs[0][-1]["train_loss"]), rel=0.02)
 
 
-@pytest.mark.parametrize("more", [(), ("--micro-batches", 2)])
+@pytest.mark.parametrize("more", [(), ("--micro-batches", 2), ("--teacher", "improved_googlenet.cifar10")])
 def test_cuda_graphs_train_as_single_kernels_do(
     run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, more: tuple[object, ...]
 ) -> None:
