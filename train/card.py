@@ -78,7 +78,7 @@ def with_table(readme: str, cards: list[Path]) -> str:
         rows.append(
             f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
             f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
-            f"| recipe `{metrics['recipe']}`, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
+            f"| recipe {measure.recipe(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
         )
     before, rest = readme.split(TABLE_BEGIN)
     return "\n".join([before + TABLE_BEGIN, *rows, TABLE_END]) + rest.split(TABLE_END)[1]

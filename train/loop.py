@@ -135,10 +135,8 @@ def train(
     channels_last = recipe.channels_last or device.type == "cuda"
     if teacher is not None:
         # Not by `accelerator.prepare`: it would be a part of every state.
-        teacher = teacher.to(device)
-    for network in (model, teacher):
-        if network is None:
-            continue
+        teacher.to(device)
+    for network in [model] if teacher is None else [model, teacher]:
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compiled:

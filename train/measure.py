@@ -34,6 +34,12 @@ def all_epochs(metrics: dict[str, Any]) -> str:
     return " + ".join(str(run["epochs"]) for run in (*metrics.get("earlier", []), metrics))
 
 
+def recipe(metrics: dict[str, Any]) -> str:
+    """By what a card's weights were trained, and by whom: "`fast`, taught by `improved_vgg16.cifar10`"."""
+    teacher = metrics.get("teacher")
+    return f"`{metrics['recipe']}`" + (f", taught by `{teacher['name']}`" if teacher else "")
+
+
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
     """The wrongly classified images with the highest probabilities, highest first: row, classes, probability."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))

@@ -88,7 +88,7 @@ def costs(published: dict[tuple[str, str], Published]) -> Iterator[str]:
         yield _row(
             f"{NAMES[model]}, {paper.TITLES[dataset]}",
             f"{metrics['parameters']:,}",
-            f"`{metrics['recipe']}`",
+            measure.recipe(metrics),
             measure.all_epochs(metrics),
             _number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],

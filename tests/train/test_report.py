@@ -105,9 +105,11 @@ def test_report_is_that_of_the_published_models(written: str, tmp_path: Path) ->
 def test_costs_are_those_of_all_runs_that_weights_came_of() -> None:
     ((key, entry), *_) = report.read(models.cards()).items()
     earlier = [{"epochs": 5, "train_seconds": 600.0}, {"epochs": 7, "train_seconds": 1200.0}]
-    metrics = entry.metrics | {"epochs": 9, "train_seconds": 60.0, "earlier": earlier}
+    metrics = entry.metrics | {"epochs": 9, "train_seconds": 60.0, "earlier": earlier, "teacher": None}
     *_, row = report.costs({key: dataclasses.replace(entry, metrics=metrics)})
-    assert "| 5 + 7 + 9 | 31 |" in row
+    assert "| `fast` | 5 + 7 + 9 | 31 |" in row
+    *_, row = report.costs({key: dataclasses.replace(entry, metrics=metrics | {"teacher": {"name": "a_net.mnist"}})})
+    assert "| `fast`, taught by `a_net.mnist` | 5 + 7 + 9 |" in row
 
 
 def test_every_cell_of_the_table_is_the_papers_and_ours(written: str) -> None:
