@@ -235,13 +235,13 @@ def _reservations(metrics: dict) -> list[str]:
         )
     if not _hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
+    sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
     if teacher := metrics.get("teacher"):
         where = "is published" if teacher["published"] else "lies where the network was trained"
         sentences.append(
             f"The teacher `{teacher['name']}` {where} (SHA-256 `{teacher['safetensors_sha256'][:16]}...`, made at "
             f"commit `{teacher['git_commit']}`)."
         )
-    sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
     return [" ".join(sentences), ""] if sentences else []
 
 
