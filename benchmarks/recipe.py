@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 
 from train import data, loop, models
 from train.allocator import keep_freed_memory
-from train.fit import emulates_bf16
+from train.command_line import emulates_bf16
 from train.fold import fold
 from train.recipes import Recipe, get
 

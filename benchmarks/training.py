@@ -32,7 +32,7 @@ from torch import nn
 from train import convolution, data, export, models, recipes
 from train import loop as training_loop
 from train.allocator import keep_freed_memory
-from train.fit import emulates_bf16
+from train.command_line import emulates_bf16
 from train.fold import fold
 from train.objective import make_optimizer
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from serve.models import load
 from serve.settings import Settings
-from train import data, export, fit, models, recipes, verify
+from train import command_line, data, export, models, recipes, verify
 from train.card import render
 
 CARDS = models.cards()
@@ -224,13 +224,13 @@ def test_lost_weights_are_noticed(
 def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, or, where the recipe has changed, what flags give, and the commit that has the rest, as it has the
     weights that the run started from."""
-    monkeypatch.setattr(fit, "emulates_bf16", lambda: False)
+    monkeypatch.setattr(command_line, "emulates_bf16", lambda: False)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     metrics, text = json.loads((card / "metrics.json").read_text()), (card / "README.md").read_text()
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
-    args = fit.parse(shlex.split(command))
+    args = command_line.parse(shlex.split(command))
     assert (args.model, args.dataset, args.seed) == (metrics["model"], metrics["dataset"], metrics["seed"])
-    recipe = json.loads(json.dumps(dataclasses.asdict(fit.recipe_for(args))))
+    recipe = json.loads(json.dumps(dataclasses.asdict(command_line.recipe_for(args))))
     without = dataclasses.asdict(recipes.Recipe(epochs=0, learning_rate=0, schedule="fixed"))
     settings = json.loads(json.dumps(without | metrics["settings"]))
     differing = {name for name in recipe if recipe[name] != settings[name]}

@@ -1,6 +1,5 @@
 """States of a run that survive a kill, a full disk and damage: written aside, renamed, checked, the last two kept."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,6 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+
+from train.files import sha256
 
 KEPT = 2
 _MANIFEST = "manifest.json"
@@ -80,8 +81,7 @@ def _digests(folder: Path) -> dict[str, str]:
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != _MANIFEST:
-            with path.open("rb") as file:
-                digests[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[str(path.relative_to(folder))] = sha256(path)
     return digests
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train import data, measure, models, small_maps
-from train.files import replacing
+from train.files import replacing, sha256
 from train.fold import factor, fold
 from train.preprocess import Preprocess
 
@@ -215,7 +215,7 @@ def metadata(card: Path, precision: str) -> dict[str, str]:
         "model": config["architecture"],
         "tag": cfg["tag"],
         "labels": json.dumps(config["label_names"]),
-        "safetensors_sha256": hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest(),
+        "safetensors_sha256": sha256(card / "model.safetensors"),
         "pretrained_cfg": json.dumps(
             {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
         ),

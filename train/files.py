@@ -1,5 +1,6 @@
-"""Files that a crash leaves old or new, never half."""
+"""Files that a crash leaves old or new, never half, and their digests."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -26,6 +27,12 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """From a name on the command line to a timm model: one to train, one that a run left, a published one."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
+from train.files import sha256
 from zoo.pretrained import MODEL_CARDS
 
 ZOO = (
@@ -170,7 +170,7 @@ class Trained:
         return {
             "name": self.title,
             "published": self.published,
-            "safetensors_sha256": _sha256(self.folder),
+            "safetensors_sha256": sha256(self.folder / "model.safetensors"),
             **{key: metrics[key] for key in ("test_accuracy", "git_commit")},
         }
 
@@ -188,12 +188,6 @@ def load(name: str) -> Trained:
     folder = card(name)
     model, config = load_card(folder)
     return Trained(model, config["label_names"], config["dataset"], folder, published=True)
-
-
-def _sha256(folder: Path) -> str:
-    """Of the weights in a card or a finished run's folder."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
@@ -224,9 +218,9 @@ def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
         if itself[key] and Path(itself[key]).exists():
             itself[key] = Path(itself[key]).resolve().name
     metrics = json.loads((folder / "metrics.json").read_text())
-    return _with_last(
-        metrics | {"earlier": run.get("earlier", []), "safetensors_sha256": _sha256(folder), "run": itself}, folder
-    )
+    metrics |= {"earlier": run.get("earlier", []), "run": itself}
+    metrics["safetensors_sha256"] = sha256(folder / "model.safetensors")
+    return _with_last(metrics, folder)
 
 
 def _with_last(metrics: dict[str, Any], folder: Path) -> list[dict[str, Any]]:

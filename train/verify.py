@@ -9,7 +9,6 @@ commit, accuracy before storing, and the settings beside epochs, batch and learn
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from torch import nn
 
 from train import card, data, evaluate, export, measure, models, paper, recipes
 from train.batches import batches
-from train.files import write_json, write_text
+from train.files import sha256, write_json, write_text
 
 # Float sums differ in their last bits between processors, and with them an image at the border of two classes;
 # quantised activations can round the other way in every layer. Shares of the images; one image is always allowed.
@@ -51,7 +50,7 @@ def figures(folder: Path, dataset: data.Dataset) -> dict[str, Any]:
     return {
         **measured["torch"],
         "onnx_test_accuracy": {precision: measured[precision]["test_accuracy"] for precision in export.FILES},
-        "safetensors_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "safetensors_sha256": sha256(folder / "model.safetensors"),
         "parameters": measure.parameters(model),
     }
 

@@ -14,25 +14,25 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from train import card as readme
-from train import data, export, fit, models, publish
+from train import command_line, data, export, models, publish, runs
 
 
 def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, metrics = (json.loads((run_folder / "args.json").read_text()), json.loads((card / "metrics.json").read_text()))
-    monkeypatch.setattr(fit, "emulates_bf16", lambda: False)
+    monkeypatch.setattr(command_line, "emulates_bf16", lambda: False)
 
     def parsed(metrics: dict[str, Any]) -> Any:
-        return fit.parse(shlex.split(readme.command(metrics).partition("train/fit.py ")[2]))
+        return command_line.parse(shlex.split(readme.command(metrics).partition("train/fit.py ")[2]))
 
     args = parsed(metrics)
     assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
     assert (args.batch_size, args.learning_rate, args.epochs) == (32, 0.05, 2)
-    assert json.loads(json.dumps(vars(fit.recipe_for(args)), default=vars)) == run["settings"]
+    assert json.loads(json.dumps(vars(command_line.recipe_for(args)), default=vars)) == run["settings"]
     assert "git checkout" not in (card / "README.md").read_text()
 
     more = {"model_kwargs": {"aux": True, "act": "a b"}, "pretrained": "published", "overfit": 32}
     args = parsed(metrics | more)
-    assert fit.model_kwargs(args.model_kwargs) == more["model_kwargs"]
+    assert command_line.model_kwargs(args.model_kwargs) == more["model_kwargs"]
     assert (args.pretrained, args.overfit) == ("published", 32)
     assert parsed(metrics | {"pretrained": "colour"}).pretrained == "colour"
 
@@ -104,8 +104,8 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
 
 def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
     description = {"pretrained": "published", "settings": {}}
-    fit.prepare_folder(tmp_path / "run", description, False, [{"epochs": 2}])
-    fit.prepare_folder(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
+    runs.prepare(tmp_path / "run", description, False, [{"epochs": 2}])
+    runs.prepare(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
     assert json.loads((tmp_path / "run" / "args.json").read_text())["earlier"] == [{"epochs": 2}]
 
 
@@ -152,7 +152,7 @@ def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
     assert "trained on the 2 classes of my insects." in text
     assert re.search(r"from the weights `first` \(1 epochs in 0 h 0 min; [\d.]+ % on the test split\), 1 epochs", text)
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
-    args = fit.parse(shlex.split(command))
+    args = command_line.parse(shlex.split(command))
     assert (args.dataset, args.pretrained) == ("my insects", "first")
     assert "`my insects` is a folder of pictures that lies where the network was trained. It starts from what" in text
     assert "and calls its folder `first`." in text

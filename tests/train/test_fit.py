@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import CACHE, SAMPLES, reset_accelerate
 
-from train import data, evaluate, fit, measure, models, plots
+from train import command_line, data, evaluate, fit, measure, models, plots, runs
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
@@ -149,9 +149,11 @@ def test_accumulation_that_accelerate_was_told_of_gets_one_line(
 
 def test_the_papers_datasets_are_known_by_their_hub_ids() -> None:
     for name, hub_id in data.HUB_IDS.items():
-        args = fit.parse(["--model", "improved_resnet18", "--dataset", hub_id])
+        args = command_line.parse(["--model", "improved_resnet18", "--dataset", hub_id])
         assert args.dataset == name
-        assert fit.recipe_for(args) == fit.recipe_for(fit.parse(["--model", "improved_resnet18", "--dataset", name]))
+        assert command_line.recipe_for(args) == command_line.recipe_for(
+            command_line.parse(["--model", "improved_resnet18", "--dataset", name])
+        )
 
 
 @pytest.mark.parametrize(("asked", "emulated"), [("true", True), ("True", True), ("1", True), ("no", False)])
@@ -160,7 +162,7 @@ def test_on_a_cpu_without_bf16_it_is_not_emulated(asked: str, emulated: bool, mo
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
-    assert fit.emulates_bf16() is emulated
+    assert command_line.emulates_bf16() is emulated
 
 
 def test_what_a_card_says_of_pictures_is_what_was_done() -> None:
@@ -235,11 +237,11 @@ def test_other_images_are_another_run(run: Run, finished: Path, tmp_path: Path, 
 def test_two_do_not_train_in_one_folder(
     run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "LAST_SAVE_SECONDS", 0.3)
+    monkeypatch.setattr(runs, "LAST_SAVE_SECONDS", 0.3)
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "metrics.json").unlink()
-    with fit.alone(folder):
+    with runs.alone(folder):
         status, output, errors = run(*SHORT, "--output-dir", folder, "--resume")
     assert status == 2
     assert f"another process trains in {folder}" in one_line(errors)
@@ -276,7 +278,7 @@ def test_the_end_of_the_launcher_is_the_end_of_the_run(tmp_path: Path, number: i
         time.sleep(0.05)
     process.send_signal(number)
     process.wait(60)
-    with fit.alone(folder):  # waits until it has saved; it says so then
+    with runs.alone(folder):  # waits until it has saved; it says so then
         end = time.monotonic() + 30
         while "the state is saved" not in (text := (tmp_path / "output").read_text()):
             assert time.monotonic() < end, text

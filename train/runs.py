@@ -1,0 +1,85 @@
+"""The folder of a run: it is of one run, and one process at a time trains in it."""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from train.files import write_json
+
+# That another process may take to save its state and end, once it was told to.
+LAST_SAVE_SECONDS = 60
+
+
+class RunError(ValueError):
+    """A folder that this run cannot have; its message is one line for the user."""
+
+
+def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: list[dict[str, Any]]) -> None:
+    """Make the run folder, or see that the one to resume is of the same run.
+
+    Args:
+        earlier: what `models.earlier_runs` tells of the weights to start from; when a run is resumed, others may be
+            published in their place.
+
+    Raises:
+        RunError: the folder holds another run, or one that nobody asked to resume.
+    """
+    file = folder / "args.json"
+    if file.is_file():
+        if not resume:
+            raise RunError(
+                f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
+            )
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunError(f"cannot resume {folder}: its args.json is damaged ({error})") from error
+        for key, was, now in _differing(before, description):
+            raise RunError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no run: choose another --output-dir")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**description, "earlier": earlier})
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Key and both values of what differs; keys that an older version did not write are none."""
+    for key, value in now.items():
+        was = before.get(key, value)
+        if isinstance(was, dict) and isinstance(value, dict) and key == "settings":
+            yield from _differing(was, value)
+        elif was != value:
+            yield key, was, value
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep others out of a run folder: two that save their states there delete each other's.
+
+    Raises:
+        RunError: another process trains there, and has not ended in the time that saving takes.
+    """
+    with (folder / "args.json").open() as file:
+        end = time.monotonic() + LAST_SAVE_SECONDS
+        told = False
+        while not _locked(file):
+            if time.monotonic() > end:
+                raise RunError(f"another process trains in {folder}: wait for its end, or choose another --output-dir")
+            if not told:
+                print(f"Another process has {folder}: waiting for it to save and end", flush=True)
+                told = True
+            time.sleep(0.1)
+        yield  # closing the file gives it free, as the end of the process does
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
