@@ -155,6 +155,7 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
     text = (tmp_path / "REPORT.md").read_text()
     row = "| Improved VGG16, CIFAR-10 | 79.02 | 81.25 | 82.50 | 50 | 0 | a computer, bf16 mixed precision |"
     assert row in text.splitlines()
+    assert "| Improved VGG16, CIFAR-10 | 45 | 88.62 / 45.00 | 86.24 / 45.00 |" in text.splitlines()
     assert "docs/report/cifar10-paper-loss.png" in text
     assert (tmp_path / "docs/report/cifar10-paper-accuracy.png").stat().st_size > 5000
     assert "mnist-paper" not in text
