@@ -1,4 +1,4 @@
-"""What the paper reports, in percent: test accuracies per class (Tables 2 and 3), epochs of its logs (Figures 11 to 14)."""
+"""What the paper reports, in percent: test accuracies per class (Tables 2, 3), epochs of logs (Figures 11 to 14)."""
 
 from dataclasses import dataclass
 from statistics import fmean
