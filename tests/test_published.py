@@ -1,7 +1,6 @@
 """What is committed in model_cards/ is what its cards say it is."""
 
 import copy
-import dataclasses
 import json
 import math
 import re
@@ -230,9 +229,8 @@ def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: py
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
     args = command_line.parse(shlex.split(command))
     assert (args.model, args.dataset, args.seed) == (metrics["model"], metrics["dataset"], metrics["seed"])
-    recipe = json.loads(json.dumps(dataclasses.asdict(command_line.recipe_for(args))))
-    without = dataclasses.asdict(recipes.Recipe(epochs=0, learning_rate=0, schedule="fixed"))
-    settings = json.loads(json.dumps(without | metrics["settings"]))
+    recipe = recipes.as_settings(command_line.recipe_for(args))
+    settings = recipes.as_settings(recipes.of_settings(metrics["settings"]))
     differing = {name for name in recipe if recipe[name] != settings[name]}
     assert not differing & {"epochs", "batch_size", "learning_rate", "mixed_precision"}
     assert (f"`git checkout {metrics['git_commit']}`" in text) == bool(differing or metrics.get("earlier"))

@@ -5,7 +5,6 @@ them anew after a change of recipes, or of this file.
 """
 
 import argparse
-import dataclasses
 import json
 import shlex
 import sys
@@ -192,7 +191,7 @@ def changed_settings(metrics: dict) -> set[str]:
     run = recipes.of_settings(metrics["settings"])
     today = recipes.get(metrics["recipe"], metrics["model"], metrics["dataset"])
     # Through JSON, where tuples within tuples are lists, as they are in what the run has written.
-    before, now = (json.loads(json.dumps(dataclasses.asdict(recipe))) for recipe in (run, today))
+    before, now = map(recipes.as_settings, (run, today))
     changed = {name for name in now if before[name] != now[name]}
     return changed - {"augmentation"} if metrics.get("overfit") else changed
 

@@ -55,7 +55,7 @@ def fit(args: argparse.Namespace) -> None:
         raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
     with accelerator.main_process_first():
         config = models.input_config(model_name)
-        dataset = data.load(args.dataset, args.data_dir, image_size=config["input_size"][-1])
+        dataset = data.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
     if args.overfit:
         few = dataset.train.take(slice(args.overfit))
         dataset = dataclasses.replace(dataset, train=few, validation=few)
@@ -79,7 +79,7 @@ def fit(args: argparse.Namespace) -> None:
         "pretrained": args.pretrained,
         "teacher": taught,
         "recipe": args.recipe,
-        "settings": dataclasses.asdict(recipe),
+        "settings": recipes.as_settings(recipe),
         "seed": args.seed,
         "overfit": args.overfit,
     }
@@ -112,6 +112,7 @@ def _fit(
         num_classes=len(dataset.class_names),
         in_chans=description["in_chans"],
         weights=args.pretrained,
+        side=recipe.side,
         **description["model_kwargs"],
     )
     cfg = models.pretrained_cfg(model)

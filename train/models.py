@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
+from train import recipes
 from train.files import sha256
 from zoo.pretrained import MODEL_CARDS
 
@@ -59,12 +60,19 @@ def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
 
 
 def create(
-    name: str, dataset: str, num_classes: int, in_chans: int, weights: str | None = None, **kwargs: Any
+    name: str,
+    dataset: str,
+    num_classes: int,
+    in_chans: int,
+    weights: str | None = None,
+    side: int | None = None,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a model for a dataset.
 
     Args:
         weights: "published", or the path of a safetensors file or of a run folder; None draws them at random.
+        side: of the square input that it is to see, in pixels; None: its own.
 
     Raises:
         ModelError: the name is unknown, or the weights do not exist or do not fit.
@@ -78,17 +86,17 @@ def create(
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())  # torch lists what does not fit over many lines
         raise ModelError(f"cannot build {full_name!r}: {reason[:400]}") from error
-    _adapt_cfg(pretrained_cfg(model), in_chans)
+    _adapt_cfg(pretrained_cfg(model), in_chans, side)
     return model
 
 
-def _adapt_cfg(cfg: dict[str, Any], in_chans: int) -> None:
+def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
     """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
     transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics."""
     cfg.update(AS_PREPROCESSED)
     chans, *sides = cfg["input_size"]
+    cfg["input_size"] = (in_chans, *((side, side) if side else sides))
     if chans != in_chans:
-        cfg["input_size"] = (in_chans, *sides)
         for name in ("mean", "std"):
             cfg[name] = (sum(cfg[name]) / chans,) * in_chans
 
@@ -120,7 +128,16 @@ def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     run = json.loads((folder / "args.json").read_text())
     # Runs of older versions do not name their channels.
     in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
-    model = create(run["model"], run["dataset"], len(run["class_names"]), in_chans, str(folder), **run["model_kwargs"])
+    recipe = recipes.of_settings(run["settings"])
+    model = create(
+        run["model"],
+        run["dataset"],
+        len(run["class_names"]),
+        in_chans,
+        str(folder),
+        recipe.side,
+        **run["model_kwargs"],
+    )
     return model.eval(), run
 
 

@@ -1,6 +1,5 @@
 """Runs of recipe `paper` that the report keeps: their figures and logs, without weights."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,8 @@ def _departures(run: dict[str, Any], metrics: dict[str, Any], rows: list[dict[st
         return [f"its model is {run['model']!r}, its dataset {run['dataset']!r}"]
     if run["recipe"] != "paper":
         return [f"its recipe is {run['recipe']!r}"]
-    recipe = json.loads(json.dumps(dataclasses.asdict(recipes.get("paper", run["model"], run["dataset"]))))
-    settings = recipe | run["settings"]  # what is newer than the run had no effect on it
+    recipe = recipes.as_settings(recipes.get("paper", run["model"], run["dataset"]))
+    settings = recipes.as_settings(recipes.of_settings(run["settings"]))
     found = [
         f"its {name} is {settings[name]}, the paper's {recipe[name]}"
         for name in recipe

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from train import recipes
 from train.files import write_json
 
 # That another process may take to save its state and end, once it was told to.
@@ -36,7 +37,9 @@ def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: li
             )
         try:
             before = json.loads(file.read_text())
-        except ValueError as error:
+            # Settings that an older version did not have were as they are by default, whatever the recipe has now.
+            before["settings"] = recipes.as_settings(recipes.of_settings(before["settings"]))
+        except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot resume {folder}: its args.json is damaged ({error})") from error
         for key, was, now in _differing(before, description):
             raise RunError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
@@ -51,7 +54,7 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[st
     """Key and both values of what differs; keys that an older version did not write are none."""
     for key, value in now.items():
         was = before.get(key, value)
-        if isinstance(was, dict) and isinstance(value, dict) and key == "settings":
+        if key == "settings":
             yield from _differing(was, value)
         elif was != value:
             yield key, was, value

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from train import card as readme
-from train import command_line, data, export, models, publish, runs
+from train import command_line, data, export, models, publish, recipes, runs
 
 
 def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
 
 
 def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
-    description = {"pretrained": "published", "settings": {}}
+    description = {"pretrained": "published", "settings": recipes.as_settings(recipes.PAPER_VANILLA)}
     runs.prepare(tmp_path / "run", description, False, [{"epochs": 2}])
     runs.prepare(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
     assert json.loads((tmp_path / "run" / "args.json").read_text())["earlier"] == [{"epochs": 2}]

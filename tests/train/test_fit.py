@@ -219,6 +219,28 @@ def test_existing_run_is_neither_overwritten_nor_mixed_with_another(run: Run, fi
     assert "args.json is damaged" in one_line(errors)
 
 
+def test_the_papers_vanilla_networks_see_64x64(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From training to the weights' own test; and a run from before they did is not gone on with."""
+    arguments = ("--model", "vanilla_resnet18", "--dataset", "cifar10", "--data-dir", SAMPLES, "--recipe", "paper")
+    arguments += ("--epochs", 1, "--output-dir", tmp_path / "run")
+    assert run(*arguments)[0] == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    model, description = models.load_run(tmp_path / "run")
+    assert models.pretrained_cfg(model)["input_size"] == (3, 64, 64)
+    reset_accelerate()
+    assert evaluate.main([str(tmp_path / "run"), "--data-dir", str(SAMPLES)]) == 0
+    assert f"{metrics['test_accuracy']:.2f} %" in capsys.readouterr().out
+
+    del description["settings"]["side"]
+    (tmp_path / "run" / "args.json").write_text(json.dumps(description))
+    assert models.pretrained_cfg(models.load_run(tmp_path / "run")[0])["input_size"] == (3, 32, 32)
+    (tmp_path / "run" / "metrics.json").unlink()
+    reset_accelerate()
+    status, _, errors = run(*arguments, "--resume")
+    assert status == 2
+    assert "its side was null, now it is 64" in one_line(errors)
+
+
 @pytest.mark.parametrize(("rows", "word"), [(1000, "train_images was 1667, now it is 833"), (2000, "data_sha256 was")])
 def test_other_images_are_another_run(run: Run, finished: Path, tmp_path: Path, rows: int, word: str) -> None:
     shutil.copytree(finished, tmp_path / "run")

@@ -1,5 +1,6 @@
 """The queue of runs: what is complete is left alone, what fails stops nothing, a signal loses nothing."""
 
+import dataclasses
 import json
 import shlex
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from train import export, fit_all
+from train import export, fit_all, recipes
 
 # In the place of fit.py: an epoch a line of its log, as told by a file for each model.
 STUB = """
@@ -77,7 +78,8 @@ def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.Ca
     arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
     folder = tmp_path / "vanilla_resnet18.mnist.fast.seed0"
     folder.mkdir()
-    (folder / "args.json").write_text(json.dumps({"settings": {"epochs": 1}}))
+    recipe = dataclasses.replace(recipes.get("fast", "vanilla_resnet18", "mnist"), epochs=1)
+    (folder / "args.json").write_text(json.dumps({"settings": recipes.as_settings(recipe)}))
     (folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": 1}))
     assert fit_all.main([*arguments, "--", "--data-dir", str(export.SAMPLES), "--epochs", "2"]) == 1
     printed = capsys.readouterr().out

@@ -22,6 +22,7 @@ def test_paper_vanilla(model: str, dataset: str) -> None:
     assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.nesterov) == (50, 128, 0.9, False)
     assert (recipe.weight_decay, recipe.label_smoothing, recipe.ema_decay) == (0, 0, 0)
     assert recipe.augmentation == recipes.Augmentation()
+    assert recipe.side == 64
     assert {recipes.learning_rate(recipe, step, 352) for step in range(0, 50 * 352, 11)} == {0.001}
 
 
@@ -31,6 +32,7 @@ def test_paper_improved(model: str, dataset: str) -> None:
     recipe = recipes.get("paper", model, dataset)
     assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.nesterov) == (50, 128, 0.9, False)
     assert (recipe.weight_decay, recipe.label_smoothing, recipe.ema_decay) == (4e-5, 0.1, 0)
+    assert recipe.side is None  # 64 is their own
     augmentation = recipe.augmentation
     assert (augmentation.shift, augmentation.scale) == (0.1, (0.8, 1.2))
     jitter = (augmentation.brightness, augmentation.contrast, augmentation.saturation)

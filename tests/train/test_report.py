@@ -28,6 +28,11 @@ BY_ITS_TABLES = {
     },
 }
 
+SETTINGS = recipes.as_settings(recipes.get("paper", "improved_vgg16", "cifar10"))
+VANILLA = recipes.as_settings(recipes.get("paper", "vanilla_vgg16", "cifar10"))
+# As it was before the vanilla networks had a size in it.
+VANILLA_WITHOUT_SIZE = {name: value for name, value in VANILLA.items() if name != "side"}
+
 
 @pytest.mark.parametrize("dataset", BY_ITS_TABLES)
 def test_claims_by_the_papers_own_tables(dataset: str) -> None:
@@ -130,7 +135,6 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     args = {"model": "improved_vgg16", "dataset": "cifar10", "recipe": "paper", "pretrained": None, "overfit": None}
     args["model_kwargs"] = {}
-    settings = dataclasses.asdict(recipes.get("paper", "improved_vgg16", "cifar10"))
     per_class = paper.per_class("cifar10", "improved_vgg16")
     metrics = {
         "per_class_accuracy": per_class,
@@ -140,7 +144,7 @@ def run(tmp_path: Path) -> Path:
         "seed": 0,
     }
     metrics |= {"train_images": 45_000, "test_images": 10_000, "device": "a computer", "mixed_precision": "bf16"}
-    (folder / "args.json").write_text(json.dumps(args | {"settings": settings}))
+    (folder / "args.json").write_text(json.dumps(args | {"settings": SETTINGS}))
     (folder / "metrics.json").write_text(json.dumps(metrics))
     columns = ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
     rows = [",".join(columns), *(f"{epoch},1,1,{epoch},{epoch}" for epoch in range(1, 51))]
@@ -171,7 +175,12 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
         ("args.json", {"pretrained": "published"}, "it has --pretrained published"),
         ("args.json", {"model_kwargs": {"drop_rate": 0.0}}, "it has --model-kwargs {'drop_rate': 0.0}"),
         ("log.csv", {}, "its log has 1 epochs, not 50"),
-        ("args.json", {"settings": {"epochs": 3}}, "its epochs is 3, the paper's 50"),
+        ("args.json", {"settings": SETTINGS | {"epochs": 3}}, "its epochs is 3, the paper's 50"),
+        (
+            "args.json",
+            {"model": "vanilla_vgg16", "settings": VANILLA_WITHOUT_SIZE},
+            "its side is None, the paper's 64",
+        ),
         ("metrics.json", {"train_images": 2000}, "its train_images are 2,000, not 45,000"),
         ("metrics.json", {"test_images": 1000}, "its test_images are 1,000, not 10,000"),
     ],
