@@ -144,7 +144,28 @@ def _figures(metrics: dict, title: str) -> list[str]:
         "![Confusion matrix on the test split](confusion_matrix.png)",
         "![Loss and accuracy over the epochs](curves.png)",
         "",
+        *_curves(metrics),
     ]
+
+
+def _curves(metrics: dict) -> list[str]:
+    """Why training and validation cannot be compared, where it is so."""
+    settings = metrics["settings"]
+    in_training = [
+        *(["augmented images"] if _augmentation(settings) else []),
+        *(["smoothed labels"] if settings["label_smoothing"] else []),
+        *(["the teacher's opinion"] if metrics.get("teacher") else []),
+    ]
+    if not in_training:
+        return []
+    *most, last = in_training
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return [f"The training's curves are of {listed}, the validation's of the plain images and labels.", ""]
+
+
+def _augmentation(settings: dict) -> dict:
+    """What it does; left out is what it could do besides."""
+    return {key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])}
 
 
 def _pixels(config: dict) -> tuple[str, str]:
@@ -276,9 +297,6 @@ def _time(seconds: float) -> str:
 
 def _training(metrics: dict) -> list[str]:
     settings = metrics["settings"]
-    augmentation = {
-        key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])
-    }
     start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
@@ -312,7 +330,7 @@ def _training(metrics: dict) -> list[str]:
         f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}"
         f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing "
         f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
-        f"{', '.join(f'{key} {_plain(value)}' for key, value in augmentation.items()) or 'none'}.{taught}",
+        f"{', '.join(f'{key} {_plain(value)}' for key, value in _augmentation(settings).items()) or 'none'}.{taught}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
         f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
@@ -352,10 +370,14 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
     ]
     if metrics["model"].startswith("vanilla_") and dataset in data.HUB_IDS:
         lines.append(
-            "- The paper does not say at what size its vanilla networks saw the pictures: this one sees "
-            f"{_pixels(config)[1]} pixels. It trained them at a fixed rate and without augmentation, so the figures "
-            "beside the paper's compare two recipes too."
+            "- The paper does not say at what size its vanilla networks saw the pictures; its log of ResNet18 on "
+            f"CIFAR-10 fits 64x64 pixels, and this one sees {_pixels(config)[1]}."
         )
+        if metrics["recipe"] != "paper":
+            lines[-1] += (
+                " It trained them at a fixed rate and without augmentation, so the figures beside the paper's compare "
+                "two recipes too."
+            )
     if dataset == "mnist":
         lines.append(
             "- It expects a white digit on black, 20 pixels at its longest side, centred by its mass in 28x28 pixels, "

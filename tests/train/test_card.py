@@ -16,6 +16,8 @@ from PIL import Image
 from train import card as readme
 from train import command_line, data, export, models, publish, recipes, runs
 
+PLAIN = recipes.as_settings(recipes.PAPER_VANILLA)
+
 
 def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, metrics = (json.loads((run_folder / "args.json").read_text()), json.loads((card / "metrics.json").read_text()))
@@ -35,6 +37,25 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     assert command_line.model_kwargs(args.model_kwargs) == more["model_kwargs"]
     assert (args.pretrained, args.overfit) == ("published", 32)
     assert parsed(metrics | {"pretrained": "colour"}).pretrained == "colour"
+
+
+TEACHER = {"name": "a_net.mnist", "share": 0.9, "temperature": 2, "test_accuracy": 99.0, "published": True}
+TEACHER |= {"safetensors_sha256": "ab", "git_commit": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "listed"),
+    [
+        ({"settings": PLAIN}, []),
+        ({"settings": PLAIN | {"label_smoothing": 0.1}}, ["smoothed labels"]),
+        ({}, ["augmented images and smoothed labels"]),
+        ({"teacher": TEACHER}, ["augmented images, smoothed labels and the teacher's opinion"]),
+    ],
+)
+def test_card_says_why_the_curves_cannot_be_compared(twin: Path, changes: dict[str, Any], listed: list[str]) -> None:
+    metrics = json.loads((twin / "metrics.json").read_text())
+    (twin / "metrics.json").write_text(json.dumps(metrics | changes))
+    assert re.findall(r"The training's curves are of (.*), the validation's of", readme.render(twin)) == listed
 
 
 @pytest.mark.parametrize(
