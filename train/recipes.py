@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 RECIPES = ("paper", "fast")
@@ -73,18 +73,21 @@ class Recipe:
     side: int | None = None
     sizes: tuple[tuple[float, float], ...] = ()
     ema_decay: float = 0.0
-    channels_last: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 def of_settings(settings: dict[str, Any]) -> Recipe:
-    """The recipe whose fields a run has written down; of one that it does not name, which is newer, the default."""
+    """The recipe whose fields a run has written down: of one that it does not name, which is newer, the default, and
+    without those that there are no longer."""
 
-    def plain(fields: dict[str, Any]) -> dict[str, Any]:  # lists are what JSON makes of tuples
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    def tuples(value: Any) -> Any:  # lists are what JSON makes of them
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return Recipe(**{**plain(settings), "augmentation": Augmentation(**plain(settings["augmentation"]))})
+    names = {each.name for each in fields(Recipe)}
+    known = {name: tuples(value) for name, value in settings.items() if name in names}
+    augmentation = {name: tuples(value) for name, value in settings["augmentation"].items()}
+    return Recipe(**{**known, "augmentation": Augmentation(**augmentation)})
 
 
 def as_settings(recipe: Recipe) -> dict[str, Any]:
@@ -169,7 +172,7 @@ _RUNS = {
 
 
 def _fast(model: str, dataset: str) -> Recipe:
-    """One cycle up and down, Nesterov, decay on matrices only, bf16 and channels_last."""
+    """One cycle up and down, Nesterov, decay on matrices only, bf16."""
     name = model.partition(".")[0]
     batch_size = 128
     peak = {"vanilla_vgg16": 0.06, "improved_vgg16": 0.1, "vanilla_googlenet": 0.08}.get(name, 0.15)
@@ -208,7 +211,6 @@ def _fast(model: str, dataset: str) -> Recipe:
         weight_decay=5e-4,
         decay_norms_and_biases=False,
         label_smoothing=0.1,
-        channels_last=True,
         mixed_precision="bf16",
         augmentation=augmentation,
     )

@@ -26,6 +26,21 @@ def test_paper_vanilla(model: str, dataset: str) -> None:
     assert {recipes.learning_rate(recipe, step, 352) for step in range(0, 50 * 352, 11)} == {0.001}
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_settings_are_read_as_they_were_written(name: str) -> None:
+    recipe = recipes.get(name, "improved_resnet18", "cifar10")
+    settings = recipes.as_settings(recipe)
+    assert recipes.of_settings(settings) == recipe
+    # By a version that knew another field, and not this one.
+    settings["channels_last"] = True
+    del settings["clip_norm"]
+    assert recipes.of_settings(settings) == recipe
+
+
+def test_models_that_are_not_the_papers_keep_their_size() -> None:
+    assert recipes.get("paper", "resnet18", "cifar10") == dataclasses.replace(recipes.PAPER_VANILLA, side=None)
+
+
 @pytest.mark.parametrize("model", IMPROVED)
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_paper_improved(model: str, dataset: str) -> None:
