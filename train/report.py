@@ -144,8 +144,8 @@ def repeated(runs: dict[tuple[str, str], Published]) -> Iterator[str]:
     yield ""
     yield (
         "Section 5.1 to the letter, on the networks of this project: test split, last of 50 epochs, one run each. "
-        "These weights are not published; the models above are of recipe `fast`. The vanilla networks see 32x32, as "
-        "everywhere here: the paper does not give their input size, and its log of ResNet18 fits 64x64 "
+        "These weights are not published; the models above are of recipe `fast`. The vanilla networks see 64x64 in "
+        "these: the paper does not give their input size, and its log of ResNet18 fits that one "
         "([docs/recipe.md](docs/recipe.md))."
     )
     yield ""
