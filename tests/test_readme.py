@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from train import card, models
+from train import models, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -57,7 +57,7 @@ def test_flags_in_the_text_exist() -> None:
 
 
 def test_table_is_that_of_the_published_metrics() -> None:
-    assert card.with_table(README, models.cards()) == README
+    assert table.with_rows(README, models.cards()) == README
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,19 +1,17 @@
-"""The README.md of a published model, and the project's table of them: every figure from `metrics.json`.
+"""The README.md of a published model: every figure from `metrics.json`.
 
-`train/publish.py` writes both. They also tell how today's recipes differ from a run's: `python train/card.py` writes
-them anew after a change of recipes, or of this file.
+`train/publish.py` writes it. It also tells how today's recipes differ from the run's: `python train/card.py` writes
+all of them anew after a change of recipes, or of this file, and the project's table of them.
 """
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data, measure, models, paper, recipes
+from train import data, models, paper, repeat, table
 from train.files import write_text
 
 CHANGES = {
@@ -25,13 +23,6 @@ CHANGES = {
     ),
     "improved_resnet18": "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier",
     "improved_googlenet": "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one",
-}
-# Settings of a recipe that a flag of train/fit.py overrides.
-FLAGS = {
-    "epochs": "--epochs",
-    "batch_size": "--batch-size",
-    "learning_rate": "--learning-rate",
-    "mixed_precision": "--mixed-precision",
 }
 
 
@@ -60,41 +51,6 @@ def render(folder: Path) -> str:
     )
 
 
-TABLE_BEGIN, TABLE_END = "<!-- published: begin -->", "<!-- published: end -->"
-
-
-def with_table(readme: str, cards: list[Path]) -> str:
-    """The project's README with its table of published models made anew, between the two comments that mark it."""
-    rows = [
-        "| weights | test accuracy, % | the paper's | ONNX fp32 / int8 | training |",
-        "|---|---|---|---|---|",
-    ]
-    for folder in cards:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        reported = metrics["paper_test_accuracy"]
-        onnx = metrics["onnx_test_accuracy"]
-        epochs = measure.all_epochs(metrics)
-        rows.append(
-            f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
-            f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
-            f"| recipe {measure.recipe(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
-        )
-    before, rest = readme.split(TABLE_BEGIN)
-    return "\n".join([before + TABLE_BEGIN, *rows, TABLE_END]) + rest.split(TABLE_END)[1]
-
-
-def write_table() -> None:
-    """Make the table in the checkout's README.md anew, where the published models are the checkout's own."""
-    if models.MODEL_CARDS.resolve() == models.REPOSITORY / "model_cards":
-        readme = models.REPOSITORY / "README.md"
-        write_text(readme, with_table(readme.read_text(), models.cards()))
-
-
-def _hub_id(dataset: str) -> str | None:
-    """Where a dataset lies on the Hub, with its configuration behind a colon; None for a local folder."""
-    return data.HUB_IDS.get(dataset, dataset if "/" in dataset else None)
-
-
 def _header(name: str, metrics: dict, title: str) -> str:
     card_data = ModelCardData(
         license="apache-2.0",
@@ -102,8 +58,8 @@ def _header(name: str, metrics: dict, title: str) -> str:
         pipeline_tag="image-classification",
         tags=["image-classification", "timm"],
     )
-    if hub_id := _hub_id(metrics["dataset"]):
-        hub_id, _, configuration = hub_id.partition(":")
+    if source := data.hub_id(metrics["dataset"]):
+        hub_id, _, configuration = source.partition(":")
         result = EvalResult(
             task_type="image-classification",
             dataset_type=hub_id,
@@ -207,89 +163,6 @@ def _usage(name: str, config: dict) -> list[str]:
     ]
 
 
-def changed_settings(metrics: dict) -> set[str]:
-    """The settings of a run that are others in today's recipe of that name."""
-    run = recipes.of_settings(metrics["settings"])
-    today = recipes.get(metrics["recipe"], metrics["model"], metrics["dataset"])
-    # Through JSON, where tuples within tuples are lists, as they are in what the run has written.
-    before, now = map(recipes.as_settings, (run, today))
-    changed = {name for name in now if before[name] != now[name]}
-    return changed - {"augmentation"} if metrics.get("overfit") else changed
-
-
-def command(metrics: dict) -> str:
-    """What trains a published network once more, given a recipe that stands as it did in all that no flag sets."""
-    changed = changed_settings(metrics)
-    words = ["--model", metrics["model"]]
-    if kwargs := metrics.get("model_kwargs"):
-        words += ["--model-kwargs", *(f"{key}={value!r}" for key, value in kwargs.items())]
-    words += ["--dataset", metrics["dataset"], "--recipe", metrics["recipe"]]
-    for name, flag in FLAGS.items():
-        # Before a `git checkout`, today's recipe tells nothing of the one that the flags are to override.
-        if name in changed or changed - FLAGS.keys():
-            words += [flag, str(metrics["settings"][name])]
-    words += ["--seed", str(metrics["seed"])]
-    if metrics.get("overfit"):
-        words += ["--overfit", str(metrics["overfit"])]
-    if start := metrics["pretrained"]:
-        words += ["--pretrained", *([] if start == "published" else [start])]
-    if teacher := metrics.get("teacher"):
-        words += ["--teacher", teacher["name"]]
-        words += ["--teacher-share", f"{teacher['share']:g}", "--temperature", f"{teacher['temperature']:g}"]
-    return f"accelerate launch train/fit.py {shlex.join(words)}"
-
-
-def _reservations(metrics: dict) -> list[str]:
-    """What has to be done before the command gives the published network."""
-    sentences = []
-    if changed := changed_settings(metrics) - FLAGS.keys():
-        commit = metrics["git_commit"]
-        if commit is None:
-            stood = "at a commit that is not known"
-        elif commit.endswith("+"):
-            stood = f"at commit `{commit[:-1]}` with changes that were not committed"
-        else:
-            stood = f"at commit `{commit}`: `git checkout {commit}` before the command"
-        sentences.append(
-            f"Recipe `{metrics['recipe']}` has changed since, in {_and(changed)}. It was as this run had it {stood}."
-        )
-    if not _hub_id(metrics["dataset"]):
-        sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
-    sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
-    if teacher := metrics.get("teacher"):
-        where = "is published" if teacher["published"] else "lies where the network was trained"
-        sentences.append(
-            f"The teacher `{teacher['name']}` {where} (SHA-256 `{teacher['safetensors_sha256'][:16]}...`, made at "
-            f"commit `{teacher['git_commit']}`)."
-        )
-    return [" ".join(sentences), ""] if sentences else []
-
-
-def _origin(who: str, pretrained: str | None, earlier: list[dict], commit: str | None) -> Iterator[str]:
-    """Where the weights that a run started from are to be had: a sentence, or one for each run back to a known one."""
-    if pretrained == "published" and earlier:
-        commit = (commit or "").removesuffix("+")
-        yield (
-            f"{who} from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
-            f"`{earlier[-1]['safetensors_sha256'][:16]}...`)"
-            f"{f', as they are at commit `{commit}`: `git checkout {commit}` before the command' if commit else ''}."
-        )
-    elif earlier and "run" in earlier[-1]:
-        *before, last = earlier
-        yield (
-            f"{who} from what a run left that is not published, `{command(last['run'])}` at commit "
-            f"`{last['git_commit']}`, and calls its folder `{last['name']}`."
-        )
-        yield from _origin("That one started", last["run"]["pretrained"], before, last["git_commit"])
-    elif pretrained not in (None, "published"):
-        yield f"The weights `{pretrained}` lie where the network was trained."
-
-
-def _and(names: set[str]) -> str:
-    *most, last = sorted(name.replace("_", " ") for name in names)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def _time(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
@@ -316,10 +189,10 @@ def _training(metrics: dict) -> list[str]:
         "## Training",
         "",
         "```",
-        command(metrics),
+        repeat.command(metrics),
         "```",
         "",
-        *_reservations(metrics),
+        *repeat.reservations(metrics),
         f"One run, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of "
         f"{metrics['train_images']:,} images; "
         "the weights are those after the last epoch. "
@@ -405,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for folder in models.cards():
             write_text(folder / "README.md", render(folder))
-        write_table()
+        table.write()
     except OSError as error:  # a damaged card, a full disk
         print(f"card.py: {error}", file=sys.stderr)
         return 1

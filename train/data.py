@@ -39,6 +39,11 @@ def tag(name: str) -> str:
     return (name if last in HUB_IDS else last).replace("/", "-").replace(":", "-")
 
 
+def hub_id(name: str) -> str | None:
+    """Where a dataset lies on the Hub, with its configuration behind a colon; None for a local folder."""
+    return HUB_IDS.get(name, name if "/" in name else None)
+
+
 @dataclass(frozen=True)
 class Split:
     """Images uint8 [n, channels, height, width] and their labels int64 [n]."""

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from train import card, data, export, models, paper, plots, verify
+from train import card, data, export, models, paper, plots, table, verify
 from train.compact import compact
 from train.files import replacing, write_json, write_text
 
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"publish.py: cannot write: {error}", file=sys.stderr)
         return 1
     if target.parent == models.MODEL_CARDS.resolve():
-        card.write_table()
+        table.write()
     metrics = json.loads((target / "metrics.json").read_text())
     for line in verify.broken_bounds(metrics):
         print(f"publish.py: WARNING: {line}", file=sys.stderr)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from train import card, data, evaluate, export, measure, models, paper, recipes
+from train import card, data, evaluate, export, measure, models, paper, recipes, table
 from train.batches import batches
 from train.files import sha256, write_json, write_text
 
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{folder.name}: {'; '.join(found) or 'as stated'}", flush=True)
         status = max(status, 1 if found else 0)
     if args.update and any(folder.resolve().parent == models.MODEL_CARDS.resolve() for folder in folders):
-        card.write_table()
+        table.write()
     return status
 
 

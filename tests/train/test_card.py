@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from train import card as readme
-from train import command_line, data, export, models, publish, recipes, runs
+from train import command_line, data, export, models, publish, recipes, repeat, runs, table
 
 PLAIN = recipes.as_settings(recipes.PAPER_VANILLA)
 
@@ -24,7 +24,7 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     monkeypatch.setattr(command_line, "emulates_bf16", lambda: False)
 
     def parsed(metrics: dict[str, Any]) -> Any:
-        return command_line.parse(shlex.split(readme.command(metrics).partition("train/fit.py ")[2]))
+        return command_line.parse(shlex.split(repeat.command(metrics).partition("train/fit.py ")[2]))
 
     args = parsed(metrics)
     assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
@@ -131,11 +131,11 @@ def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
 
 
 def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "README.md").write_text(f"before\n{readme.TABLE_BEGIN}\nold\n{readme.TABLE_END}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     other = Path(shutil.copytree(twin, tmp_path / "other" / twin.name))
     own = Path(shutil.copytree(twin, tmp_path / "model_cards" / twin.name))
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
-    for cards, published, table in (
+    for cards, published, rows in (
         (other, other, "old"),
         (other, own, "old"),
         (own, other, "old"),
@@ -144,7 +144,7 @@ def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, mon
         monkeypatch.setattr(models, "MODEL_CARDS", cards.parent)
         monkeypatch.setattr(publish, "publish", lambda *_, published=published: published)
         assert publish.main(["run"]) == 0
-        assert table in (tmp_path / "README.md").read_text()
+        assert rows in (tmp_path / "README.md").read_text()
 
 
 def test_card_states_the_figures_of_its_weights(card: Path, dataset: data.Dataset) -> None:

@@ -16,7 +16,7 @@ from conftest import SAMPLES, outcome, reset_accelerate
 from torch import Tensor, nn
 
 from train import card as readme
-from train import data, distillation, loop, models, objective, plots, publish
+from train import data, distillation, loop, models, objective, plots, publish, repeat
 from train.distillation import Opinion, Teacher
 from train.preprocess import Preprocess
 from train.recipes import Augmentation, Recipe
@@ -181,7 +181,7 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     published = publish.publish(tmp_path / "by-card", tmp_path / "published", SAMPLES, False)
     metrics = json.loads((published / "metrics.json").read_text())
     text = (published / "README.md").read_text()
-    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in readme.command(metrics)
+    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in repeat.command(metrics)
     assert f"The teacher `{card.name}` is published (SHA-256 `{by_card['safetensors_sha256'][:16]}...`" in text
     assert f"the labels have a share of 0.1, and 0.9 has the opinion of `{card.name}`" in text
     metrics["teacher"] = by_run
@@ -191,7 +191,7 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     # From there on, what it learnt from goes with it.
     (earlier,) = models.earlier_runs(metrics["model"], str(tmp_path / "by-run"))
     assert earlier["run"]["teacher"] == by_run
-    assert f"--teacher {run_folder.name} " in readme.command(earlier["run"])
+    assert f"--teacher {run_folder.name} " in repeat.command(earlier["run"])
 
 
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
