@@ -90,7 +90,7 @@ def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str
     )
     if log:
         plots.curves(log, title, folder / "curves.png")
-    plots.class_bars({title: figures["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
+    plots.class_accuracies({title: figures["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
     confusion = np.array(figures["confusion_matrix"])
     plots.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
     rows = [mistake["row"] for mistake in worst]

@@ -1,5 +1,6 @@
-"""What the paper reports, in percent: test accuracies per class (Tables 2, 3), epochs of logs (Figures 11 to 14)."""
+"""What the paper reports: test accuracies per class in percent (Tables 2, 3), epochs of its logs (Figures 11 to 14)."""
 
+import math
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -12,6 +13,11 @@ MODELS = (
     "improved_vgg16",
 )
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+# Images of the complete splits: training (less the validation that is cut from it), validation, and test by class.
+TRAIN_IMAGES = {"mnist": 50_000, "cifar10": 45_000}
+VALIDATION_IMAGES = {"mnist": 10_000, "cifar10": 5_000}
+TEST_IMAGES = {"mnist": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009), "cifar10": (1000,) * 10}
 
 # A row a class, its columns in the order of MODELS.
 TABLES = {
@@ -44,31 +50,85 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that its logs show, counted from 1: accuracy on the training images and on the validation images."""
+    """An epoch that its logs show.
+
+    Attributes:
+        number: counted from 1.
+        train_loss, validation_loss: as printed, see `mean_losses`.
+        train_accuracy, validation_accuracy: in percent.
+        seconds: that it took, on hardware that the paper does not name; None where they are not printed.
+    """
 
     number: int
+    train_loss: float
     train_accuracy: float
+    validation_loss: float
     validation_accuracy: float
+    seconds: float | None
 
 
 LOGS = {
     "mnist": {
-        "vanilla_googlenet": (Epoch(24, 99.920, 99.320), Epoch(25, 99.948, 99.490)),
-        "vanilla_resnet18": (Epoch(37, 100.0, 98.940), Epoch(38, 100.0, 98.940)),
-        "vanilla_vgg16": (Epoch(49, 99.992, 99.200), Epoch(50, 99.998, 99.130)),
-        "improved_googlenet": (Epoch(12, 99.510, 99.550), Epoch(13, 99.508, 99.600)),
-        "improved_resnet18": (Epoch(49, 99.562, 99.540), Epoch(50, 99.514, 99.560)),
-        "improved_vgg16": (Epoch(9, 99.474, 99.570), Epoch(10, 99.566, 99.600)),
+        "vanilla_googlenet": (
+            Epoch(24, 0.0000, 99.920, 0.0002, 99.320, 30.61),
+            Epoch(25, 0.0000, 99.948, 0.0002, 99.490, 30.86),
+        ),
+        "vanilla_resnet18": (
+            Epoch(37, 0.0000, 100.0, 0.0003, 98.940, 36.17),
+            Epoch(38, 0.0000, 100.0, 0.0003, 98.940, 35.93),
+        ),
+        "vanilla_vgg16": (
+            Epoch(49, 0.0000, 99.992, 0.0005, 99.200, 64.43),
+            Epoch(50, 0.0000, 99.998, 0.0005, 99.130, 64.61),
+        ),
+        "improved_googlenet": (
+            Epoch(12, 0.0040, 99.510, 0.0040, 99.550, 39.54),
+            Epoch(13, 0.0040, 99.508, 0.0040, 99.600, 39.65),
+        ),
+        "improved_resnet18": (
+            Epoch(49, 0.0041, 99.562, 0.0041, 99.540, 46.85),
+            Epoch(50, 0.0041, 99.514, 0.0041, 99.560, 46.78),
+        ),
+        "improved_vgg16": (
+            Epoch(9, 0.0041, 99.474, 0.0043, 99.570, 101.13),
+            Epoch(10, 0.0041, 99.566, 0.0043, 99.600, 100.97),
+        ),
     },
     "cifar10": {
-        "vanilla_googlenet": (Epoch(13, 96.498, 79.820), Epoch(14, 96.791, 80.280)),
-        "vanilla_resnet18": (Epoch(4, 64.442, 60.540), Epoch(5, 69.951, 62.120)),
-        "vanilla_vgg16": (Epoch(34, 98.720, 76.180), Epoch(35, 99.007, 76.860)),
-        "improved_googlenet": (Epoch(49, 89.689, 87.980), Epoch(50, 89.436, 87.840)),
-        "improved_resnet18": (Epoch(49, 81.300, 81.860), Epoch(50, 81.493, 81.980)),
-        "improved_vgg16": (Epoch(44, 88.576, 86.180), Epoch(45, 88.616, 86.240)),
+        "vanilla_googlenet": (
+            Epoch(13, 0.0008, 96.498, 0.0060, 79.820, 32.42),
+            Epoch(14, 0.0007, 96.791, 0.0063, 80.280, None),
+        ),
+        "vanilla_resnet18": (
+            Epoch(4, 0.0078, 64.442, 0.0092, 60.540, 37.65),
+            Epoch(5, 0.0067, 69.951, 0.0090, 62.120, 37.58),
+        ),
+        "vanilla_vgg16": (
+            Epoch(34, 0.0003, 98.720, 0.0117, 76.180, 223.26),
+            Epoch(35, 0.0002, 99.007, 0.0119, 76.860, 223.33),
+        ),
+        "improved_googlenet": (
+            Epoch(49, 0.0058, 89.689, 0.0063, 87.980, 134.87),
+            Epoch(50, 0.0058, 89.436, 0.0063, 87.840, 134.76),
+        ),
+        "improved_resnet18": (
+            Epoch(49, 0.0073, 81.300, 0.0073, 81.860, 73.49),
+            Epoch(50, 0.0073, 81.493, 0.0073, 81.980, 73.39),
+        ),
+        "improved_vgg16": (
+            Epoch(44, 0.0061, 88.576, 0.0069, 86.180, 118.03),
+            Epoch(45, 0.0061, 88.616, 0.0069, 86.240, 117.72),
+        ),
     },
 }
+BATCH_SIZE = 128
+
+
+def mean_losses(dataset: str, epoch: Epoch) -> tuple[float, float]:
+    """Loss of an image in training and on validation: its logs sum the batches' means and divide by the images."""
+    printed = ((epoch.train_loss, TRAIN_IMAGES), (epoch.validation_loss, VALIDATION_IMAGES))
+    train, validation = (loss * n[dataset] / math.ceil(n[dataset] / BATCH_SIZE) for loss, n in printed)
+    return train, validation
 
 
 @dataclass(frozen=True)
@@ -95,6 +155,13 @@ def accuracy(dataset: str, model: str) -> float | None:
     """The mean of the paper's per-class accuracies, in percent, with two decimals; None for what it does not report."""
     values = per_class(dataset, model)
     return round(fmean(values.values()), 2) if values else None
+
+
+def of_all_images(dataset: str, model: str) -> float:
+    """The paper's accuracy on the whole test split, in percent, which follows from that of each class."""
+    values = per_class(dataset, model).values()
+    right = (round(value / 100 * images) for value, images in zip(values, TEST_IMAGES[dataset], strict=True))
+    return 100 * sum(right) / sum(TEST_IMAGES[dataset])
 
 
 def results(dataset: str) -> Results:

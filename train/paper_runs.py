@@ -7,10 +7,6 @@ from typing import Any
 from train import measure, models, paper, recipes
 from train.files import write_json, write_text
 
-# Images of the complete training splits, less the validation that is cut from them, and of the test splits.
-TRAIN_IMAGES = {"mnist": 50_000, "cifar10": 45_000}
-TEST_IMAGES = 10_000
-
 
 class NotThePapersRunError(ValueError):
     """A run that does not repeat the paper's; its message is one line for the user."""
@@ -60,7 +56,7 @@ def _departures(run: dict[str, Any], metrics: dict[str, Any], rows: list[dict[st
             found.append(f"it has --{name.replace('_', '-')} {run[name]}")
     if len(rows) != recipe["epochs"]:
         found.append(f"its log has {len(rows)} epochs, not {recipe['epochs']}")
-    images = {"train_images": TRAIN_IMAGES[run["dataset"]], "test_images": TEST_IMAGES}
+    images = {"train_images": paper.TRAIN_IMAGES[run["dataset"]], "test_images": sum(paper.TEST_IMAGES[run["dataset"]])}
     return found + [f"its {name} are {metrics[name]:,}, not {n:,}" for name, n in images.items() if metrics[name] != n]
 
 

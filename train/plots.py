@@ -10,6 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from train.files import replacing
 
+# Of the two curves of a log.
+COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
+
 
 def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
     """Loss and accuracy over the epochs, training and validation (as the paper's Figures 5 to 8)."""
@@ -17,48 +20,66 @@ def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
     figure.suptitle(title)
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _draw(axes, rows, what)
+        axes.legend(loc="lower right" if what == "accuracy" else "upper right")
     _save(figure, path)
 
 
-def grid_of_curves(logs: dict[str, list[dict[str, float]]], what: str, title: str, path: Path) -> None:
-    """A panel for each model, vanilla above improved: `what` ("loss" or "accuracy") over the epochs."""
-    figure = Figure(figsize=(11, 6), layout="constrained")
+def grid_of_curves(
+    logs: dict[str, list[dict[str, float]]], marks: dict[str, list[dict[str, float]]], what: str, title: str, path: Path
+) -> None:
+    """A panel for each log, all to one scale: `what` ("loss" or "accuracy") over the epochs.
+
+    Args:
+        marks: rows of the paper's own logs, which are marked in the panels of that name.
+    """
+    columns = min(3, len(logs))
+    rows = -(-len(logs) // columns)
+    figure = Figure(figsize=(max(5, 3.67 * columns), 0.9 + 2.6 * rows), layout="constrained")
     figure.suptitle(title)
-    for axes, (name, rows) in zip(figure.subplots(2, 3).flat, logs.items(), strict=True):
+    for axes, (name, log) in zip(figure.subplots(rows, columns, squeeze=False).flat, logs.items(), strict=False):
         axes.set_title(name, fontsize=10)
-        if rows:
-            _draw(axes, rows, what)
-        else:
-            axes.text(0.5, 0.5, "none yet", ha="center", va="center", transform=axes.transAxes, color="grey")
-            axes.set_xticks([])
-            axes.set_yticks([])
+        _draw(axes, log, what)
+        for split, colour in COLOURS.items() if name in marks else ():
+            epochs, values = zip(*((row["epoch"], row[f"{split}_{what}"]) for row in marks[name]), strict=True)
+            axes.plot(epochs, values, "D", color=colour, markerfacecolor="white", label=f"{split}, the paper's log")
+        axes.set_ylim(*_range(logs, what))
+    for axes in figure.axes[len(logs) :]:
+        axes.remove()
+    handles = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
     _save(figure, path)
+
+
+def _range(logs: dict[str, list[dict[str, float]]], what: str) -> tuple[float, float]:
+    """Where an axis begins and ends: without the worst twentieth of all values, which first epochs are."""
+    values = [row[f"{split}_{what}"] for log in logs.values() for row in log for split in COLOURS]
+    if what == "accuracy":
+        worst = float(np.percentile(values, 5))
+        return worst - 0.05 * (100 - worst), 100 + 0.02 * (100 - worst)
+    return 0, 1.05 * float(np.percentile(values, 95))
 
 
 def _draw(axes: Axes, rows: list[dict[str, float]], what: str) -> None:
     """A log's "loss" or "accuracy" over the epochs."""
-    for split in ("train", "validation"):
+    for split, colour in COLOURS.items():
         epochs = [row["epoch"] for row in rows]
-        axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], marker="o", markersize=3, label=split)
+        axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], color=colour, marker="o", markersize=3, label=split)
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right" if what == "accuracy" else "upper right")
 
 
-def class_bars(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """Accuracy of each class in percent, a bar for each series, from just below the lowest."""
+def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
+    """Accuracy of each class in percent, a mark for each series."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
-    names = list(next(iter(series.values())))
-    width = 0.8 / len(series)
-    for i, (label, values) in enumerate(series.items()):
-        axes.bar(np.arange(len(names)) + i * width, [values[name] for name in names], width, label=label)
-    lowest = min(min(values.values()) for values in series.values())
-    axes.set_ylim(max(0, lowest - 0.25 * (100 - lowest)), 100)
-    axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names)
+    for (label, values), mark in zip(series.items(), "oDsv", strict=False):
+        axes.plot(list(values), list(values.values()), mark, markersize=7, label=label)
     axes.set_ylabel("Accuracy, %")
+    axes.grid(alpha=0.3)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=len(series))
     _save(figure, path)

@@ -1,0 +1,169 @@
+"""The tables of REPORT.md: the paper's figures beside ours."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from train import claims, measure, paper
+
+NAMES = {
+    "vanilla_googlenet": "GoogLeNet",
+    "vanilla_resnet18": "ResNet18",
+    "vanilla_vgg16": "VGG16",
+    "improved_googlenet": "Improved GoogLeNet",
+    "improved_resnet18": "Improved ResNet18",
+    "improved_vgg16": "Improved VGG16",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model's figures and its log, a row an epoch."""
+
+    metrics: dict[str, Any]
+    log: list[dict[str, float]]
+
+
+# By dataset and model.
+Runs = dict[tuple[str, str], Published]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(dataset: str, ours: dict[str, Published], shown: Sequence[str] = paper.MODELS) -> Iterator[str]:
+    """The paper's per-class table, each cell the paper's accuracy and ours."""
+    yield _row("Class", *(NAMES[model] for model in shown))
+    yield _row(*["---"] * (1 + len(shown)))
+
+    def row(head: str, theirs: Callable[[str], str], mine: Callable[[dict[str, Any]], float]) -> str:
+        """Both of each model: the paper's as text by its name, ours by its metrics."""
+        own = {model: f"{mine(ours[model].metrics):.2f}" if model in ours else "-" for model in shown}
+        return _row(head, *(f"{theirs(model)} / {own[model]}" for model in shown))
+
+    per_class = {model: paper.per_class(dataset, model) for model in shown}
+    for name in paper.TABLES[dataset]:
+        yield row(name, lambda model: f"{per_class[model][name]:.2f}", lambda m: m["per_class_accuracy"][name])  # noqa: B023
+    yield row(
+        "**Mean of the classes**",
+        lambda model: f"{paper.accuracy(dataset, model):.2f}",
+        lambda m: fmean(m["per_class_accuracy"].values()),
+    )
+    if len(set(paper.TEST_IMAGES[dataset])) > 1:
+        yield row(
+            "**All images**", lambda model: f"{paper.of_all_images(dataset, model):.2f}", lambda m: m["test_accuracy"]
+        )
+    yield row(
+        "Validation (the paper's: after epoch)",
+        lambda model: "{0.validation_accuracy:.2f} ({0.number})".format(paper.LOGS[dataset][model][-1]),
+        lambda m: m["validation_accuracy"],
+    )
+
+
+def costs(published: Runs) -> Iterator[str]:
+    """Parameters, training time and hardware of each published model, epochs and time of all the runs it came of."""
+    yield _row(
+        "Model",
+        "Parameters",
+        "Recipe",
+        "Epochs",
+        "Minutes",
+        "Hardware",
+        "Threads",
+        "Precision",
+        "The paper, s an epoch",
+    )
+    yield _row(*["---"] * 9)
+    for (dataset, model), entry in sorted(published.items()):
+        metrics = entry.metrics
+        runs = [*metrics.get("earlier", []), metrics]
+        yield _row(
+            title(dataset, model),
+            f"{metrics['parameters']:,}",
+            measure.recipe(metrics),
+            measure.all_epochs(metrics),
+            number(sum(run["train_seconds"] for run in runs) / 60, 0),
+            metrics["device"],
+            str(metrics["threads"]),
+            _precision(metrics),
+            number(paper.LOGS[dataset][model][0].seconds, 0),
+        )
+
+
+def _precision(metrics: dict[str, Any]) -> str:
+    return {"no": "float32"}.get(metrics["mixed_precision"], metrics["mixed_precision"])
+
+
+def results(ours: dict[str, Published]) -> paper.Results:
+    """Networks of ours as the claims take them: like the paper's, by the mean of their classes."""
+    per_class = {model: entry.metrics["per_class_accuracy"] for model, entry in ours.items()}
+    return {model: paper.Result(fmean(values.values()), values) for model, values in per_class.items()}
+
+
+def verdicts(dataset: str, ours: dict[str, Published], runs: dict[str, Published]) -> Iterator[str]:
+    """What the paper says of its results, held against its own table, against ours, and against our runs of its own
+    recipe where there are enough of them."""
+    columns = {"by its own table": paper.results(dataset), "by ours": results(ours)}
+    repeats = results(runs)
+    if any(claim.held_against(repeats) != "-" for claim in claims.of(dataset)):
+        columns["by our runs of its recipe"] = repeats
+    yield _row("The paper says", *columns)
+    yield _row(*["---"] * (1 + len(columns)))
+    for claim in claims.of(dataset):
+        yield _row(claim.text, *(claim.held_against(found) for found in columns.values()))
+
+
+def same_epochs(runs: Runs) -> Iterator[str]:
+    """Epochs of the paper's logs beside the same ones of our runs of its recipe."""
+    yield _row("Model", "Epoch", "Training, %", "Validation, %", "Training loss", "Validation loss")
+    yield _row(*["---"] * 6)
+    for dataset, model in in_order(runs):
+        log = {int(row["epoch"]): row for row in runs[dataset, model].log}
+        for theirs in paper.LOGS[dataset][model]:
+            ours = log[theirs.number]
+            train_loss, validation_loss = paper.mean_losses(dataset, theirs)
+            yield _row(
+                title(dataset, model),
+                str(theirs.number),
+                f"{theirs.train_accuracy:.2f} / {ours['train_accuracy']:.2f}",
+                f"{theirs.validation_accuracy:.2f} / {ours['validation_accuracy']:.2f}",
+                f"{train_loss:.2f} / {ours['train_loss']:.2f}",
+                f"{validation_loss:.2f} / {ours['validation_loss']:.2f}",
+            )
+
+
+def in_order(runs: Runs) -> list[tuple[str, str]]:
+    """Datasets and models in the paper's order."""
+    return [(dataset, model) for dataset in paper.TITLES for model in paper.MODELS if (dataset, model) in runs]
+
+
+def title(dataset: str, model: str) -> str:
+    return f"{NAMES[model]}, {paper.TITLES[dataset]}"
+
+
+def ends(runs: Runs) -> Iterator[str]:
+    """Where our runs of the paper's recipe end, beside where the paper's did."""
+    yield _row(
+        "Model", "Test, the paper / ours, %", "Validation, ours, %", "Lowest validation loss (epoch)", "After the last",
+        "Minutes", "Seed", "Hardware",
+    )  # fmt: skip
+    yield _row(*["---"] * 8)
+    for dataset, model in in_order(runs):
+        metrics, log = runs[dataset, model].metrics, runs[dataset, model].log
+        lowest = min(log, key=lambda row: row["validation_loss"])
+        yield _row(
+            title(dataset, model),
+            f"{number(paper.accuracy(dataset, model))} / {number(metrics['test_accuracy'])}",
+            number(metrics["validation_accuracy"]),
+            f"{lowest['validation_loss']:.2f} ({lowest['epoch']:.0f})",
+            f"{log[-1]['validation_loss']:.2f}",
+            number(metrics["train_seconds"] / 60, 0),
+            str(metrics["seed"]),
+            f"{metrics['device']}, {_precision(metrics)}",
+        )
