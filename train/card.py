@@ -7,11 +7,12 @@ all of them anew after a change of recipes, or of this file, and the project's t
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data, models, paper, repeat, table
+from train import data, measure, models, paper, recipes, repeat, table
 from train.files import write_text
 
 CHANGES = {
@@ -45,7 +46,7 @@ def render(folder: Path) -> str:
             "",
             *_figures(metrics, title),
             *_usage(folder.name, config),
-            *_training(metrics),
+            *_training(metrics, config),
             *_limits(dataset, config, metrics),
         ]
     )
@@ -105,23 +106,37 @@ def _figures(metrics: dict, title: str) -> list[str]:
 
 
 def _curves(metrics: dict) -> list[str]:
-    """Why training and validation cannot be compared, where it is so."""
+    """What the curves are of; why training and validation cannot be compared, where it is so."""
     settings = metrics["settings"]
     in_training = [
-        *(["augmented images"] if _augmentation(settings) else []),
+        *(["augmented images"] if any(_augmentation(settings)) else []),
         *(["smoothed labels"] if settings["label_smoothing"] else []),
         *(["the teacher's opinion"] if metrics.get("teacher") else []),
     ]
-    if not in_training:
-        return []
-    *most, last = in_training
-    listed = f"{', '.join(most)} and {last}" if most else last
-    return [f"The training's curves are of {listed}, the validation's of the plain images and labels.", ""]
+    sentences = []
+    if in_training:
+        *most, last = in_training
+        listed = f"{', '.join(most)} and {last}" if most else last
+        sentences.append(f"The training's curves are of {listed}, the validation's of the plain images and labels.")
+    if earlier := metrics.get("earlier"):
+        sentences.append(f"They are of the last of {len(earlier) + 1} runs.")
+    return [" ".join(sentences), ""] if sentences else []
 
 
-def _augmentation(settings: dict) -> dict:
-    """What it does; left out is what it could do besides."""
-    return {key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none", [1.0, 1.0])}
+def _augmentation(settings: dict) -> Iterator[str]:
+    """What is done to the images of a run."""
+    found = settings["augmentation"]
+    if found["flip"] != "none":
+        yield {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}[found["flip"]]
+    yield from (f"{name} by up to {found[name]:g} degrees" for name in ("rotation", "shear") if found[name])
+    if found["shift"]:
+        yield f"shift by up to {100 * found['shift']:g} % of the side"
+    if (scale := tuple(found["scale"])) != (1, 1):
+        yield "scale {:g} to {:g}".format(*scale)
+    colours = ("brightness", "contrast", "saturation")
+    yield from (f"{name} changed by up to {100 * found[name]:g} %" for name in colours if found[name])
+    if found.get("cutout"):
+        yield f"Cutout of a square of {100 * found['cutout']:g} % of the side"
 
 
 def _pixels(config: dict) -> tuple[str, str]:
@@ -165,26 +180,30 @@ def _usage(name: str, config: dict) -> list[str]:
 
 def _time(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _training(metrics: dict) -> list[str]:
-    settings = metrics["settings"]
+def _training(metrics: dict, config: dict) -> list[str]:
+    settings, recipe = metrics["settings"], recipes.of_settings(metrics["settings"])
     start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
-    if earlier := metrics.get("earlier"):
+    earlier = metrics.get("earlier", [])
+    if earlier:
         runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
         before = " as they were before" if metrics["pretrained"] == "published" else ""
         start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
+    which = f"The last of {len(earlier) + 1} runs" if earlier else "One run"
     taught = ""
     if teacher := metrics.get("teacher"):
         taught = (
-            f" In the loss, the labels have a share of {1 - teacher['share']:g}, and {teacher['share']:g} has the "
-            f"opinion of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the test split) on each augmented "
-            f"image, at a temperature of {teacher['temperature']:g}."
+            f" The loss is {1 - teacher['share']:g} of the cross-entropy with the labels and {teacher['share']:g} of "
+            f"the divergence from the softened outputs of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the "
+            f"test split) on each augmented image, at a temperature of {teacher['temperature']:g}."
         )
-    scale, clip = settings.get("linear_lr_scale", 1), settings.get("clip_norm", 0)
+    scale, clip = recipe.linear_lr_scale, recipe.clip_norm
     return [
         "## Training",
         "",
@@ -193,33 +212,41 @@ def _training(metrics: dict) -> list[str]:
         "```",
         "",
         *repeat.reservations(metrics),
-        f"One run, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of "
-        f"{metrics['train_images']:,} images; "
-        "the weights are those after the last epoch. "
-        f"Recipe `{metrics['recipe']}`: batch {settings['batch_size']}, {settings['schedule']} learning rate "
-        f"{settings['learning_rate']:g}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
-        f"SGD with momentum {settings['momentum']:g}"
-        f"{' (Nesterov)' if settings['nesterov'] else ''}, weight decay {settings['weight_decay']:g}"
-        f"{'' if settings['decay_norms_and_biases'] else ' on matrices only'}"
-        f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing "
-        f"{settings['label_smoothing']:g}{_sizes(settings)}; augmentation: "
-        f"{', '.join(f'{key} {_plain(value)}' for key, value in _augmentation(settings).items()) or 'none'}.{taught}",
+        f"{which}, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of {metrics['train_images']:,} "
+        f"images; the weights are those after the last epoch. Recipe `{metrics['recipe']}`: batches of "
+        f"{recipe.batch_size}, {_rate(recipe)}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
+        f"SGD with momentum {recipe.momentum:g}{' (Nesterov)' if recipe.nesterov else ''}, weight decay "
+        f"{recipe.weight_decay:g}{'' if recipe.decay_norms_and_biases else ' on matrices only'}"
+        f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing {recipe.label_smoothing:g}"
+        f"{_sizes(recipe, config)}; augmentation: {', '.join(_augmentation(settings)) or 'none'}.{taught}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
         f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
-        f"{metrics['mixed_precision']} mixed precision. "
+        f"{measure.precision(metrics)}. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
         f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
         "",
     ]
 
 
-def _sizes(settings: dict) -> str:
+def _rate(recipe: recipes.Recipe) -> str:
+    """The learning rate's course."""
+    if recipe.schedule == "one-cycle":
+        return f"one cycle of the learning rate up to {recipe.learning_rate:g}"
+    if recipe.schedule == "milestones":
+        epochs = ", ".join(map(str, recipe.milestones))
+        return f"learning rate {recipe.learning_rate:g}, a further tenth of it from epochs {epochs} on"
+    return f"fixed learning rate {recipe.learning_rate:g}"
+
+
+def _sizes(recipe: recipes.Recipe, config: dict) -> str:
     """How the input grows, where it does."""
-    stages = [
-        f"{share:g} of the side until {100 * until:g} % of the epochs" for until, share in settings.get("sizes", [])
-    ]
-    return f"; input size {', '.join(stages)}, then whole" if stages else ""
+    _, *full = config["pretrained_cfg"]["input_size"]
+    stages = []
+    for until, _ in recipe.sizes:
+        height, width = recipes.input_size(recipe, round(until * recipe.epochs) - 1, (full[0], full[1]))
+        stages.append(f"{width}x{height} until {100 * until:g} % of the epochs")
+    return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
 
 
 def _gigabytes(metrics: dict) -> str:
@@ -227,10 +254,6 @@ def _gigabytes(metrics: dict) -> str:
     if metrics["device_memory_bytes"]:
         memory += f" and {metrics['device_memory_bytes'] / 1e9:.1f} GB of the GPU's"
     return memory
-
-
-def _plain(value: object) -> str:
-    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
@@ -241,16 +264,21 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
         "with confidence.",
         f"- Its weakest classes on the test split are {hardest[0]} and {hardest[1]}.",
     ]
-    if metrics["model"].startswith("vanilla_") and dataset in data.HUB_IDS:
-        lines.append(
-            "- The paper does not say at what size its vanilla networks saw the pictures; its log of ResNet18 on "
-            f"CIFAR-10 fits 64x64 pixels, and this one sees {_pixels(config)[1]}."
-        )
-        if metrics["recipe"] != "paper":
-            lines[-1] += (
-                " It trained them at a fixed rate and without augmentation, so the figures beside the paper's compare "
-                "two recipes too."
+    if metrics["model"] in models.ZOO and dataset in data.HUB_IDS:
+        sentences = []
+        if metrics["model"].startswith("vanilla_"):
+            sentences.append(
+                "The paper does not say at what size its vanilla networks saw the pictures; the accuracy of ResNet18 "
+                f"in its log for CIFAR-10 is met at 64x64 pixels, and this one sees {_pixels(config)[1]}."
             )
+        if metrics["recipe"] != "paper":
+            trained = (
+                "at a fixed rate and without augmentation"
+                if metrics["model"].startswith("vanilla_")
+                else "for 50 epochs, with another schedule and other augmentation"
+            )
+            sentences.append(f"The paper trained it {trained}: its figure beside ours compares two recipes too.")
+        lines += [f"- {' '.join(sentences)}"] if sentences else []
     if dataset == "mnist":
         lines.append(
             "- It expects a white digit on black, 20 pixels at its longest side, centred by its mass in 28x28 pixels, "

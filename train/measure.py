@@ -96,6 +96,12 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def precision(metrics: dict[str, Any]) -> str:
+    """What a run computed in, for the reader."""
+    mixed = metrics["mixed_precision"]
+    return "float32" if mixed == "no" else f"{mixed} mixed precision"
+
+
 def git_commit() -> str | None:
     """The commit of the code that runs, with a plus where files were changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]

@@ -91,13 +91,9 @@ def costs(published: Runs) -> Iterator[str]:
             number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],
             str(metrics["threads"]),
-            _precision(metrics),
+            measure.precision(metrics),
             number(paper.LOGS[dataset][model][0].seconds, 0),
         )
-
-
-def _precision(metrics: dict[str, Any]) -> str:
-    return {"no": "float32"}.get(metrics["mixed_precision"], metrics["mixed_precision"])
 
 
 def results(ours: dict[str, Published]) -> paper.Results:
@@ -165,5 +161,5 @@ def ends(runs: Runs) -> Iterator[str]:
             f"{log[-1]['validation_loss']:.2f}",
             number(metrics["train_seconds"] / 60, 0),
             str(metrics["seed"]),
-            f"{metrics['device']}, {_precision(metrics)}",
+            f"{metrics['device']}, {measure.precision(metrics)}",
         )

@@ -12,7 +12,7 @@ BEGIN, END = "<!-- published: begin -->", "<!-- published: end -->"
 def with_rows(readme: str, cards: list[Path]) -> str:
     """The project's README with its table of published models made anew, between the two comments that mark it."""
     rows = [
-        "| weights | test accuracy, % | the paper's | ONNX fp32 / int8 | training |",
+        "| weights | test accuracy, % | the paper's, mean of its classes | ONNX fp32 / int8 | training |",
         "|---|---|---|---|---|",
     ]
     for folder in cards:

@@ -3,7 +3,8 @@
 Papers:
 * `Going Deeper with Convolutions` - https://arxiv.org/abs/1409.4842
 * `Deep Networks for Image Classification` (Skoularikis, 2021): the vanilla network is torchvision's `googlenet`; the
-  improved one (section 4) has three 3x3 convolutions in the place of the 7x7 one, "the rest as it was".
+  improved one (section 4) has three 3x3 convolutions in the place of the 7x7 one, and "no specific modification to
+  original Inception module".
 
 Parameter names are torchvision's, so its checkpoints load as they are.
 """

@@ -59,6 +59,37 @@ def test_card_says_why_the_curves_cannot_be_compared(twin: Path, changes: dict[s
 
 
 @pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"augmentation": {"flip": "random", "rotation": 10.0, "shift": 0.125, "scale": [0.8, 1.2], "cutout": 0.25}},
+            "augmentation: random horizontal flip, rotation by up to 10 degrees, shift by up to 12.5 % of the side, "
+            "scale 0.8 to 1.2, Cutout of a square of 25 % of the side.",
+        ),
+        ({"augmentation": {}}, "augmentation: none."),
+        (
+            {"epochs": 60, "sizes": [[0.5, 0.5], [0.75, 0.75]], "side": None},
+            "; input 32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64;",
+        ),
+        ({"schedule": "fixed", "learning_rate": 0.001}, ", fixed learning rate 0.001, SGD"),
+        (
+            {"schedule": "milestones", "milestones": [5, 27], "learning_rate": 0.01},
+            ", learning rate 0.01, a further tenth of it from epochs 5, 27 on, SGD",
+        ),
+    ],
+)
+def test_card_tells_the_recipe_in_words(twin: Path, settings: dict[str, Any], words: str) -> None:
+    metrics = json.loads((twin / "metrics.json").read_text())
+    if "augmentation" in settings:
+        settings = {"augmentation": PLAIN["augmentation"] | settings["augmentation"]}
+    (twin / "metrics.json").write_text(json.dumps(metrics | {"settings": PLAIN | settings}))
+    config = json.loads((twin / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 64, 64]
+    (twin / "config.json").write_text(json.dumps(config))
+    assert words in readme.render(twin)
+
+
+@pytest.mark.parametrize(
     ("commit", "words"),
     [
         ("abc", "at commit `abc`: `git checkout abc` before the command"),
@@ -98,7 +129,7 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     third = models.earlier_runs(f"{architecture}.{tag}", "published")
     assert [run["epochs"] for run in third] == [2, 9]
     (twin / "metrics.json").write_text(json.dumps(second | {"earlier": third}))
-    assert "(2 epochs in 1 h 2 min, then 9 epochs in 0 h 1 min; 77.77 %" in readme.render(twin)
+    assert "(2 epochs in 1 h 2 min, then 9 epochs in 1 min; 77.77 %" in readme.render(twin)
 
 
 def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_path: Path) -> None:
@@ -120,7 +151,7 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
     assert re.search(r"It starts from what a run left that is not published, `[^`]* --seed 3 --pretrained first`", text)
     assert "at commit `def`, and calls its folder `second`. That one started from what a run left" in text
     assert re.search(r"`[^`]* --seed 3` at commit `abc`, and calls its folder `first`\.\n", text)
-    assert "from the weights `second` (2 epochs in 0 h 10 min, then 2 epochs in 0 h 10 min; " in text
+    assert "from the weights `second` (2 epochs in 10 min, then 2 epochs in 10 min; " in text
 
 
 def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
@@ -171,7 +202,7 @@ def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
     assert parsed.data.datasets is None
     assert parsed.data.eval_results is None
     assert "trained on the 2 classes of my insects." in text
-    assert re.search(r"from the weights `first` \(1 epochs in 0 h 0 min; [\d.]+ % on the test split\), 1 epochs", text)
+    assert re.search(r"from the weights `first` \(1 epochs in \d+ s; [\d.]+ % on the test split\), 1 epochs", text)
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
     args = command_line.parse(shlex.split(command))
     assert (args.dataset, args.pretrained) == ("my insects", "first")

@@ -183,7 +183,7 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     text = (published / "README.md").read_text()
     assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in repeat.command(metrics)
     assert f"The teacher `{card.name}` is published (SHA-256 `{by_card['safetensors_sha256'][:16]}...`" in text
-    assert f"the labels have a share of 0.1, and 0.9 has the opinion of `{card.name}`" in text
+    assert "The loss is 0.1 of the cross-entropy with the labels and 0.9 of the divergence from the soft" in text
     metrics["teacher"] = by_run
     (published / "metrics.json").write_text(json.dumps(metrics))
     assert f"The teacher `{run_folder.name}` lies where the network was trained" in readme.render(published)
