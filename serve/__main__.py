@@ -77,9 +77,14 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)
-        if os.name == "posix":
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
+        try:
+            if os.name == "posix":
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+            taken.listen()  # two that come at once could both bind
+        except OSError:
+            taken.close()
+            raise
     except UnicodeError:
         fail(f"cannot listen on {host}:{port}: {host!r} is no host name; valid are names and addresses of this machine")
     except OSError as error:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from serve.app_api import add_api
-from serve.app_guard import Guard, close_files
+from serve.app_guard import Guard, close_files, refuse_quietly
 from serve.app_parts import HERE, LIVE, Seen, chooser
 from serve.app_study_tabs import compare_tab, models_tab, understand_tab
 from serve.app_tabs import digit_tab, picture_tab
@@ -49,6 +49,7 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
     close_files()
     (gradio,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gr.routes.App))
     page = gradio.get_blocks()
+    refuse_quietly(page)
     uploads = Uploads(page, max(KEPT, 16 * engine.settings.max_body))
     gradio.add_middleware(Guard, settings=engine.settings, uploads=uploads, streams=app.state.streams)
     # It looks for work of its queue a thousand times a second, and for progress a hundred times: 3 % of a core.

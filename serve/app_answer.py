@@ -69,7 +69,7 @@ def png(pixels: Pixels) -> str:
 
 def message(text: str) -> str:
     """A line in the place of an answer."""
-    return _panel(None, f'<p class="unsure">{escape(text)}</p>', "")
+    return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>', "")
 
 
 def digit_answer(digit: Digit, answer: Answer | None) -> str:

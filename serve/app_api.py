@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from serve.app_answer import Answer
-from serve.app_ask import ask, ask_all, digit_from_file, picture_from_file, ready
+from serve.app_ask import ask, ask_all, best, digit_from_file, picture_from_file, ready
 from serve.app_parts import picture_input, refusal
 from serve.decoding import Decoder
 from serve.engine import Engine
@@ -27,7 +27,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         """
         try:
             digit = await digit_from_file(decoder, image)
-            said = None if digit.pixels is None else await ask(engine, model or _best(engine, "mnist"), digit.pixels)
+            said = None if digit.pixels is None else await ask(engine, model or best(engine, "mnist"), digit.pixels)
         except ApiError as error:
             raise refusal(error.message) from error
         return {**(_answer(said) if said else {"model": None, "predictions": []}), "problem": digit.problem}
@@ -36,7 +36,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         """The CIFAR-10 class of a picture's centre square. `model` as in /classify_digit."""
         try:
             pixels = await picture_from_file(decoder, image)
-            return _answer(await ask(engine, model or _best(engine, "cifar10"), pixels))
+            return _answer(await ask(engine, model or best(engine, "cifar10"), pixels))
         except ApiError as error:
             raise refusal(error.message) from error
 
@@ -69,13 +69,6 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         gr.Button().click(classify_picture, [image, model], answer, api_name="classify_picture", **DIRECT)
         gr.Button().click(compare, [image, dataset], answer, api_name="compare", **DIRECT)
         gr.Button().click(models, None, answer, api_name="models", **DIRECT)
-
-
-def _best(engine: Engine, dataset: str) -> str:
-    names = ready(engine, dataset)
-    if not names:
-        raise ApiError(503, f"no model of {dataset} is ready")
-    return names[0]
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

@@ -26,6 +26,14 @@ def ready(engine: Engine, dataset: str) -> list[str]:
     return [info.name for info in sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))]
 
 
+def best(engine: Engine, dataset: str) -> str:
+    """The most accurate ready model of `dataset`. Raises ApiError where none is ready."""
+    names = ready(engine, dataset)
+    if not names:
+        raise ApiError(503, f"no model for {'digits' if dataset == 'mnist' else 'pictures'} is ready")
+    return names[0]
+
+
 async def ask(engine: Engine, model: str, pixels: Pixels) -> Answer:
     """One answer of `model` to uint8 [H, W, C] of its own size. Raises ApiError, as the engine does."""
     start = time.perf_counter()

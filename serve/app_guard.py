@@ -8,15 +8,19 @@ import logging
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gradio as gr
 import orjson
 from gradio import processing_utils
 from gradio.exceptions import InvalidPathError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.app_parts import NOT_UPLOADED, refusal
 from serve.app_uploads import Uploads
-from serve.dispatch import error_response
+from serve.bodies import Gone
+from serve.dispatch import error_response, route_path
 from serve.gate import RECORD
 from serve.settings import Settings
 
@@ -57,7 +61,7 @@ class Guard:
         async def say(status: int, text: str) -> None:
             await error_response(status, text)(scope, receive, send)
 
-        path = scope["path"]
+        path = route_path(scope)
         # "file=..." is one of the routes.
         part = path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
         if part and part not in OPEN:
@@ -93,11 +97,16 @@ class Guard:
                 raise
             task.uncancel()
             await answer.end()
+        except ClientDisconnect:
+            if answer.instead is None:
+                raise Gone from None
         except Exception as error:
             if answer.begun:
-                raise
-            if answer.instead is None and part in CALLS:
-                answer.instead = 400, f"the call makes no sense: {type(error).__name__}: {error}"[:300]
+                if not isinstance(error.__cause__, HTTPException):
+                    raise
+                await answer.end()  # it has told what is wrong as an event
+            elif answer.instead is None and part in CALLS:
+                answer.instead = 400, senseless(error)
             elif answer.instead is None:
                 log.exception("request %s failed", scope[RECORD].id)
                 answer.instead = 500, f"internal error; the log has it under request id {scope[RECORD].id}"
@@ -170,6 +179,26 @@ class _Answer:
 
 def _kind(start: Message) -> str:
     return Headers(raw=list(start.get("headers", ()))).get("content-type", "").split(";")[0]
+
+
+def senseless(error: Exception) -> str:
+    """What to tell the caller whose data made Gradio stumble."""
+    return f"the call makes no sense: {type(error).__name__}: {error}"[:300]
+
+
+def refuse_quietly(page: gr.Blocks) -> None:
+    """Has data that do not fit a call be the caller's fault; Gradio prints a traceback for each."""
+    preprocess = page.preprocess_data
+
+    async def checked(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await preprocess(*arguments, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise refusal(senseless(error)) from None
+
+    page.preprocess_data = checked  # type: ignore[method-assign]
 
 
 _check_allowed = processing_utils._check_allowed

@@ -48,7 +48,7 @@ async def attention(engine: Engine, model: str, pixels: Pixels) -> Attention:
     results = [await engine.infer(model, part) for part in np.split(images, range(share, len(images), share))]
     probabilities = np.concatenate([result.probabilities for result in results])
     seconds = time.perf_counter() - start
-    answer = Answer(model, engine.models()[model].labels, probabilities[0], seconds)
+    answer = Answer(model, results[0].model.labels, probabilities[0], seconds)
     odds = _log_odds(np.concatenate([result.logits for result in results]), answer.best)
     losses = np.maximum(odds[0] - odds[1:], 0)
     heat = _spread(losses, corners, side, pixels.shape[:2])

@@ -69,7 +69,7 @@ def comparison(
                 accuracy(card.paper if card else None),
             ]
         )
-    everyone = f"All {len(answers)} models say" if len(answers) > 1 else "The one published model says"
+    everyone = f"All {len(answers)} models say" if len(answers) > 1 else "The one running model says"
     if agreed == len(answers):
         verdict = f"{everyone} {says}"
     elif agreed == 1:
@@ -80,7 +80,7 @@ def comparison(
     return (
         f'<div class="study"><figure><img src="{png(pixels)}" alt="The picture as the models see it"></figure>'
         f'<p role="status" class="unsure">{escape(verdict)}</p></div>'
-        + _table(head, rows, "One picture through every published model")
+        + _table(head, rows, "One picture through every running model")
         + '<p class="note">Time is from question to answer, one model after another, the server\'s queue included.'
         " Test accuracy is that of the file that runs here, over the dataset's 10,000 test images: fp32 is as trained,"
         " int8 is rounded to 8 bits, which is quicker. The paper's are the means of its Tables 2 and 3.</p>"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import gradio as gr
 
 from serve.app_answer import digit_answer, message, picture_answer
-from serve.app_ask import ask, digit_from_drawing, digit_from_file, picture_from_file
+from serve.app_ask import ask, best, digit_from_drawing, digit_from_file, picture_from_file
 from serve.app_parts import EXAMPLES, LIVE, Seen, chooser, html, pad, picture_input
 from serve.decoding import Decoder
 from serve.drawing import Digit
@@ -25,10 +25,8 @@ def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
     async def answer(digit: Digit, model: str | None) -> str:
         if digit.pixels is None:
             return digit_answer(digit, None)
-        if model is None:
-            return message("No model for digits is ready.")
         try:
-            return digit_answer(digit, await ask(engine, model, digit.pixels))
+            return digit_answer(digit, await ask(engine, model or best(engine, "mnist"), digit.pixels))
         except ApiError as error:
             return message(f"No answer: {error.message}.")
 
@@ -68,10 +66,8 @@ def picture_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown
     async def answer(seen: Seen, model: str | None) -> str:
         if seen.cifar10 is None:
             return message(NO_PICTURE)
-        if model is None:
-            return message("No model for pictures is ready.")
         try:
-            return picture_answer(seen.cifar10, await ask(engine, model, seen.cifar10))
+            return picture_answer(seen.cifar10, await ask(engine, model or best(engine, "cifar10"), seen.cifar10))
         except ApiError as error:
             return message(f"No answer: {error.message}.")
 

@@ -40,7 +40,7 @@ class Bodies:
     async def take(self, request: Request) -> tuple[bytes, int]:
         """The body, and the bytes of room that it holds; see `read`."""
         headers = request.headers
-        coding = headers.get("content-encoding", "identity").strip().lower()
+        coding = headers.get("content-encoding", "").strip().lower() or "identity"
         if coding not in (*CODINGS, "identity"):
             raise ApiError(415, f"content-encoding {coding!r} is not supported; valid are {', '.join(CODINGS)}")
         length = self._length(headers.get("content-length"))

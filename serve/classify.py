@@ -1,5 +1,6 @@
 """POST /classify/{model}: a picture in, the best classes out."""
 
+import re
 import time
 
 import orjson
@@ -62,8 +63,10 @@ async def _picture(request: Request, body: bytes) -> bytes:
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    # A broken form is starlette's HTTPException, 400.
-    async with Request(request.scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
+    # A broken form is starlette's HTTPException, 400. Names in another charset than UTF-8 would not be ours.
+    content_type = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
+    scope = {**request.scope, "headers": [(b"content-type", content_type.encode("latin-1"))]}
+    async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
         file = form.get("file")
         if file is None:
             raise BadRequest(f"the form has no field 'file'; it has: {', '.join(form) or 'none'}"[:300])

@@ -1,6 +1,6 @@
 """From a path of the API to its handler, and from whatever the handler raises to an answer."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,7 +32,7 @@ class Dispatch:
         self._find = lru_cache(maxsize=64)(self._search)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _first(scope["path"]) not in self._routes:
+        if scope["type"] != "http" or _first(route_path(scope)) not in self._routes:
             await self._app(scope, receive, send)
             return
         try:
@@ -50,7 +50,7 @@ class Dispatch:
         allowed: set[str] = set()
         # To HEAD the server answers without the body.
         asked = {"type": "http", "method": "GET" if method == "HEAD" else method, "path": path, "root_path": root_path}
-        for route in self._routes[_first(path)]:
+        for route in self._routes[_first(route_path(asked))]:
             match, found = route.matches(asked)
             if match is Match.FULL:
                 return route.endpoint, dict(found)
@@ -60,6 +60,13 @@ class Dispatch:
             methods = ", ".join(sorted(allowed))
             raise HTTPException(405, f"{method} is not allowed here; valid is {methods}", {"allow": methods})
         raise HTTPException(404, f"nothing is at {path!r:.200}; /docs tells what is where")
+
+
+def route_path(scope: MutableMapping[str, Any]) -> str:
+    """A request's path as the routes have it: without the prefix that a proxy knows the server by (`root_path`)."""
+    path: str = scope["path"]
+    prefix = scope.get("root_path", "")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
 
 def _first(path: str) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.bodies import Gone
-from serve.dispatch import error_response
+from serve.dispatch import error_response, route_path
 from serve.engine import Engine
 
 log = logging.getLogger("serve")
@@ -103,7 +103,7 @@ class Gate:
             self._account(scope, record, time.perf_counter() - began)
 
     def _admits(self, scope: Scope) -> bool:
-        if not self._key or scope["path"] in OPEN:
+        if not self._key or route_path(scope) in OPEN:
             return True
         headers = Headers(scope=scope)
         kind, _, value = headers.get("authorization", "").partition(" ")

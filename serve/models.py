@@ -29,8 +29,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a ready model. `accuracy` is percent of the test split, of this very file; `sha256` is that of
-    the weights it was built from."""
+    """What is known of a ready model. `accuracy` is percent of the test split, of this very file."""
 
     name: str
     labels: list[str]
@@ -39,7 +38,6 @@ class ModelInfo:
     precision: str
     device: str
     parameters: int | None
-    sha256: str | None
     metadata: Mapping[str, str] = field(repr=False)
 
 
@@ -95,7 +93,7 @@ class Model:
 
 def find(folder: Path) -> list[str]:
     """Names of the models under `folder`: every folder in it that holds weights or ONNX files, or cannot be read; then
-    loading tells why. None where `folder` itself cannot be read."""
+    loading tells why. Names that cannot be printed are left out. None where `folder` itself cannot be read."""
     try:
         return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
     except OSError:
@@ -103,6 +101,8 @@ def find(folder: Path) -> list[str]:
 
 
 def _may_hold_model(folder: Path) -> bool:
+    if not folder.name.isprintable():  # nobody could ask for it: in part it is no text
+        return False
     try:
         return not {*FILES.values(), "model.safetensors"}.isdisjoint(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -250,6 +250,5 @@ def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, 
         precision=precision,
         device=device,
         parameters=parameters,
-        sha256=metadata.get("safetensors_sha256"),
         metadata=metadata,
     )

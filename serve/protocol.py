@@ -5,6 +5,8 @@ import asyncio
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serve.upgrades import Parser
+
 # Bytes of a request's head, or of what else is no body.
 MAX_HEAD = 64 * 2**10
 # Seconds for a request's head to come.
@@ -52,8 +54,11 @@ class Protocol(HttpToolsProtocol):
     """A connection. One whose request does not come, or whose head does not end, is closed: uvicorn would keep it, and
     all its bytes, for ever. What is no HTTP is answered in the form of all errors."""
 
+    parser: Parser
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = Parser(self)
         self._part = 0  # bytes that came last
         self._loose = 0  # bytes since the last body or complete head
         self._in_head = True
@@ -69,8 +74,9 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         self._loose += self._part
         if self._loose > MAX_HEAD:
-            self._refuse(431, f"the request's head is too large: at most {MAX_HEAD:,} bytes")
-        elif self._in_head and self._timer is None:
+            self.refuse(431, f"the request's head is too large: at most {MAX_HEAD:,} bytes")
+        elif self._timer is None and (self._in_head or self._answered()):
+            # uvicorn waits no longer for the next request once anything has come after an answer.
             self._watch()
 
     def on_message_begin(self) -> None:
@@ -78,6 +84,8 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self.parser.is_offer():
+            return  # it is read once more
         self._in_head = False
         self._loose = -self._part
         self._unwatch()
@@ -90,8 +98,16 @@ class Protocol(HttpToolsProtocol):
         self._loose = -self._part
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        if not self.parser.is_offer():
+            super().on_message_complete()
+
+    def takes_offer(self) -> bool:
+        """Whether the request whose head was read last offers a protocol that this server takes."""
+        return bool(self._should_upgrade())
+
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "this is no valid HTTP request")
+        self.refuse(400, "this is no valid HTTP request")
 
     def _watch(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -103,16 +119,20 @@ class Protocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         # Browsers open connections for later; an answer without a request would confuse them.
-        if self._loose:
-            self._refuse(408, f"the request's head did not come within {HEAD_SECONDS:g} s")
+        if self._in_head and self._loose:
+            self.refuse(408, f"the request's head did not come within {HEAD_SECONDS:g} s")
         else:
             self.transport.close()
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _answered(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def refuse(self, status: int, message: str) -> None:
         """Answers, unless another request's answer is on its way, and closes the connection."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self._answered():
             body = orjson.dumps({"error": message})
             head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + head.encode() + body)

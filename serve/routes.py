@@ -33,6 +33,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         *codes: int,
         parameters: tuple[dict[str, Any], ...] = (),
         body: dict[str, Any] | None = None,
+        description: str | None = None,
     ) -> None:
         in_path = [(VERSION | MODEL)[name] for name in re.findall(r"{(\w+)}", path)]
         extra: dict[str, Any] = {"parameters": [*in_path, *parameters]}
@@ -41,6 +42,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
             handler,
             methods=[method],
             summary=summary,
+            description=description,
             operation_id=re.sub(r"\W+", "_", f"{method}{path}".lower()).strip("_"),
             tags=[path.split("/")[1]],
             responses={200: answer if isinstance(answer, dict) else {"model": answer}, **openapi.errors(*codes)},
@@ -50,7 +52,9 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
 
     bodies = (408, 413, 415, 503)
     add("POST", "/classify/{model}", classify.post, "Classify a picture", openapi.Classification,
-        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE)  # fmt: skip
+        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE,
+        description="The picture's centre square, reduced to the model's pixels. Digits are expected as MNIST's are: "
+        "white on black, centred.")  # fmt: skip
     add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
     add("GET", "/v2/health/live", v2.live, "Whether the process lives", openapi.Live)
     add("GET", "/v2/health/ready", v2.ready, "Whether all models are ready", openapi.Ready, 503)
@@ -59,7 +63,8 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
         add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
         add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
-            parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER))  # fmt: skip
+            parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER),
+            description="The Open Inference Protocol: the tensor `image` as JSON, or raw behind the JSON.")  # fmt: skip
     add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
         body=openapi.json_body(openapi.INDEX, required=False))  # fmt: skip
     add("POST", "/v2/repository/models/{model}/load", v2.load, "Load, or load anew", openapi.Empty, 400, 404, *bodies,

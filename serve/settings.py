@@ -73,6 +73,11 @@ class Settings:
             raise ValueError(f"max_images is {self.max_images}, more than the {self.max_queue} of max_queue")
         if self.api_key == "":
             raise ValueError("api_key is empty; leave it out to serve everybody")
+        if self.api_key is not None and (self.api_key != self.api_key.strip() or not self.api_key.isprintable()):
+            # Not the key itself: who sees the message may be another.
+            raise ValueError(
+                "api_key begins or ends with white space, or holds what cannot be printed, as a line break"
+            )
 
     @property
     def cores(self) -> int:
@@ -98,4 +103,6 @@ def _parse(name: str, kind: type, text: str) -> Any:
             return kind(text)
         except ValueError:
             raise ValueError(f"{PREFIX}{name.upper()} is {text!r}; it must be a number") from None
+    if not text:
+        raise ValueError(f"{PREFIX}{name.upper()} is empty; leave it out for the default")
     return Path(text) if kind is type(Path()) else text

@@ -47,7 +47,7 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
         message = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the request is not JSON: {error}") from None
-    message = _object(message, "the request")
+    message = _object(message, "the request", optional=False)
     if message.get("id") is not None and not isinstance(message["id"], str):
         raise BadRequest(f"id is {message['id']!r:.100}; it must be a string")
     parameters = _object(message.get("parameters"), "parameters")
@@ -71,8 +71,8 @@ def header_length(header: str | None, total: int) -> int:
     return int(header)
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
-    if value is None and name != "the request":
+def _object(value: Any, name: str, optional: bool = True) -> dict[str, Any]:
+    if value is None and optional:
         return {}
     if not isinstance(value, dict):
         raise BadRequest(f"{name} must be an object, not {type(value).__name__}")
@@ -100,7 +100,7 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
     if not isinstance(size, list) or not all(type(part) is int and part > 0 for part in size):
         raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
     if tuple(size[1:]) != shape:
-        raise BadRequest(f"shape of 'image' is {size}; valid is {wanted}")
+        raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
     if size[0] > max_images:
         raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
     parameters = _object(tensor.get("parameters"), "parameters of 'image'")
@@ -148,7 +148,7 @@ def _outputs(asked: Any, parameters: dict[str, Any]) -> list[Output]:
         return [Output(name, usual, 0) for name in OUTPUTS]
     if not isinstance(asked, list):
         raise BadRequest("outputs must be a list")
-    outputs = [_output(_object(entry or 0, "an output"), usual) for entry in asked]
+    outputs = [_output(_object(entry, "an output", optional=False), usual) for entry in asked]
     if len({output.name for output in outputs}) < len(outputs):
         raise BadRequest("an output is asked for twice")
     return outputs

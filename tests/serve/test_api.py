@@ -95,6 +95,24 @@ def test_bad_forms(client: httpx.Client, encode: Encode) -> None:
         assert is_error(post("/classify/a.cifar10", content=b"--y\r\n", headers={"content-type": kind}), 400), kind
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "undefined", "punycode", "no-such"])
+def test_a_form_s_charset_changes_nothing(
+    client: httpx.Client, models: list[Any], encode: Encode, charset: str
+) -> None:
+    (image,) = models[0].images(1)
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + encode(image) + b"\r\n--x--\r\n"
+    )
+    kind = f"multipart/form-data; Charset={charset}; boundary=x"
+    answer = client.post("/classify/a.cifar10", content=body, headers={"content-type": kind})
+    assert answer.json()["predictions"][0]["index"] == models[0].best(image)
+
+
+def test_no_coding_is_none(client: httpx.Client, models: list[Any], encode: Encode) -> None:
+    content = encode(models[0].images(1)[0])
+    assert client.post("/classify/a.cifar10", content=content, headers={"content-encoding": ""}).status_code == 200
+
+
 def test_unknown_things(client: httpx.Client, encode: Encode) -> None:
     answer = client.post("/classify/c", content=b"x")
     assert is_error(answer, 404)

@@ -101,7 +101,7 @@ def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: P
 
 
 def running_model(accuracy: float, precision: str) -> ModelInfo:
-    return ModelInfo("improved_vgg16.mnist", LABELS, (28, 28, 1), accuracy, precision, "cpu", 84_000_000, None, {})
+    return ModelInfo("improved_vgg16.mnist", LABELS, (28, 28, 1), accuracy, precision, "cpu", 84_000_000, {})
 
 
 def card_folder(root: Path, name: str, **metrics: object) -> Path:

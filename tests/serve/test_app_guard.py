@@ -1,5 +1,6 @@
 """The app's own routes against strangers; always with real processes."""
 
+import asyncio
 import gzip
 import json
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from watching import eventually
 
-from serve.app_guard import CALL_BYTES, FORM_BYTES
+from serve.app_guard import CALL_BYTES, FORM_BYTES, Guard
+from serve.settings import Settings
 
 LIMIT = 300_000
 
@@ -139,7 +142,40 @@ def test_head_is_answered_where_get_is(served: SimpleNamespace) -> None:
 
 
 def test_strangers_write_no_lines_of_the_log(served: SimpleNamespace) -> None:
-    assert served.client.get("/v2/models/x%0Aforged%20line").status_code == 404  # the fixture reads the log
+    """The fixture reads the log."""
+    client = served.client
+    assert client.get("/v2/models/x%0Aforged%20line").status_code == 404
+    for inputs in ([None], [1, 2], [{"path": 5}, 2], [None, "", 3], [[], []]):
+        assert refused(call(client, "classify_digit", *inputs), 400), inputs
+    assert "404" in client.get("/gradio_api/queue/data", params={"session_hash": "nobody's"}).text
+
+
+def test_an_upload_that_breaks_off_is_its_sender_s_affair(served: SimpleNamespace) -> None:
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\nContent-Type: multipart/form-data; "
+    with served.server.connect() as connection:
+        connection.sendall(
+            head + b'boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n'
+        )
+        time.sleep(0.2)
+    gone = 'serve_requests_total{model="",outcome="gone",route="other"}'
+    assert eventually(lambda: gone in served.client.get("/metrics").text)
+
+
+def test_routes_are_closed_behind_a_proxy_s_prefix_too() -> None:
+    async def say(prefix: str) -> list[Any]:
+        said: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            said.append("open")
+
+        async def send(message: Any) -> None:
+            said.append(message.get("status"))
+
+        scope = {"type": "http", "path": f"{prefix}/gradio_api/proxy=http://x", "root_path": prefix, "headers": []}
+        await Guard(app, Settings(), None, set())(scope, None, send)  # type: ignore[arg-type]
+        return said
+
+    assert asyncio.run(say(""))[0] == asyncio.run(say("/zoo"))[0] == 404
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

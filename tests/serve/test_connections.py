@@ -86,6 +86,63 @@ def test_the_limit_is_for_each_head_alone(server: Any) -> None:
         assert read_all(connection).count(b"HTTP/1.1 200 OK") == count + 1
 
 
+OFFER = b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+OFFERS = OFFER + b"Connection: Upgrade, HTTP2-Settings"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("ending", ["", ", close"])
+def test_an_offer_of_another_protocol_is_passed_over(
+    server: Any, models: list[Any], encode: Encode, ending: str, chunked: bool, apart: bool
+) -> None:
+    """Java's HttpClient and `curl --http2` make it with each request; the body is the request's, whatever it holds."""
+    model = models[0]
+    picture = encode(model.images(1)[0])
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(picture), picture) if chunked else picture
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(picture)}"
+    head = f"POST /classify/{model.name} HTTP/1.1\r\nHost: x\r\n{length}\r\n".encode() + OFFERS
+    with server.connect() as connection:
+        for last in (False, True):
+            connection.sendall(head + (ending.encode() if last else b"") + b"\r\n\r\n" + (b"" if apart else body))
+            if apart:
+                time.sleep(0.1)
+                connection.sendall(body)
+            answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"][0]["index"] == model.best(
+                model.images(1)[0]
+            )
+        if ending:
+            assert connection.recv(1) == b""
+
+
+def test_a_body_behind_an_offer_is_no_request(server: Any) -> None:
+    smuggled = REQUEST + b"\r\n"
+    head = b"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(smuggled)
+    for rest in (b"\r\n", b", close\r\n"):
+        with server.connect() as connection:
+            connection.sendall(head + OFFERS + rest + b"\r\n")
+            time.sleep(0.1)
+            connection.sendall(smuggled + REQUEST + b"Connection: close\r\n\r\n")
+            answers = read_all(connection)
+        assert answers.startswith(b"HTTP/1.1 415 ")
+        assert answers.count(b"HTTP/1.1 ") == (2 if rest == b"\r\n" else 1)
+
+
+def test_many_offers_at_once_are_all_passed_over(server: Any) -> None:
+    """More than Python's calls may be nested."""
+    with server.connect() as connection:
+        connection.sendall((REQUEST + OFFERS + b"\r\n\r\n") * 2000 + REQUEST + b"Connection: close\r\n\r\n")
+        assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2001
+
+
+def test_this_is_no_proxy(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\nabc")
+        assert read_all(connection).startswith(b"HTTP/1.1 405 ")
+
+
 # `python -m serve` with less patience.
 IMPATIENT = """
 import serve.protocol
@@ -109,6 +166,17 @@ def test_a_head_that_does_not_come_is_given_up(models: list[Any], running: Any) 
             assert b" 200 " in slow.recv(1000)
             slow.sendall(REQUEST)
             assert b" 408 " in read_all(slow)
+        for late in (b"\r\n", b"G"):  # after an answer; what is no beginning of a request gets no answer
+            with server.connect() as slow:
+                slow.sendall(REQUEST + b"\r\n")
+                assert b" 200 " in slow.recv(1000)
+                slow.sendall(late)
+                assert (b" 408 " in read_all(slow)) == (late == b"G")
+        with server.connect() as slow:  # answered before its body has come
+            slow.sendall(b"POST /classify/no HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            assert b" 404 " in slow.recv(1000)
+            slow.sendall(b"n")
+            assert read_all(slow) == b""
         with server.connect() as slow:  # a body may take longer
             slow.sendall(b"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             time.sleep(2)

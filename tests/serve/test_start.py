@@ -12,6 +12,7 @@ import httpx
 import pytest
 from watching import eventually
 
+from serve.__main__ import bind
 from serve.settings import Settings, from_environment
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,13 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in done.stderr
 
 
+def test_of_two_that_start_at_once_one_gets_the_port() -> None:
+    """Long before the first answers anybody."""
+    with bind("127.0.0.1", 0) as taken, pytest.raises(SystemExit) as ended:
+        bind("127.0.0.1", taken.getsockname()[1])
+    assert ended.value.code == 1
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_an_address_that_is_not_here_is_one_line(tiny: Any, tmp_path: Path, host: str) -> None:
     tiny(tmp_path / "model").write()
@@ -77,14 +85,21 @@ def test_the_environment_sets_what_flags_do_not() -> None:
     found = from_environment({"SERVE_PORT": "9", "SERVE_APP": "false", "SERVE_MODELS": "x", "SERVE_TIMEOUT": "1.5"})
     assert Settings(**found) == Settings(port=9, app=False, models=Path("x"), timeout=1.5)
     assert "secret" not in repr(Settings(api_key="secret"))
+    for key in ("", "secret\n", " secret", "sec\tret", "k\udcff"):
+        with pytest.raises(ValueError, match="api_key") as refused:
+            Settings(api_key=key)
+        assert "sec" not in str(refused.value)
     for name, value in (("PORT", "many"), ("APP", "perhaps"), ("MAX_BATCH", "1.5")):
         with pytest.raises(ValueError, match=f"SERVE_{name} is '{value}'"):
             from_environment({f"SERVE_{name}": value})
+    with pytest.raises(ValueError, match="SERVE_MODELS is empty"):
+        from_environment({"SERVE_MODELS": ""})
 
 
 def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "good").write()
     tiny(tmp_path / "mislabelled", labels=["only one"]).write()
+    (tmp_path / os.fsdecode(b"no text \xff")).symlink_to(tmp_path / "good")
     for name, content in (("garbage", b"no model"), ("empty", b"")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.onnx").write_bytes(content)
@@ -160,16 +175,23 @@ print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sy
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "/zoo"])
+def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, prefix: str) -> None:
+    """Also behind a proxy that has it under a prefix, which it takes off before it hands a request on."""
     tiny(tmp_path / "model").write()
     command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
-    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false"}
+    command += ["--root-path", prefix] if prefix else []
+    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false", "SERVE_API_KEY": "key"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             line = next(line for line in process.stderr if "running on" in line)
             url = line.split("running on ")[1].split()[0]
             assert eventually(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
+            assert httpx.get(f"{url}/v2/models/model").status_code == 401
+            unknown = httpx.get(f"{url}/v2/models/nope", headers={"x-api-key": "key"})
+            assert unknown.status_code == 404
+            assert "unknown model 'nope'" in unknown.json()["error"]
             process.terminate()
             _, errors = process.communicate(timeout=60)
         finally:

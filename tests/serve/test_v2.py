@@ -182,6 +182,7 @@ def change(**more: Any) -> dict[str, Any]:
         ({**GOOD, "parameters": {"binary_data_output": 1}}, "binary_data_output is 1"),
         ({**GOOD, "outputs": {}}, "outputs must be a list"),
         ({**GOOD, "outputs": [None]}, "an output must be an object"),
+        ({**GOOD, "outputs": [{}]}, "output None is unknown"),
         ({**GOOD, "outputs": [{"name": "logits"}] * 2}, "asked for twice"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "classification is -1"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]}, "binary_data is 'yes'"),
