@@ -24,6 +24,8 @@ HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 # The paper's logs (Figures 11 to 14) show 10,000 of MNIST's 60,000 and 5,000 of CIFAR-10's 50,000 training images.
 VALIDATION_FRACTION = {"mnist": 1 / 6, "cifar10": 1 / 10}
 VALIDATION_SEED = 0
+# Counts up when pictures come to be decoded in another way: what earlier ways have left in the cache is not read again.
+DECODING = 2
 # Where labels may be that are plain numbers or words.
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
@@ -82,7 +84,7 @@ class Dataset:
 
 
 def load(name: str, data_dir: Path | None = None, image_size: int | None = None) -> Dataset:
-    """Load a dataset and cut its validation split.
+    """Load a dataset and cut its validation split; where all pictures are in one split, a test split too.
 
     Args:
         name: "mnist", "cifar10", a folder of pictures in ImageFolder layout, or the Hub id of a dataset with an image
@@ -93,7 +95,7 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
             their own.
 
     Raises:
-        DataError: nothing is there, or it cannot be read.
+        DataError: nothing is there, or it cannot be read, or a class has no picture to train or to test on.
     """
     source, configuration = _source(name, data_dir)
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said once, by us
@@ -119,22 +121,32 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
         _decode, image_column=image_column, label_column=label_column, classes=classes, name=name, size=size
     )
     train = decode(splits["train"])
-    held_out = np.random.default_rng(VALIDATION_SEED).permutation(len(train))
+    order = np.random.default_rng(VALIDATION_SEED).permutation(len(train))
     n_validation = round(len(train) * VALIDATION_FRACTION.get(name, 1 / 10))
-    n_test = 0
     held = [split for split in ("test", "validation") if split in splits]
     # Labels of a test split may be kept secret; a split for validation then has to do.
     test_name = next((split for split in held if not _secret(splits[split], label_column)), None)
     if test_name is not None:
         test = decode(splits[test_name])
-    else:  # a folder with one split only
-        n_test = n_validation
-        test = train.take(held_out[:n_test])
-    validation = train.take(np.sort(held_out[n_test : n_test + n_validation]))
-    remaining = np.sort(held_out[n_test + n_validation :])
+    else:  # a folder with one split only: as many as for validation, among them the first of each class
+        _, first = np.unique(train.labels.numpy()[order], return_index=True)
+        others = np.delete(np.arange(len(order)), first)
+        chosen = np.sort(np.append(first, others[: max(0, n_validation - len(first))]))
+        test = train.take(order[chosen])
+        order = np.delete(order, chosen)
     if min(n_validation, len(test)) == 0:
         raise DataError(f"dataset {name!r} has only {len(train)} training images: too few to cut a validation split")
-    return Dataset(name, tuple(map(str, classes)), train.take(remaining), validation, test)
+    validation = train.take(np.sort(order[:n_validation]))
+    remaining = train.take(np.sort(order[n_validation:]))
+    for split, purpose in ((remaining, "train"), (test, "test")):
+        missing = np.setdiff1d(np.arange(len(classes)), split.labels.numpy())
+        if len(missing):  # it could not be learnt, or has no accuracy
+            more = f" and of {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(
+                f"dataset {name!r} has no picture of class {str(classes[missing[0]])!r}{more} left to {purpose} on: "
+                "add some, or take the class out"
+            )
+    return Dataset(name, tuple(map(str, classes)), remaining, validation, test)
 
 
 def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
@@ -203,7 +215,7 @@ def _decode(
     size: int | None,
 ) -> Split:
     """Decode a split once; later runs read the arrays from beside the library's cache."""
-    what = f"{table._fingerprint} {image_column} {label_column} {size}"
+    what = f"{DECODING} {table._fingerprint} {image_column} {label_column} {size}"
     if not isinstance(table.features[label_column], datasets.ClassLabel):
         what += f" {classes}"  # they are those of another split
     key = hashlib.sha256(what.encode()).hexdigest()[:16]
@@ -218,6 +230,8 @@ def _decode(
     rows = table.cast_column(image_column, datasets.Image(decode=False)).with_format("arrow")[:]
     if rows[label_column].null_count:
         raise DataError(f"dataset {name!r} has images without a label")
+    if rows[image_column].null_count:
+        raise DataError(f"dataset {name!r} has labels without an image")
     if isinstance(table.features[label_column], datasets.ClassLabel):
         labels = rows[label_column].to_numpy().astype(np.int64)
     else:
@@ -256,8 +270,20 @@ def _decode(
 
 
 def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """The largest centred square of a picture, upright, in colour, over white, at `size` pixels a side."""
+    """The largest centred square of a picture, upright, in colour, over white, at `size` pixels a side.
+
+    Raises:
+        ValueError: its pixels are of no known range.
+    """
     upright = PIL.ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if upright.mode.startswith("I"):
+        # 16-bit grey keeps its high byte, as in the server and as Pillow reads 16-bit colour; its `convert` clips.
+        grey = np.asarray(upright)
+        if not 0 <= grey.min() <= grey.max() <= 65535:
+            raise ValueError(f"its pixels go from {grey.min()} to {grey.max()}: 16-bit grey goes from 0 to 65535")
+        upright = PIL.Image.fromarray((grey >> 8).astype(np.uint8))
     if upright.has_transparency_data:  # what hides beneath would come to light
         white = PIL.Image.new("RGBA", upright.size, "white")
         upright = PIL.Image.alpha_composite(white, upright.convert("RGBA"))

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from train.files import replacing
@@ -139,5 +140,7 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
 
 
 def _save(figure: Figure, path: Path) -> None:
+    for text in figure.findobj(Text):
+        text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
     with replacing(path) as aside:
         figure.savefig(aside, dpi=110)

@@ -198,6 +198,31 @@ def test_folder_with_splits_keeps_its_test_split(pictures: Path) -> None:
         picture(whole / "test" / label / "one.png")
     dataset = data.load(str(whole), image_size=24)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (32, 4, 3)
+    shutil.rmtree(whole / "test" / "bees")
+    with pytest.raises(data.DataError) as error:
+        data.load(str(whole), image_size=24)
+    assert "no picture of class 'bees' left to test on" in message(error)
+
+
+def test_of_a_small_folder_every_class_is_tested(tmp_path: Path) -> None:
+    """A tenth of the pictures are fewer than there are classes."""
+    for label in map(str, range(8)):
+        for i in range(4):
+            picture(tmp_path / "small" / label / f"{i}.png")
+    dataset = data.load(str(tmp_path / "small"), image_size=8)
+    assert dataset.test.labels.bincount().tolist() == [1] * 8
+    assert (len(dataset.train), len(dataset.validation)) == (21, 3)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert len({image for split in splits for image in keys(split)}) == 32
+
+
+def test_a_class_of_one_picture_is_refused(pictures: Path) -> None:
+    for label in ("ants", "wasps"):
+        for file in list((pictures / label).iterdir())[1:]:
+            file.unlink()
+    with pytest.raises(data.DataError) as error:
+        data.load(str(pictures), image_size=8)
+    assert "no picture of class 'ants' and of 1 more left to train on" in message(error)
 
 
 def test_pictures_are_turned_upright_and_cropped_to_the_middle(tmp_path: Path) -> None:
@@ -227,6 +252,32 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
     images = data.load(str(tmp_path / "pictures"), image_size=9).train.images
     assert (images[:, :, 4, 4] == torch.tensor([0, 0, 255])).all()
     assert (images[:, :, 0] == 255).all()
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I", "<i4")])
+def test_16_bit_grey_keeps_its_shades(tmp_path: Path, mode: str, dtype: str) -> None:
+    """A gradient from black to white; stored upside down, with a tag that says so."""
+    shades = np.linspace(0, 65535, 64 * 64).astype(dtype).reshape(64, 64)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    for label in ("one", "two"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(10):
+            deep = PIL.Image.fromarray(shades[::-1, ::-1])
+            assert deep.mode == mode
+            deep.save(tmp_path / "pictures" / label / f"{i}.tif", exif=exif)
+    images = data.load(str(tmp_path / "pictures"), image_size=64).train.images.numpy()
+    assert (np.abs(images - shades / 257) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("pixel", "reason"), [(np.float32(0.5), "floating-point"), (np.int32(-1), "from -1 to"), (np.int32(65536), "65536")]
+)
+def test_pixels_of_no_known_range_are_refused(pictures: Path, pixel: np.generic, reason: str) -> None:
+    PIL.Image.fromarray(np.full((9, 9), pixel)).save(pictures / "ants" / "odd.tif")
+    with pytest.raises(data.DataError) as error:
+        data.load(str(pictures), image_size=8)
+    assert all(word in message(error) for word in ("odd.tif", reason))
 
 
 def message(error: pytest.ExceptionInfo[data.DataError]) -> str:
@@ -317,6 +368,15 @@ def test_label_without_a_class_is_refused(label: int | None, samples: Path, tmp_
     with pytest.raises(data.DataError) as error:
         data.load("mnist", rewrite(samples, tmp_path, damage))
     assert "label" in message(error)
+
+
+def test_label_without_an_image_is_refused(samples: Path, tmp_path: Path) -> None:
+    def damage(found: list[dict]) -> None:
+        found[3]["image"] = None
+
+    with pytest.raises(data.DataError) as error:
+        data.load("mnist", rewrite(samples, tmp_path, damage))
+    assert "labels without an image" in message(error)
 
 
 def test_no_image_column(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import timm
 import torch
 from conftest import SAMPLES
 
-from train import evaluate, export, verify
+from train import evaluate, export, plots, verify
 from zoo.compact import expand
 
 
@@ -131,6 +131,23 @@ def test_evaluate_prints_what_the_card_states(card: Path, capsys: pytest.Capture
     (tmp_path / "file").touch()
     assert evaluate.main([str(card), "--data-dir", str(SAMPLES), "--output-dir", str(tmp_path / "file")]) == 2
     assert "file" in capsys.readouterr().err
+
+
+def test_dollars_in_names_are_no_mathematics(tmp_path: Path) -> None:
+    title, names, file = "$5_and_$", ["a$_$b", "$^$"], tmp_path / "picture.png"
+    log = [{f"{split}_{what}": 1.0 for split in plots.COLOURS for what in ("loss", "accuracy")} | {"epoch": 1}]
+    labels = np.array([0, 1])
+    for draw, *arguments in (
+        (plots.curves, log, title),
+        (plots.grid_of_curves, dict.fromkeys(names, log), {}, "loss", title),
+        (plots.class_accuracies, {title: dict.fromkeys(names, 50.0)}, title),
+        (plots.confusion_matrix, np.eye(2, dtype=int), names, title),
+        (plots.mistakes, np.zeros((2, 8, 8, 3), np.uint8), labels, 1 - labels, names, title),
+        (plots.components, np.eye(2), labels, names, title),
+    ):
+        draw(*arguments, file)
+        assert file.stat().st_size > 1000
+        file.unlink()
 
 
 @pytest.mark.parametrize(("runtime", "precision"), [("onnx", "fp32"), ("onnx-int8", "int8")])
