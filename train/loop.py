@@ -31,7 +31,7 @@ from train.progress import Progress, Tally
 from train.recipes import Recipe, input_size, learning_rate
 
 EVALUATION_BATCH = 500
-# Reading a number off a GPU makes the host wait for it, and asking the other processes makes them wait: not every step.
+# Reading a number off a GPU makes the host wait for it, as does asking the processes of other GPUs: not every step.
 STEPS_BETWEEN_CHECKS = 50
 # Of `save_minutes`: how old the newest state is at an epoch's end for another one to be saved there.
 SHARE_AT_EPOCH_END = 0.1
@@ -210,17 +210,18 @@ def _train_epoch(setup: Setup, progress: Progress, stop: interrupt.Stop) -> None
     started, earlier = time.perf_counter(), progress.epoch_seconds
     with bar:
         for number in range(progress.batch, len(plan)):
-            batch = plan[number]
-            _train_step(setup, draws, batch, preprocess, progress.epoch * len(plan) + number)
+            batch, step = plan[number], progress.epoch * len(plan) + number
+            _train_step(setup, draws, batch, preprocess, step)
             progress.batch = number + 1
             progress.seen = batch.stop
             progress.epoch_seconds = earlier + time.perf_counter() - started
             bar.update(batch.stop - batch.start)
-            check = progress.batch % STEPS_BETWEEN_CHECKS == 0
+            check = (step + 1) % STEPS_BETWEEN_CHECKS == 0
             if check:
                 setup.tally.collect(progress)
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.seen:.4f}")
-            if not check and accelerator.num_processes > 1:
+            # A step on a CPU is long enough to ask at each; torchrun waits for half a minute, not for 50 of them.
+            if not check and accelerator.num_processes > 1 and accelerator.device.type != "cpu":
                 continue
             if _any(accelerator, stop.requested):
                 _save(setup, progress)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,14 +51,17 @@ def one(start: Callable[..., Child], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
+def begin_two(start: Callable[..., Child], folder: Path, *more: object) -> list[Child]:
     """The same run by two processes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     group = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    children = [
-        start(*ARGUMENTS, *more, "--output-dir", folder, RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)
-    ]
+    return [start(*ARGUMENTS, *more, "--output-dir", folder, RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)]
+
+
+def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
+    """The same run by two processes, to its end."""
+    children = begin_two(start, folder, *more)
     for child in children:
         assert child.wait() == 0, child.text()
     assert children[1].text().count("Epoch") == 0  # one of them speaks
@@ -66,6 +70,19 @@ def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
 def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
     two(start, tmp_path / "run")
     compare(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize("told", [(0, 1), (1,)])
+def test_two_processes_stop_within_an_epoch(start: Callable[..., Child], tmp_path: Path, told: tuple[int, ...]) -> None:
+    """Epochs of 13 steps; the signal may reach one of them alone."""
+    folder = tmp_path / "run"
+    children = begin_two(start, folder, "--epochs", "300")
+    children[0].wait_for((folder / "log.csv").is_file)
+    for rank in told:
+        os.kill(children[rank].process.pid, signal.SIGINT)
+    assert [child.wait(60) for child in children] == [130, 130], children[0].text()
+    assert "fit.py: stopped in epoch " in children[0].text()
+    assert list((folder / "states").iterdir())
 
 
 def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
