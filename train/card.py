@@ -28,9 +28,12 @@ CHANGES = {
 
 
 def render(folder: Path) -> str:
-    """The text of a card folder's README.md, from its `metrics.json` and `config.json`."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    """The text of a card folder's README.md, from its `metrics.json` and `config.json`.
+
+    Raises:
+        models.ModelError: one of them is missing, or damaged.
+    """
+    metrics, config = (models.read_json(folder / name) for name in ("metrics.json", "config.json"))
     model, dataset = metrics["model"], metrics["dataset"]
     title = paper.TITLES.get(dataset, dataset)
     return "\n".join(
@@ -307,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         for folder in models.cards():
             write_text(folder / "README.md", render(folder))
         table.write()
-    except OSError as error:  # a damaged card, a full disk
+    except (models.ModelError, OSError) as error:  # a damaged card, a full disk
         print(f"card.py: {error}", file=sys.stderr)
         return 1
     return 0

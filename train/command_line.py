@@ -16,7 +16,7 @@ from train import data, distillation, models, recipes
 # What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
 DECIDED = (
     "model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
-    "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit",
+    "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "img_size",
 )  # fmt: skip
 
 
@@ -115,10 +115,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--teacher-share {args.teacher_share:g}: must be above 0 and at most 1")
     if args.temperature is not None and not 0 < args.temperature < float("inf"):
         parser.error(f"--temperature {args.temperature:g}: must be a positive number")
+    if not 0 <= args.save_minutes < float("inf"):
+        parser.error(f"--save-minutes {args.save_minutes:g}: must be 0 or more")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
     # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
     args.dataset = {hub_id: name for name, hub_id in data.HUB_IDS.items()}.get(args.dataset, args.dataset)
+    # Where a run is used again, the folder that it was started in may be another.
+    if args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir():
+        args.dataset = str(Path(args.dataset).resolve())
+    if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
+        args.pretrained = str(Path(args.pretrained).resolve())
     return args
 
 

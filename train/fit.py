@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from safetensors.torch import save_model
+from torch import nn
 
 from train import checkpoint, convolution, data, distillation, graphs, interrupt, loop, measure, models, recipes, runs
 from train.allocator import keep_freed_memory
@@ -32,7 +33,7 @@ def fit(args: argparse.Namespace) -> None:
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
     is_folder = args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir()
-    title = f"{args.model}.{data.tag(Path(args.dataset).resolve().name if is_folder else args.dataset)}"
+    title = f"{args.model}.{data.tag(Path(args.dataset).name if is_folder else args.dataset)}"
     folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
     # Accelerate itself passes silently over a tracker that is not installed.
     if args.tracker and args.tracker not in map(str, get_available_trackers()):
@@ -59,7 +60,15 @@ def fit(args: argparse.Namespace) -> None:
     if args.overfit:
         few = dataset.train.take(slice(args.overfit))
         dataset = dataclasses.replace(dataset, train=few, validation=few)
+    if len(dataset.train) < 2 * parts:
+        raise UsageError(f"{len(dataset.train)} training images are too few for {parts} pieces: at least {2 * parts}")
     in_chans = dataset.train.images.shape[1]
+    kwargs = model_kwargs(args.model_kwargs)
+    set_seed(args.seed)
+    model = models.create(
+        args.model, args.dataset, len(dataset.class_names), in_chans, args.pretrained, recipe.side, **kwargs
+    )
+    models.try_out(model)  # before there is a run folder, which would be one of a run that cannot be
     teacher, taught = None, None
     if args.teacher:
         teacher = distillation.load(args.teacher, list(dataset.class_names), in_chans)
@@ -70,7 +79,7 @@ def fit(args: argparse.Namespace) -> None:
         }
     description = {
         "model": args.model,
-        "model_kwargs": model_kwargs(args.model_kwargs),
+        "model_kwargs": kwargs,
         "dataset": args.dataset,
         "class_names": list(dataset.class_names),
         "in_chans": in_chans,
@@ -91,7 +100,7 @@ def fit(args: argparse.Namespace) -> None:
         accelerator.print(f"{folder} is complete: nothing to resume")
         return
     with runs.alone(folder) if accelerator.is_main_process else nullcontext():
-        _fit(args, recipe, accelerator, dataset, teacher, description, folder, title)
+        _fit(args, recipe, accelerator, dataset, model, teacher, description, folder, title)
 
 
 def _fit(
@@ -99,22 +108,13 @@ def _fit(
     recipe: recipes.Recipe,
     accelerator: Accelerator,
     dataset: data.Dataset,
+    model: nn.Module,
     teacher: models.Trained | None,
     description: dict[str, Any],
     folder: Path,
     title: str,
 ) -> None:
     """Train, and leave weights and figures; `fit` has seen to it that this can be done."""
-    set_seed(args.seed)
-    model = models.create(
-        args.model,
-        args.dataset,
-        num_classes=len(dataset.class_names),
-        in_chans=description["in_chans"],
-        weights=args.pretrained,
-        side=recipe.side,
-        **description["model_kwargs"],
-    )
     cfg = models.pretrained_cfg(model)
     taught_by = None
     if teacher:

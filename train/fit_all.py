@@ -8,22 +8,27 @@ others. Each is `fit.py` in a process of its own; what follows `--` is handed on
 
 import argparse
 import csv
+import ctypes
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from train import data, interrupt, models, recipes
 
 FIT = Path(__file__).resolve().parent / "fit.py"
 SECONDS_BETWEEN_REPORTS = 60
+# That runs have to save and end: a validation of improved_vgg16, slow beside others, may have to end first.
+SECONDS_TO_STOP = 300
+PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
 # What an epoch of each costs beside the others (seconds on two cores of an EPYC), to guess at runs not yet begun: cheap
 # ones come first, so that there is something to publish early.
 COST = {
@@ -47,8 +52,12 @@ class Run:
     folder: Path
     epochs: int
     process: subprocess.Popen[bytes] | None = None
-    log: IO[bytes] | None = None
     failed: bool = False
+
+    @property
+    def log(self) -> Path:
+        """Where all that it prints goes."""
+        return self.folder.parent / f"{self}.log"
 
     @property
     def complete(self) -> bool:
@@ -66,8 +75,8 @@ class Run:
             return []
 
     def cost_left(self) -> float:
-        """In the unit of `COST`."""
-        return 0 if self.complete or self.failed else (self.epochs - len(self.rows)) * COST.get(self.model, 100)
+        """Of the epochs not yet done, in the unit of `COST`."""
+        return (self.epochs - len(self.rows)) * COST[self.model]
 
     def __str__(self) -> str:
         return self.folder.name
@@ -87,43 +96,82 @@ def runs(args: argparse.Namespace) -> list[Run]:
             args.runs_dir / f"{model}.{dataset}.{args.recipe}.seed{seed}",
             given or recipes.get(args.recipe, model, dataset).epochs,
         )
-        for seed in args.seeds
-        for model in sorted(args.models, key=lambda name: COST.get(name, 0))
-        for dataset in args.datasets
+        for seed in dict.fromkeys(args.seeds)
+        for model in sorted(set(args.models), key=lambda name: COST[name])
+        for dataset in dict.fromkeys(args.datasets)
     ]
 
 
 def start(run: Run, args: argparse.Namespace) -> None:
-    """Begin a run, or go on with it; what it prints goes to `<run folder>.log`."""
-    command = [*shlex.split(args.launcher), str(FIT), "--model", run.model, "--dataset", run.dataset]
+    """Begin a run, or go on with it; where that cannot be done, it has failed."""
+    print(f"{run} goes on" if run.rows else f"{run} begins", flush=True)
+    command = [*args.launcher, str(FIT), "--model", run.model, "--dataset", run.dataset]
     command += ["--recipe", run.recipe, "--seed", str(run.seed), "--output-dir", str(run.folder), "--resume", *args.fit]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    args.runs_dir.mkdir(parents=True, exist_ok=True)
-    run.log = (run.folder.parent / f"{run}.log").open("ab")
-    # A session of its own: Ctrl-C reaches this script alone, which then ends its runs in good order.
-    run.process = subprocess.Popen(
-        command,
-        stdout=run.log,
-        stderr=subprocess.STDOUT,
-        env={"OMP_NUM_THREADS": threads, **os.environ},
-        start_new_session=True,
-    )
+    try:
+        with run.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches this script alone, which then ends its runs in good order.
+            run.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"OMP_NUM_THREADS": threads, **os.environ},
+                start_new_session=True,
+            )
+    except OSError as error:  # a full disk, say
+        run.failed = True
+        print(f"{run} FAILED to start: {error}", flush=True)
 
 
 def end(run: Run) -> None:
     """Take note of how a process ended."""
     assert run.process is not None
-    assert run.log is not None
-    run.log.close()
+    status, run.process = run.process.returncode, None
     run.failed = not run.complete
     if run.failed:
-        log = run.folder.parent / f"{run}.log"
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        print(f"{run} FAILED with status {run.process.returncode}: {''.join(last)} (all of it: {log})", flush=True)
+        last = [line for line in run.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        print(f"{run} FAILED with status {status}: {''.join(last)} (all of it: {run.log})", flush=True)
     else:
         accuracy = json.loads((run.folder / "metrics.json").read_text())["test_accuracy"]
         print(f"{run} is done: test accuracy {accuracy:.2f} %", flush=True)
-    run.process = None
+
+
+def stop(under_way: list[Run]) -> None:
+    """Have runs save and end; kill those that do not in time."""
+    if sys.platform == "linux":
+        # The launcher ends before what it launched has saved. That becomes a child of this process, for `_alive` to
+        # reap: the first process of a container may leave it a zombie.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for run in under_way:
+        _signal(run, signal.SIGTERM)
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while (late := [run for run in under_way if _alive(run)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for run in late:
+        _signal(run, signal.SIGKILL)
+    for run in under_way:
+        state = f"killed after {SECONDS_TO_STOP} s, its last state kept" if run in late else "stopped, its state saved"
+        print(f"{run} is {state}: the same command goes on with it", flush=True)
+
+
+def _alive(run: Run) -> bool:
+    """Whether a process of the run is left; those that have ended are reaped, for zombies take signals too."""
+    assert run.process is not None
+    with suppress(ChildProcessError):
+        while os.waitpid(-run.process.pid, os.WNOHANG) != (0, 0):
+            pass
+    run.process.poll()  # else Popen would not know that its process is reaped
+    return _signal(run, 0)
+
+
+def _signal(run: Run, number: int) -> bool:
+    """Send a signal to all processes of a run; False where none is left."""
+    assert run.process is not None
+    try:
+        os.killpg(run.process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def report(todo: list[Run], done_cost: float, seconds: float) -> Iterator[str]:
@@ -133,12 +181,10 @@ def report(todo: list[Run], done_cost: float, seconds: float) -> Iterator[str]:
             rows = run.rows
             latest = f", validation accuracy {float(rows[-1]['validation_accuracy']):.2f} %" if rows else ""
             yield f"{run}: {len(rows)} of {run.epochs} epochs{latest}"
-    left = sum(run.cost_left() for run in todo)
-    remaining = sum(run.cost_left() > 0 for run in todo)
-    if done_cost > 0:
-        yield f"{remaining} runs left, about {left / (done_cost / seconds) / 3600:.1f} h"
-    else:
-        yield f"{remaining} runs left"
+    left = [run for run in todo if not (run.complete or run.failed)]
+    cost = sum(run.cost_left() for run in left)
+    about = f", about {cost / (done_cost / seconds) / 3600:.1f} h" if done_cost > 0 else ""
+    yield f"{len(left)} runs left{about}"
 
 
 def work(todo: list[Run], args: argparse.Namespace) -> bool:
@@ -147,40 +193,38 @@ def work(todo: list[Run], args: argparse.Namespace) -> bool:
     print(f"{len(todo) - len(waiting)} of {len(todo)} runs are complete", flush=True)
     at_start, began, told = sum(run.cost_left() for run in waiting), time.monotonic(), time.monotonic()
     queue = list(waiting)
-    with interrupt.on_signals() as stop:
-        while not stop.requested and (queue or any(run.process for run in waiting)):
-            while queue and sum(run.process is not None for run in waiting) < args.jobs:
-                run = queue.pop(0)
-                print(f"{run} goes on" if run.rows else f"{run} begins", flush=True)
-                start(run, args)
-            time.sleep(0.5)
-            for run in waiting:
-                if run.process is not None and run.process.poll() is not None:
-                    end(run)
-            if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
-                told = time.monotonic()
-                failed = sum((run.epochs - len(run.rows)) * COST.get(run.model, 100) for run in waiting if run.failed)
-                done = at_start - failed - sum(run.cost_left() for run in waiting)
-                print("\n".join(report(waiting, done, told - began)), flush=True)
-    for run in waiting:  # after a signal: they save first
-        if run.process is not None:
-            os.killpg(run.process.pid, signal.SIGTERM)
-    for run in waiting:
-        if run.process is not None:
-            run.process.wait()
-            while _alive(run.process.pid):  # the launcher ends before what it launched has saved
-                time.sleep(0.1)
-            print(f"{run} is stopped, its state saved: the same command goes on with it", flush=True)
-    return not stop.requested and not any(run.failed for run in waiting)
+    with interrupt.on_signals() as signals:
+        try:
+            while not signals.requested and (queue or any(run.process for run in waiting)):
+                while queue and sum(run.process is not None for run in waiting) < args.jobs:
+                    start(queue.pop(0), args)
+                time.sleep(0.5)
+                for run in waiting:
+                    if run.process is not None and run.process.poll() is not None:
+                        end(run)
+                if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
+                    told = time.monotonic()
+                    done = at_start - sum(run.cost_left() for run in waiting)
+                    print("\n".join(report(waiting, done, told - began)), flush=True)
+        finally:  # after an error too: nobody would see the trainings that go on
+            if under_way := [run for run in waiting if run.process is not None]:
+                stop(under_way)
+    return not signals.requested and not any(run.failed for run in waiting)
 
 
-def _alive(group: int) -> bool:
-    """Whether a process group has a process left."""
+def launcher(text: str) -> list[str]:
+    """The words of a command that can be started.
+
+    Raises:
+        ArgumentTypeError: there is no such command.
+    """
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: no such command")
+    return words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -196,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side; default: 1")
     parser.add_argument(
         "--launcher",
+        type=launcher,
         default=f"{shlex.quote(sys.executable)} -m accelerate.commands.launch --quiet --num_processes 1",
         help="what starts fit.py; default: accelerate launch --quiet --num_processes 1",
     )
@@ -203,8 +248,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: must be at least 1")
-    todo = runs(args)
-    return 0 if work(todo, args) else 1
+    try:
+        args.runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--runs-dir {args.runs_dir}: no folder can be made there ({error.strerror})")
+    try:
+        return 0 if work(runs(args), args) else 1
+    except OSError as error:  # what it prints goes to a full disk, say
+        print(f"fit_all.py: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

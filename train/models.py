@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -24,6 +25,8 @@ ZOO = (
 )
 # What `Preprocess` does, as a cfg tells it.
 AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+# What timm and torch raise for arguments and weights that make no sense.
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, SafetensorError)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -83,11 +86,31 @@ def create(
         kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
     try:
         model = timm.create_model(full_name, **kwargs)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())  # torch lists what does not fit over many lines
-        raise ModelError(f"cannot build {full_name!r}: {reason[:400]}") from error
+    except REFUSALS as error:
+        raise ModelError(f"cannot build {full_name!r}: {_reason(error)}") from error
     _adapt_cfg(pretrained_cfg(model), in_chans, side)
     return model
+
+
+def try_out(model: nn.Module) -> None:
+    """Have a model that was created look at two pictures of its size: some arguments show their faults only then.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    channels, height, width = pretrained_cfg(model)["input_size"]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, channels, height, width))
+    except REFUSALS as error:
+        raise ModelError(f"the model cannot see {width}x{height} pixels: {_reason(error)}") from error
+    model.train(training)
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())  # torch lists what does not fit over many lines
+    return words[:400] if words and not isinstance(error, KeyError) else f"{type(error).__name__}: {words}"[:400]
 
 
 def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
@@ -113,19 +136,47 @@ def overlay(path: Path) -> dict[str, Any]:
     run = file.parent / "args.json"
     if not run.is_file():
         return {"file": str(file)}
-    return {"file": str(file), "num_classes": len(json.loads(run.read_text())["class_names"])}
+    return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+
+
+def require_finished(folder: Path, *files: str) -> None:
+    """See that a run has come to its end.
+
+    Args:
+        files: that are needed beside `args.json` and `metrics.json`.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if missing := [name for name in ("args.json", "metrics.json", *files) if not (folder / name).is_file()]:
+        raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a run or a card says of itself.
+
+    Raises:
+        ModelError: the file is missing, or damaged.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{file.parent} has no {file.name}") from None
+    except ValueError as error:
+        raise ModelError(f"{file} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} is damaged: it holds no object")
+    return found
 
 
 def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model that a finished run left, in evaluation mode, and the run's `args.json`.
 
     Raises:
-        ModelError: the folder is no finished run.
+        ModelError: the folder is no finished run, or damaged.
     """
-    missing = [name for name in ("args.json", "metrics.json", "model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
-    run = json.loads((folder / "args.json").read_text())
+    require_finished(folder, "model.safetensors")
+    run = read_json(folder / "args.json")
     # Runs of older versions do not name their channels.
     in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
     recipe = recipes.of_settings(run["settings"])
@@ -183,7 +234,7 @@ class Trained:
 
     def identity(self) -> dict[str, Any]:
         """What tells it from others, those that may take its name after it among them."""
-        metrics = json.loads((self.folder / "metrics.json").read_text())
+        metrics = read_json(self.folder / "metrics.json")
         return {
             "name": self.title,
             "published": self.published,
@@ -222,19 +273,19 @@ def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
         folder = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
         if not (folder / "metrics.json").is_file():  # another of timm's models
             return []
-        return _with_last(json.loads((folder / "metrics.json").read_text()), folder)
+        return _with_last(read_json(folder / "metrics.json"), folder)
     if weights is None:
         return []
     folder = Path(weights).parent if Path(weights).name == "model.safetensors" else Path(weights)
     if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
         return []
-    run = json.loads((folder / "args.json").read_text())
+    run = read_json(folder / "args.json")
     repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained", "teacher")
     itself = {key: run.get(key) for key in repeats}
     for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
-        if itself[key] and Path(itself[key]).exists():
-            itself[key] = Path(itself[key]).resolve().name
-    metrics = json.loads((folder / "metrics.json").read_text())
+        if (path := itself[key]) and Path(path).exists():
+            itself[key] = Path(path).resolve().name
+    metrics = read_json(folder / "metrics.json")
     metrics |= {"earlier": run.get("earlier", []), "run": itself}
     metrics["safetensors_sha256"] = sha256(folder / "model.safetensors")
     return _with_last(metrics, folder)

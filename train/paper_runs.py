@@ -1,6 +1,5 @@
 """Runs of recipe `paper` that the report keeps: their figures and logs, without weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,10 @@ def keep(run_folder: Path) -> str:
 
     Raises:
         NotThePapersRunError: it has not the paper's recipe in all, or not its data.
-        models.ModelError: it is not finished.
+        models.ModelError: it is not finished, or damaged.
     """
-    missing = [name for name in ("args.json", "metrics.json", "log.csv") if not (run_folder / name).is_file()]
-    if missing:
-        raise models.ModelError(f"{run_folder} is no finished run: it has no {', '.join(missing)}")
-    run = json.loads((run_folder / "args.json").read_text())
-    metrics = json.loads((run_folder / "metrics.json").read_text())
+    models.require_finished(run_folder, "log.csv")
+    run, metrics = (models.read_json(run_folder / name) for name in ("args.json", "metrics.json"))
     for reason in _departures(run, metrics, measure.read_log(run_folder / "log.csv")):
         raise NotThePapersRunError(f"{run_folder} is no run of the paper's: {reason}")
     name = f"{run['model']}.{run['dataset']}"
@@ -51,8 +47,8 @@ def _departures(run: dict[str, Any], metrics: dict[str, Any], rows: list[dict[st
         for name in recipe
         if name != "mixed_precision" and settings[name] != recipe[name]
     ]
-    for name in ("pretrained", "overfit", "model_kwargs"):
-        if run[name]:
+    for name in ("pretrained", "teacher", "overfit", "model_kwargs"):
+        if run.get(name):
             found.append(f"it has --{name.replace('_', '-')} {run[name]}")
     if len(rows) != recipe["epochs"]:
         found.append(f"its log has {len(rows)} epochs, not {recipe['epochs']}")
@@ -64,6 +60,6 @@ def read() -> dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, float]]
     """Figures and log of each run that is kept, by dataset and model."""
     found = {}
     for file in sorted(folder().glob("*.json")):
-        metrics = json.loads(file.read_text())
+        metrics = models.read_json(file)
         found[metrics["dataset"], metrics["model"]] = (metrics, measure.read_log(file.with_suffix(".csv")))
     return found

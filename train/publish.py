@@ -5,7 +5,6 @@ and as ONNX: those are the figures that the card states.
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -33,7 +32,7 @@ def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_p
     Raises:
         models.ModelError: the run is not finished, or of recipe `paper` and would take the place of published weights,
             or the target holds something else than a card.
-        data.DataError: the run's dataset cannot be had, or not as the run saw it.
+        data.DataError: the run's dataset cannot be had, or has other classes now.
         ValueError: a weight is too large for the precision that it is to be kept in.
     """
     model, run = models.load_run(run_folder)
@@ -116,7 +115,7 @@ def _write(
     shutil.copy(run_folder / "log.csv", folder)
     shutil.copy(run_folder / "curves.png", folder)
 
-    trained = json.loads((run_folder / "metrics.json").read_text())
+    trained = models.read_json(run_folder / "metrics.json")
     for _ in export.export(folder):
         pass
     metrics = {
@@ -168,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if target.parent == models.MODEL_CARDS.resolve():
         table.write()
-    metrics = json.loads((target / "metrics.json").read_text())
+    metrics = models.read_json(target / "metrics.json")
     for line in verify.broken_bounds(metrics):
         print(f"publish.py: WARNING: {line}", file=sys.stderr)
     size = (target / "model.safetensors").stat().st_size / 1e6

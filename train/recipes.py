@@ -84,10 +84,12 @@ def of_settings(settings: dict[str, Any]) -> Recipe:
     def tuples(value: Any) -> Any:  # lists are what JSON makes of them
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    names = {each.name for each in fields(Recipe)}
-    known = {name: tuples(value) for name, value in settings.items() if name in names}
-    augmentation = {name: tuples(value) for name, value in settings["augmentation"].items()}
-    return Recipe(**{**known, "augmentation": Augmentation(**augmentation)})
+    def known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+        names = {each.name for each in fields(kind)}
+        return {name: tuples(value) for name, value in values.items() if name in names}
+
+    augmentation = Augmentation(**known(Augmentation, settings["augmentation"]))
+    return Recipe(**{**known(Recipe, settings), "augmentation": augmentation})
 
 
 def as_settings(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,6 @@ runs of recipe `paper`: their figures and logs, not their weights.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ def read(cards: list[Path]) -> Runs:
     """What is published of the paper's networks and datasets, by dataset and model."""
     found = {}
     for card in cards:
-        metrics = json.loads((card / "metrics.json").read_text())
+        metrics = models.read_json(card / "metrics.json")
         if metrics["dataset"] in paper.TITLES and metrics["model"] in paper.MODELS:
             found[metrics["dataset"], metrics["model"]] = Published(metrics, measure.read_log(card / "log.csv"))
     return found

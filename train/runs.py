@@ -46,7 +46,10 @@ def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: li
     elif folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no run: choose another --output-dir")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise RunError(f"{folder} is a file: choose another --output-dir") from None
         write_json(file, {**description, "earlier": earlier})
 
 
@@ -54,10 +57,16 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[st
     """Key and both values of what differs; keys that an older version did not write are none."""
     for key, value in now.items():
         was = before.get(key, value)
+        if key == "dataset" and Path(value).is_dir():
+            continue  # the digest of the pictures tells; the folder may have another path now
         if key == "settings":
             yield from _differing(was, value)
-        elif was != value:
+        elif was != value and not (key == "pretrained" and was and value and _same_place(was, value)):
             yield key, was, value
+
+
+def _same_place(first: str, second: str) -> bool:
+    return Path(first).exists() and Path(second).exists() and Path(first).samefile(second)
 
 
 @contextmanager
@@ -67,7 +76,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process trains there, and has not ended in the time that saving takes.
     """
-    with (folder / "args.json").open() as file:
+    with (folder / "args.json").open("r+") as file:  # NFS locks what may be written
         end = time.monotonic() + LAST_SAVE_SECONDS
         told = False
         while not _locked(file):

@@ -1,6 +1,5 @@
 """The table of published models in the project's README: every figure from a card's `metrics.json`."""
 
-import json
 from pathlib import Path
 
 from train import measure, models
@@ -16,7 +15,7 @@ def with_rows(readme: str, cards: list[Path]) -> str:
         "|---|---|---|---|---|",
     ]
     for folder in cards:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = models.read_json(folder / "metrics.json")
         reported = metrics["paper_test_accuracy"]
         onnx = metrics["onnx_test_accuracy"]
         epochs = measure.all_epochs(metrics)

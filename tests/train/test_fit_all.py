@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,14 @@ epochs = int(sys.argv[sys.argv.index("--epochs") + 1]) if "--epochs" in sys.argv
 with (folder / "starts").open("a") as file:
     print(time.time(), "end", file=file)
 """
+# As the first process of a container that only waits: orphans become its children, and zombies for ever.
+REAPS_NO_ORPHANS = """
+import ctypes, signal, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+signal.signal(signal.SIGTERM, lambda *_: None)
+sys.exit(subprocess.call(sys.argv[1:]))
+"""
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
 
 @pytest.fixture
@@ -114,21 +124,84 @@ def test_never_more_side_by_side_than_asked_for(tmp_path: Path, launcher: str, j
         assert sum(begin <= start < end for begin, end in spans) <= jobs
 
 
-def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str) -> None:
+def test_a_run_asked_for_twice_is_done_once(tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--models", *["vanilla_resnet18"] * 2, "--datasets", *["mnist"] * 2, "--seeds", "0", "0"]
+    assert run(tmp_path, launcher, *arguments, "--jobs", "2") == 0
+    assert "0 of 1 runs are complete" in capsys.readouterr().out
+    assert len((tmp_path / "runs/vanilla_resnet18.mnist.fast.seed0/starts").read_text().splitlines()) == 2
+
+
+def test_a_run_that_cannot_start_stops_no_other(
+    tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "runs/vanilla_resnet18.cifar10.fast.seed0.log"
+    log.mkdir(parents=True)
+    arguments = ["--models", "vanilla_resnet18", "--datasets", "cifar10", "mnist", "--jobs", "2"]
+    assert run(tmp_path, launcher, *arguments) == 1
+    printed = capsys.readouterr().out
+    assert f"vanilla_resnet18.cifar10.fast.seed0 FAILED to start: [Errno 21] Is a directory: '{log}'\n" in printed
+    assert "vanilla_resnet18.mnist.fast.seed0 is done" in printed
+
+
+def test_an_error_leaves_no_training_behind(
+    tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vanilla_resnet18").write_text("wait")
+    folder = tmp_path / "runs/vanilla_resnet18.mnist.fast.seed0"
+
+    def report(*_: object) -> Iterator[str]:
+        if (folder / "log.csv").is_file():
+            raise OSError(28, "No space left on device")
+        yield ""
+
+    monkeypatch.setattr(fit_all, "report", report)
+    monkeypatch.setattr(fit_all, "SECONDS_BETWEEN_REPORTS", 0)
+    assert run(tmp_path, launcher, "--models", "vanilla_resnet18", "--datasets", "mnist") == 1
+    assert (folder / "saved").is_file()
+    printed = capsys.readouterr()
+    assert "is stopped, its state saved" in printed.out
+    assert printed.err == "fit_all.py: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("orphans", [False, pytest.param(True, marks=LINUX)])
+def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str, orphans: bool) -> None:
+    """Also where the launcher ends at once, and nobody reaps what it leaves."""
     (tmp_path / "vanilla_resnet18").write_text("wait")
     command = [sys.executable, "-m", "train.fit_all", "--models", "vanilla_resnet18", "--jobs", "2"]
+    if orphans:
+        command = [sys.executable, "-c", REAPS_NO_ORPHANS, *command]
+        launcher = shlex.join(["sh", "-c", f'{launcher} "$@" & wait', "sh"])
     command += ["--runs-dir", str(tmp_path / "runs"), "--launcher", launcher]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=export.SAMPLES.parent.parent)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=export.SAMPLES.parent.parent, start_new_session=True
+    )
     folders = [tmp_path / "runs" / f"vanilla_resnet18.{dataset}.fast.seed0" for dataset in ("mnist", "cifar10")]
     deadline = time.monotonic() + 120
     while not all((folder / "log.csv").is_file() for folder in folders):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        printed, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 1
     assert printed.count("is stopped, its state saved") == 2
     assert all((folder / "saved").is_file() for folder in folders)
+
+
+def test_who_does_not_stop_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_all, "SECONDS_TO_STOP", 0.5)
+    deaf = ["sh", "-c", "trap '' TERM; echo; sleep 60; true"]
+    with subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        fit_all.stop([fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, tmp_path / "deaf", 10, process)])
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert "deaf is killed after 0.5 s, its last state kept" in capsys.readouterr().out
 
 
 def test_time_left_is_told() -> None:
@@ -150,9 +223,21 @@ def test_one_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "is done: test accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--models", "resnet50"], ["--jobs", "0"], ["--recipe", "slow"]])
-def test_bad_arguments_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--models", "resnet50"], "resnet50"),
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--recipe", "slow"], "slow"),
+        (["--launcher", "nosuch --quiet"], "--launcher: 'nosuch --quiet': no such command"),
+        (["--launcher", ""], "--launcher: '': no such command"),
+        (["--launcher", "'"], """--launcher: "'": No closing quotation"""),
+        (["--runs-dir", __file__], f"--runs-dir {__file__}: no folder can be made there (File exists)"),
+        (["--runs-dir", f"{__file__}/runs"], f"--runs-dir {__file__}/runs: no folder can be made there (Not a "),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         fit_all.main(arguments)
     assert raised.value.code == 2
-    assert arguments[-1] in capsys.readouterr().err
+    assert named in capsys.readouterr().err.splitlines()[-1]
