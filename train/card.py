@@ -6,13 +6,13 @@ all of them anew after a change of recipes, or of this file, and the project's t
 
 import argparse
 import json
+import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import data, measure, models, paper, recipes, repeat, table
+from train import card_training, data, models, paper, table
 from train.files import write_text
 
 CHANGES = {
@@ -49,7 +49,7 @@ def render(folder: Path) -> str:
             "",
             *_figures(metrics, title),
             *_usage(folder.name, config),
-            *_training(metrics, config),
+            *card_training.section(metrics, config),
             *_limits(dataset, config, metrics),
         ]
     )
@@ -89,7 +89,8 @@ def _figures(metrics: dict, title: str) -> list[str]:
         f"| ONNX fp32 / int8, test accuracy | {onnx['fp32']:.2f} % / {onnx['int8']:.2f} % |",
         f"| Parameters | {metrics['parameters']:,} |",
     ]
-    per_class = [f"| {name} | {value:.2f} |" for name, value in metrics["per_class_accuracy"].items()]
+    accuracies = metrics["per_class_accuracy"].items()
+    per_class = ["| {} | {:.2f} |".format(name.replace("|", "\\|"), value) for name, value in accuracies]
     return [
         "## Figures",
         "",
@@ -112,7 +113,7 @@ def _curves(metrics: dict) -> list[str]:
     """What the curves are of; why training and validation cannot be compared, where it is so."""
     settings = metrics["settings"]
     in_training = [
-        *(["augmented images"] if any(_augmentation(settings)) else []),
+        *(["augmented images"] if any(card_training.augmentation(settings)) else []),
         *(["smoothed labels"] if settings["label_smoothing"] else []),
         *(["the teacher's opinion"] if metrics.get("teacher") else []),
     ]
@@ -126,22 +127,6 @@ def _curves(metrics: dict) -> list[str]:
     return [" ".join(sentences), ""] if sentences else []
 
 
-def _augmentation(settings: dict) -> Iterator[str]:
-    """What is done to the images of a run."""
-    found = settings["augmentation"]
-    if found["flip"] != "none":
-        yield {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}[found["flip"]]
-    yield from (f"{name} by up to {found[name]:g} degrees" for name in ("rotation", "shear") if found[name])
-    if found["shift"]:
-        yield f"shift by up to {100 * found['shift']:g} % of the side"
-    if (scale := tuple(found["scale"])) != (1, 1):
-        yield "scale {:g} to {:g}".format(*scale)
-    colours = ("brightness", "contrast", "saturation")
-    yield from (f"{name} changed by up to {100 * found[name]:g} %" for name in colours if found[name])
-    if found.get("cutout"):
-        yield f"Cutout of a square of {100 * found['cutout']:g} % of the side"
-
-
 def _pixels(config: dict) -> tuple[str, str]:
     """Width and height of the dataset's pictures and of the network's input, as "32x32"."""
     height, width, _ = config["image_size"]
@@ -151,7 +136,12 @@ def _pixels(config: dict) -> tuple[str, str]:
 
 def _usage(name: str, config: dict) -> list[str]:
     own, seen = _pixels(config)
-    brings = "as the dataset's pictures have" if own == seen else f"to which the transform brings the dataset's {own}"
+    if config["dataset"] not in data.HUB_IDS:
+        brings = "to which the pictures were cropped and resized, as the transform does it"
+    elif own == seen:
+        brings = "as the dataset's pictures have"
+    else:
+        brings = f"to which the transform brings the dataset's {own}"
     registered = name in {f"{model}.{dataset}" for model in models.ZOO for dataset in data.HUB_IDS}
     local = f"local-dir:{name}"
     image = "digit.png" if config["image_size"][2] == 1 else "picture.png"
@@ -176,87 +166,9 @@ def _usage(name: str, config: dict) -> list[str]:
         "",
         f"The network sees {seen} pixels, {brings}. From a copy of this folder: "
         f'`timm.create_model("{local}", pretrained=True)`. '
-        f"As ONNX, with all preprocessing in the graph: `python train/export.py {name}`.",
+        f"As ONNX, with all preprocessing in the graph: `python train/export.py {shlex.quote(name)}`.",
         "",
     ]
-
-
-def _time(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
-
-
-def _training(metrics: dict, config: dict) -> list[str]:
-    settings, recipe = metrics["settings"], recipes.of_settings(metrics["settings"])
-    start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
-        metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
-    )
-    earlier = metrics.get("earlier", [])
-    if earlier:
-        runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
-        before = " as they were before" if metrics["pretrained"] == "published" else ""
-        start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
-    which = f"The last of {len(earlier) + 1} runs" if earlier else "One run"
-    taught = ""
-    if teacher := metrics.get("teacher"):
-        taught = (
-            f" The loss is {1 - teacher['share']:g} of the cross-entropy with the labels and {teacher['share']:g} of "
-            f"the divergence from the softened outputs of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the "
-            f"test split) on each augmented image, at a temperature of {teacher['temperature']:g}."
-        )
-    scale, clip = recipe.linear_lr_scale, recipe.clip_norm
-    return [
-        "## Training",
-        "",
-        "```",
-        repeat.command(metrics),
-        "```",
-        "",
-        *repeat.reservations(metrics),
-        f"{which}, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of {metrics['train_images']:,} "
-        f"images; the weights are those after the last epoch. Recipe `{metrics['recipe']}`: batches of "
-        f"{recipe.batch_size}, {_rate(recipe)}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
-        f"SGD with momentum {recipe.momentum:g}{' (Nesterov)' if recipe.nesterov else ''}, weight decay "
-        f"{recipe.weight_decay:g}{'' if recipe.decay_norms_and_biases else ' on matrices only'}"
-        f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing {recipe.label_smoothing:g}"
-        f"{_sizes(recipe, config)}; augmentation: {', '.join(_augmentation(settings)) or 'none'}.{taught}",
-        "",
-        f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
-        f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
-        f"{measure.precision(metrics)}. "
-        f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
-        f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
-        "",
-    ]
-
-
-def _rate(recipe: recipes.Recipe) -> str:
-    """The learning rate's course."""
-    if recipe.schedule == "one-cycle":
-        return f"one cycle of the learning rate up to {recipe.learning_rate:g}"
-    if recipe.schedule == "milestones":
-        epochs = ", ".join(map(str, recipe.milestones))
-        return f"learning rate {recipe.learning_rate:g}, a further tenth of it from epochs {epochs} on"
-    return f"fixed learning rate {recipe.learning_rate:g}"
-
-
-def _sizes(recipe: recipes.Recipe, config: dict) -> str:
-    """How the input grows, where it does."""
-    _, *full = config["pretrained_cfg"]["input_size"]
-    stages = []
-    for until, _ in recipe.sizes:
-        height, width = recipes.input_size(recipe, round(until * recipe.epochs) - 1, (full[0], full[1]))
-        stages.append(f"{width}x{height} until {100 * until:g} % of the epochs")
-    return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
-
-
-def _gigabytes(metrics: dict) -> str:
-    memory = f"{metrics['host_memory_bytes'] / 1e9:.1f} GB of memory"
-    if metrics["device_memory_bytes"]:
-        memory += f" and {metrics['device_memory_bytes'] / 1e9:.1f} GB of the GPU's"
-    return memory
 
 
 def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
@@ -291,8 +203,8 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
         own, seen = _pixels(config)
         reduced = "that" if own == seen else f"{seen} by the transform above, and to {own} for the ONNX files"
         lines.append(
-            f"- It was trained on pictures of {own} pixels: a large photograph is reduced to {reduced}, and what "
-            "matters has to fill it."
+            f"- It was trained on pictures {'of' if dataset in data.HUB_IDS else 'brought to'} {own} pixels: a large "
+            f"photograph is reduced to {reduced}, and what matters has to fill it."
         )
     lines.append(
         "- The figures are those of the stored weights, read back as above. Before storing, the network had "

@@ -1,6 +1,7 @@
 """The table of published models in the project's README: every figure from a card's `metrics.json`."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 from train import measure, models
 from train.files import write_text
@@ -20,7 +21,7 @@ def with_rows(readme: str, cards: list[Path]) -> str:
         onnx = metrics["onnx_test_accuracy"]
         epochs = measure.all_epochs(metrics)
         rows.append(
-            f"| [`{folder.name}`](model_cards/{folder.name}) | {metrics['test_accuracy']:.2f} "
+            f"| [`{folder.name}`](model_cards/{quote(folder.name)}) | {metrics['test_accuracy']:.2f} "
             f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
             f"| recipe {measure.recipe(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
         )

@@ -208,7 +208,31 @@ def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
     assert (args.dataset, args.pretrained) == ("my insects", "first")
     assert "`my insects` is a folder of pictures that lies where the network was trained. It starts from what" in text
     assert "and calls its folder `first`." in text
+    assert "The network sees 32x32 pixels, to which the pictures were cropped and resized" in text  # they have 50x40
+    assert "It was trained on pictures brought to 32x32 pixels" in text
+    assert "`python train/export.py 'tiny_net.my insects'`" in text
     assert export.stated(own_card / "model.onnx")["tag"] == "my insects"
+
+
+def test_names_of_ones_own_do_not_break_the_tables(own_card: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(own_card, tmp_path / own_card.name))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["per_class_accuracy"] = {"be|e": 50.0, "wasp": 75.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "| be\\|e | 50.00 |" in readme.render(folder).splitlines()
+    rows = table.with_rows(f"{table.BEGIN}\n{table.END}", [folder])
+    assert "| [`tiny_net.my insects`](model_cards/tiny_net.my%20insects) |" in rows
+
+
+def test_a_damaged_card_gets_one_line(
+    twin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "MODEL_CARDS", twin.parent)
+    for content in ("{", "[]"):
+        (twin / "metrics.json").write_text(content)
+        assert readme.main([]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "metrics.json is damaged" in line
 
 
 def test_usage_of_own_pictures_runs(

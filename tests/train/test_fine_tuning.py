@@ -1,6 +1,7 @@
 """Training on one's own pictures, from weights of other classes, and networks made for other channels."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path,
     assert config["label_names"] == ["blue", "green", "red"]
     assert config["image_size"] == [32, 32, 3]
     assert model.fc.out_features == 3
+
+
+def test_a_folder_is_found_from_anywhere(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it was spelled, and after it was moved, as long as the pictures are the same."""
+    shutil.copytree(pictures, tmp_path / "mine" / "shapes")
+    arguments = ("--model", "tiny_net", "--epochs", 1, "--output-dir", tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert run(*arguments, "--dataset", "shapes")[0] == 0
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["dataset"] == str(tmp_path / "mine" / "shapes")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    status, output, _ = run(*arguments, "--dataset", "moved/shapes/", "--resume")
+    assert (status, "is complete" in output) == (0, True)
+
+
+def test_more_pieces_than_pictures_are_one_line(run: Run, pictures: Path, tmp_path: Path) -> None:
+    arguments = ("--model", "tiny_net", "--dataset", pictures, "--micro-batches", 40)
+    status, _, errors = run(*arguments, "--batch-size", 160, "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "72 training images are too few for 40 pieces: at least 80" in errors
 
 
 @pytest.mark.parametrize("model", ["tiny_colour", "tiny_net.mnist"])

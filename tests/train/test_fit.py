@@ -120,8 +120,14 @@ def one_line(errors: str) -> str:
         (["--mixed-precision", "fp8"], ["fp8", "bf16"]),
         (["--model-kwargs", "drop_rate"], ["'drop_rate'", "KEY=VALUE"]),
         (["--model-kwargs", "depth=3"], ["depth"]),
+        (["--model", "improved_resnet18", "--model-kwargs", "act_layer=foo"], ["cannot build", "foo"]),
+        (["--model", "improved_resnet18", "--model-kwargs", "global_pool=foo"], ["cannot build", "foo"]),
+        (["--model", "improved_resnet18", "--model-kwargs", "drop_rate=abc"], ["64x64 pixels", "str"]),
+        (["--model-kwargs", "img_size=64"], ["img_size=64", "cannot be chosen"]),
         (["--model-kwargs", "num_classes=5"], ["num_classes=5", "cannot be chosen", "features_only"]),
         (["--model-kwargs", "drop_rate={1, 2}"], ["drop_rate={1, 2}", "a number"]),
+        (["--save-minutes", "nan"], ["--save-minutes nan", "0 or more"]),
+        (["--save-minutes", "-1"], ["--save-minutes -1"]),
         (["--seed", "-1"], ["--seed -1", "2147483647"]),
         (["--overfit", "2"], ["--overfit 2", "1 piece:", "at least 4"]),
         (["--pretrained", "/no/such/run"], ["/no/such/run", "safetensors"]),
@@ -134,6 +140,7 @@ def test_mistakes_get_one_line(arguments: list[str], words: list[str], run: Run,
     line = one_line(errors)
     assert status == 2
     assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()  # it would be in the way of the right command
 
 
 def test_accumulation_that_accelerate_was_told_of_gets_one_line(
@@ -169,6 +176,23 @@ def test_what_a_card_says_of_pictures_is_what_was_done() -> None:
     """Other networks of timm come with a crop and another interpolation, which are not for pictures of this size."""
     cfg = models.pretrained_cfg(models.create("resnet18", "cifar10", num_classes=10, in_chans=3))
     assert (cfg["interpolation"], cfg["crop_pct"], cfg["crop_mode"]) == ("bilinear", 1.0, "center")
+
+
+def test_a_run_folder_that_is_a_file_gets_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    status, _, errors = run(*TINY, "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "run is a file" in one_line(errors)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["--pretrained", "--teacher"])
+def test_a_damaged_run_gets_one_line(run: Run, finished: Path, tmp_path: Path, option: str) -> None:
+    shutil.copytree(finished, tmp_path / "damaged")
+    (tmp_path / "damaged" / "args.json").write_text("{")
+    status, _, errors = run(*TINY, option, tmp_path / "damaged", "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "args.json is damaged" in one_line(errors)
 
 
 def test_corrupt_parquet_gets_one_line(run: Run, tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
         ("args.json", {"recipe": "fast"}, "its recipe is 'fast'"),
         ("args.json", {"model": "resnet18"}, "its model is 'resnet18'"),
         ("args.json", {"pretrained": "published"}, "it has --pretrained published"),
+        ("args.json", {"teacher": {"name": "a_net"}}, "it has --teacher {'name': 'a_net'}"),
         ("args.json", {"model_kwargs": {"drop_rate": 0.0}}, "it has --model-kwargs {'drop_rate': 0.0}"),
         ("log.csv", {}, "its log has 1 epochs, not 50"),
         ("args.json", {"settings": SETTINGS | {"epochs": 3}}, "its epochs is 3, the paper's 50"),
@@ -258,6 +259,10 @@ def test_other_runs_are_refused(
         (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | changes))
     assert report.main([str(run)]) == 2
     assert words in capsys.readouterr().err
+    (run / file).write_text("{")
+    if file != "log.csv":
+        assert report.main([str(run)]) == 2
+        assert f"{file} is damaged" in capsys.readouterr().err
     (run / file).unlink()
     assert report.main([str(run)]) == 2
     assert f"is no finished run: it has no {file}" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""What a card says of how its network was trained."""
+
+from collections.abc import Iterator
+
+from train import measure, recipes, repeat
+
+
+def section(metrics: dict, config: dict) -> list[str]:
+    """The card's lines under "Training"."""
+    settings, recipe = metrics["settings"], recipes.of_settings(metrics["settings"])
+    start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
+        metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
+    )
+    earlier = metrics.get("earlier", [])
+    if earlier:
+        runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
+        before = " as they were before" if metrics["pretrained"] == "published" else ""
+        start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
+    which = f"The last of {len(earlier) + 1} runs" if earlier else "One run"
+    taught = ""
+    if teacher := metrics.get("teacher"):
+        taught = (
+            f" The loss is {1 - teacher['share']:g} of the cross-entropy with the labels and {teacher['share']:g} of "
+            f"the divergence from the softened outputs of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the "
+            f"test split) on each augmented image, at a temperature of {teacher['temperature']:g}."
+        )
+    scale, clip = recipe.linear_lr_scale, recipe.clip_norm
+    return [
+        "## Training",
+        "",
+        "```",
+        repeat.command(metrics),
+        "```",
+        "",
+        *repeat.reservations(metrics),
+        f"{which}, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of {metrics['train_images']:,} "
+        f"images; the weights are those after the last epoch. Recipe `{metrics['recipe']}`: batches of "
+        f"{recipe.batch_size}, {_rate(recipe)}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
+        f"SGD with momentum {recipe.momentum:g}{' (Nesterov)' if recipe.nesterov else ''}, weight decay "
+        f"{recipe.weight_decay:g}{'' if recipe.decay_norms_and_biases else ' on matrices only'}"
+        f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing {recipe.label_smoothing:g}"
+        f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(settings)) or 'none'}.{taught}",
+        "",
+        f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
+        f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
+        f"{measure.precision(metrics)}. "
+        f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
+        f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
+        "",
+    ]
+
+
+def augmentation(settings: dict) -> Iterator[str]:
+    """What is done to the images of a run."""
+    found = settings["augmentation"]
+    if found["flip"] != "none":
+        yield {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}[found["flip"]]
+    yield from (f"{name} by up to {found[name]:g} degrees" for name in ("rotation", "shear") if found[name])
+    if found["shift"]:
+        yield f"shift by up to {100 * found['shift']:g} % of the side"
+    if (scale := tuple(found["scale"])) != (1, 1):
+        yield "scale {:g} to {:g}".format(*scale)
+    colours = ("brightness", "contrast", "saturation")
+    yield from (f"{name} changed by up to {100 * found[name]:g} %" for name in colours if found[name])
+    if found.get("cutout"):
+        yield f"Cutout of a square of {100 * found['cutout']:g} % of the side"
+
+
+def _rate(recipe: recipes.Recipe) -> str:
+    """The learning rate's course."""
+    if recipe.schedule == "one-cycle":
+        return f"one cycle of the learning rate up to {recipe.learning_rate:g}"
+    if recipe.schedule == "milestones":
+        epochs = ", ".join(map(str, recipe.milestones))
+        return f"learning rate {recipe.learning_rate:g}, a further tenth of it from epochs {epochs} on"
+    return f"fixed learning rate {recipe.learning_rate:g}"
+
+
+def _sizes(recipe: recipes.Recipe, config: dict) -> str:
+    """How the input grows, where it does."""
+    _, *full = config["pretrained_cfg"]["input_size"]
+    stages = []
+    for until, _ in recipe.sizes:
+        height, width = recipes.input_size(recipe, round(until * recipe.epochs) - 1, (full[0], full[1]))
+        stages.append(f"{width}x{height} until {100 * until:g} % of the epochs")
+    return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
+
+
+def _gigabytes(metrics: dict) -> str:
+    memory = f"{metrics['host_memory_bytes'] / 1e9:.1f} GB of memory"
+    if metrics["device_memory_bytes"]:
+        memory += f" and {metrics['device_memory_bytes'] / 1e9:.1f} GB of the GPU's"
+    return memory
+
+
+def _time(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
