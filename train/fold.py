@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.compact import repeat_cells
-from zoo.vgg import AdaptiveMaxPool2d, PooledVGG, windows
+from zoo.vgg import AdaptiveAvgPool2d, AdaptiveMaxPool2d, PooledVGG, windows
 
 
 def groups(length: int, size: int) -> list[int]:
@@ -144,7 +144,7 @@ def unfold(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         fc1.weight.copy_(weight)
         fc1.bias.copy_(mlp.fc1.bias)
-    return _with(model, AdaptiveMaxPool2d(pool.size) if pool.maximum else nn.AdaptiveAvgPool2d(pool.size), fc1)
+    return _with(model, (AdaptiveMaxPool2d if pool.maximum else AdaptiveAvgPool2d)(pool.size), fc1)
 
 
 def _with(model: PooledVGG, pool: nn.Module, fc1: nn.Linear) -> nn.Module:

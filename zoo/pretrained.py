@@ -18,7 +18,12 @@ from zoo.compact import expand
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 
-MODEL_CARDS = Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
+# Absolute, as timm opens a file when a model is made, whatever folder is the current one then.
+MODEL_CARDS = (
+    Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
+    .expanduser()
+    .resolve()
+)
 
 # Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
 # standard deviation of each channel over all pixels of the training split, in units of 0 to 1. (Averaging each image's
@@ -84,7 +89,12 @@ def _expanding(filter_fn: FilterFn | None) -> FilterFn:
 def _expand_in_place(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """A hook before `load_state_dict`: it expands what goes past timm's checkpoint filter, `checkpoint_path` say."""
     mine = {name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
-    state_dict.update({prefix + name: tensor for name, tensor in expand(mine).items()})
+    whole, own = expand(mine), module.state_dict()
+    precisions = {tensor.dtype for name, tensor in whole.items() if name in own and own[name].is_floating_point()}
+    if whole.keys() != mine.keys() or len(precisions) > 1:
+        # Published tensors are stored in several precisions. `assign=True` would keep those; they take the model's.
+        whole = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in whole.items()}
+    state_dict.update({prefix + name: tensor for name, tensor in whole.items()})
 
 
 def build_model(

@@ -7,6 +7,7 @@ Papers:
   adaptive average pool.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from zoo.pretrained import build_model, dataset_cfgs
 
-__all__ = ["AdaptiveMaxPool2d", "PooledMlp", "PooledVGG"]
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "PooledMlp", "PooledVGG"]
 
 # torchvision's names for what timm calls the pre-logits and the head.
 TORCHVISION_NAMES = {
@@ -29,36 +30,53 @@ TORCHVISION_NAMES = {
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:
     """PyTorch's adaptive pooling windows, start and end, from `length` cells to `size`; they may overlap."""
-    return [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+    # The end is rounded up by an addition, not by negation: ONNX divides integers towards zero.
+    return [(i * length // size, ((i + 1) * length + size - 1) // size) for i in range(size)]
 
 
-class AdaptiveMaxPool2d(nn.Module):
-    """`nn.AdaptiveMaxPool2d` that can be exported: [batch, channels, height, width] -> [batch, channels, size, size].
+def _exporting() -> bool:
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # the latter: by way of TorchScript too
 
-    The exporter has no operator for it unless the map divides evenly. While exporting the same windows are written out
-    as slices and maxima; otherwise PyTorch's own operator runs, as its gradient goes to one element where several tie
-    (`amax` spreads it over all of them).
+
+def _pool_slices(x: Tensor, size: int, reduce: Callable[..., Tensor]) -> Tensor:
+    """Adaptive pooling, written out: [batch, channels, height, width] -> [batch, channels, size, size].
+
+    For exporters, which have no operator for it unless the map divides evenly.
+
+    Args:
+        reduce: what makes one cell of a window, called with `dim` and `keepdim`.
     """
+    for dim in (2, 3):
+        parts = [x.narrow(dim, start, end - start) for start, end in windows(x.shape[dim], size)]
+        x = torch.cat([reduce(part, dim=dim, keepdim=True) for part in parts], dim)
+    return x
 
-    def __init__(self, output_size: int) -> None:
-        super().__init__()
-        self.output_size = output_size
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """PyTorch's, made to be exported: [batch, channels, height, width] -> [batch, channels, size, size]."""
+
+    output_size: int
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  joined with `and`, TorchScript would compile both
-            if torch.compiler.is_exporting():
-                return self._sliced(x)
+            if _exporting():
+                return _pool_slices(x, self.output_size, torch.mean)
+        return F.adaptive_avg_pool2d(x, self.output_size)
+
+
+class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
+    """PyTorch's, made to be exported: [batch, channels, height, width] -> [batch, channels, size, size].
+
+    The gradient of PyTorch's operator goes to one element where several tie; `amax` would spread it over all of them.
+    """
+
+    output_size: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102  as above
+            if _exporting():
+                return _pool_slices(x, self.output_size, torch.amax)
         return F.adaptive_max_pool2d(x, self.output_size)
-
-    @torch.jit.unused
-    def _sliced(self, x: Tensor) -> Tensor:
-        for dim in (2, 3):
-            parts = [x.narrow(dim, start, end - start) for start, end in windows(x.shape[dim], self.output_size)]
-            x = torch.cat([part.amax(dim, keepdim=True) for part in parts], dim)
-        return x
-
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
 
 
 class PooledMlp(nn.Module):
@@ -106,7 +124,7 @@ class PooledVGG(VGG):
         **kwargs: Any,
     ) -> None:
         pools: dict[str, tuple[nn.Module, int]] = {
-            "avg7": (nn.AdaptiveAvgPool2d(7), 7),
+            "avg7": (AdaptiveAvgPool2d(7), 7),
             "max5": (AdaptiveMaxPool2d(5), 5),
         }
         if pool not in pools:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo.googlenet import GoogLeNet
-from zoo.vgg import AdaptiveMaxPool2d, PooledMlp, PooledVGG
+from zoo.vgg import AdaptiveAvgPool2d, AdaptiveMaxPool2d, PooledMlp, PooledVGG
 
 PARAMETERS = {
     "vanilla_vgg16": 134_301_514,
@@ -157,15 +158,39 @@ def test_unknown_variants_are_refused(model_cls: type[nn.Module], argument: str)
         model_cls(**({"cfg": [64]} if model_cls is PooledVGG else {}), **{argument: "round"})
 
 
+POOLS = [(AdaptiveAvgPool2d(7), nn.AdaptiveAvgPool2d(7)), (AdaptiveMaxPool2d(5), nn.AdaptiveMaxPool2d(5))]
+
+
+@pytest.mark.parametrize(("pool", "reference"), POOLS)
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 6, 7, 9, 10, 13])
 @pytest.mark.parametrize("width", [1, 2, 5, 8, 11])
-def test_exported_max_pool_equals_pytorchs(height: int, width: int) -> None:
-    pool, reference = AdaptiveMaxPool2d(5), nn.AdaptiveMaxPool2d(5)
+def test_exported_pools_equal_pytorchs(pool: nn.Module, reference: nn.Module, height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width)
     assert torch.equal(pool(x), reference(x))
     exported = torch.export.export(pool, (x,))
-    assert "adaptive_max_pool" not in str(exported.graph)
-    assert torch.equal(exported.module()(x), reference(x))
+    assert "adaptive" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(x), reference(x))
+
+
+@pytest.mark.parametrize(("pool", "reference"), POOLS)
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_pools_in_onnx_take_maps_of_any_size(
+    pool: nn.Module, reference: nn.Module, dynamo: bool, tmp_path: Path
+) -> None:
+    """From PyTorch's exporter, and from the one by way of TorchScript, which is what timm's script uses."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    dynamic = torch.export.Dim.DYNAMIC
+    sizes = {"dynamic_shapes": [{2: dynamic, 3: dynamic}]} if dynamo else {"dynamic_axes": {"x": {2: "h", 3: "w"}}}
+    options = {"dynamo": dynamo, "input_names": ["x"], "verbose": False, **sizes}
+    torch.onnx.export(pool.eval(), (torch.randn(1, 2, 2, 4),), tmp_path / "pool.onnx", **options)
+    session = onnxruntime.InferenceSession(tmp_path / "pool.onnx", providers=["CPUExecutionProvider"])
+    for size in ((2, 4), (1, 1), (3, 2), (4, 7), (7, 5), (11, 13)):
+        x = torch.randn(1, 2, *size)
+        (pooled,) = session.run(None, {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(pooled), reference(x))
 
 
 def test_max_pool_gives_the_gradient_of_ties_to_one_element() -> None:

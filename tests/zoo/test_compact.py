@@ -108,3 +108,25 @@ def test_timm_loads_a_compact_checkpoint(name: str, tmp_path) -> None:
             mine = model.state_dict()[key]
             if tensor.shape == mine.shape and not key.startswith("fc"):
                 torch.testing.assert_close(tensor.float(), mine.float(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_assigned_weights_have_the_models_precision(blocks: bool, dtype: torch.dtype) -> None:
+    """Published matrices are 8-bit or half, vectors float32: as they are, no forward would run."""
+    published = {}
+    for key, tensor in timm.create_model("vanilla_resnet18").state_dict().items():
+        if blocks and tensor.numel() >= 2**16:
+            published[f"{key}.int8"], published[f"{key}.scale"] = to_blocks(tensor)
+        else:
+            published[key] = tensor.half() if tensor.ndim > 1 else tensor
+    model = timm.create_model("vanilla_resnet18", device="meta").to(dtype).eval()
+    model.load_state_dict(published, assign=True)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype, torch.int64}
+    assert model(torch.randn(1, 3, 32, 32, dtype=dtype)).isfinite().all()
+
+
+def test_assigning_keeps_a_checkpoint_of_one_precision() -> None:
+    model = timm.create_model("vanilla_resnet18", device="meta")
+    model.load_state_dict(timm.create_model("vanilla_resnet18").half().state_dict(), assign=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 from torch import nn
+
+import zoo.pretrained
 
 # `import zoo` looks for published weights once, so each question about them is put to a fresh interpreter.
 QUESTIONS = """
@@ -85,6 +88,19 @@ def test_published_weights(tmp_path: Path) -> None:
         assert "Published: improved_resnet18.mnist, vanilla_googlenet.cifar10." in answers[key]
         command = f"accelerate launch train/fit.py --model {name} --dataset {dataset} --recipe fast"
         assert answers[key].endswith(command)
+
+
+@pytest.mark.parametrize("named", ["cards", "~/cards"])
+def test_cards_stay_where_they_were_named(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "cards" / "improved_vgg16.mnist" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ZOO_MODEL_CARDS", named)
+    monkeypatch.chdir(tmp_path)
+    module = runpy.run_path(zoo.pretrained.__file__)  # anew: what is imported has looked already
+    monkeypatch.chdir("/")
+    assert Path(module["weights_file"]("improved_vgg16", "mnist")).samefile(weights)
 
 
 def create_from(path: Path, name: str, **kwargs: Any) -> nn.Module:
