@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -71,6 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # FastAPI's own /docs fetches its script from elsewhere.
     offline = FastAPIOffline(static_url="/docs/files", title=TITLE, redoc_url=None)
+    for route in offline.routes:
+        if isinstance(route, APIRoute):
+            route.methods.add("HEAD")  # as Starlette's own routes have it
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
     app.front = Gate(Dispatch(app.behind, routes), engine)
     app.state.engine = engine

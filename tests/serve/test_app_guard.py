@@ -136,7 +136,7 @@ def test_errors_have_one_form(served: SimpleNamespace) -> None:
 
 
 def test_head_is_answered_where_get_is(served: SimpleNamespace) -> None:
-    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics"):
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/docs", "/openapi.json"):
         answer = served.client.head(path)
         assert (answer.status_code, answer.content) == (200, b""), path
 
