@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # FastAPI's own /docs fetches its script from elsewhere.
     offline = FastAPIOffline(static_url="/docs/files", title=TITLE, redoc_url=None)
     for route in offline.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.methods:
             route.methods.add("HEAD")  # as Starlette's own routes have it
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
     app.front = Gate(Dispatch(app.behind, routes), engine)
