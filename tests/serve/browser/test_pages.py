@@ -214,6 +214,16 @@ def test_nothing_overflows_on_a_phone(browser: Browser, url: str, scheme: str) -
         for tab in TABS:
             go(page, tab)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+        tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}  # type: ignore[index]
+        assert len(tops) == 1  # none alone on a second line
+        go(page, "Digit")
+        chooser = page.get_by_label("Model and its test accuracy").locator("visible=true").first
+        arrow = page.locator(".icon-wrap:visible").first.bounding_box()
+        box = chooser.bounding_box()
+        assert arrow
+        assert box
+        padding = chooser.evaluate("e => parseFloat(getComputedStyle(e).paddingRight)")
+        assert box["x"] + box["width"] - padding <= arrow["x"]  # its text ends before the arrow
 
 
 def test_everything_has_a_name_and_takes_the_keyboard(page: Page) -> None:
