@@ -21,6 +21,7 @@ from serve.app_parts import NOT_UPLOADED, refusal
 from serve.app_uploads import Uploads
 from serve.bodies import Gone
 from serve.dispatch import error_response, route_path
+from serve.forms import without_charset
 from serve.gate import RECORD
 from serve.settings import Settings
 
@@ -70,6 +71,8 @@ class Guard:
         if part == "file" and "://" in path:
             await say(403, "this server fetches nothing from others")
             return
+        if part == "upload":
+            scope = {**scope, "headers": without_charset(scope["headers"])}
         answer = _Answer(send, part)
         limit = self._upload_bytes if part == "upload" else CALL_BYTES
         length = int(Headers(scope=scope).get("content-length", 0))
@@ -193,7 +196,7 @@ def refuse_quietly(page: gr.Blocks) -> None:
     async def checked(*arguments: Any, **options: Any) -> Any:
         try:
             return await preprocess(*arguments, **options)
-        except gr.Error:
+        except (gr.Error, OSError, MemoryError):  # the last two are no fault of the caller's
             raise
         except Exception as error:
             raise refusal(senseless(error)) from None

@@ -1,6 +1,5 @@
 """POST /classify/{model}: a picture in, the best classes out."""
 
-import re
 import time
 
 import orjson
@@ -13,6 +12,7 @@ from serve.clients import ClientWaits
 from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
+from serve.forms import without_charset
 from serve.gate import RECORD
 
 TOP = 5
@@ -63,9 +63,8 @@ async def _picture(request: Request, body: bytes) -> bytes:
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    # A broken form is starlette's HTTPException, 400. Names in another charset than UTF-8 would not be ours.
-    content_type = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
-    scope = {**request.scope, "headers": [(b"content-type", content_type.encode("latin-1"))]}
+    # A broken form is starlette's HTTPException, 400.
+    scope = {**request.scope, "headers": without_charset(request.scope["headers"])}
     async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
         file = form.get("file")
         if file is None:

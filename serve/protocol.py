@@ -84,27 +84,24 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if self.parser.is_offer():
+        if self.parser.should_upgrade():
             return  # it is read once more
         self._in_head = False
         self._loose = -self._part
         self._unwatch()
         earlier = self.cycle
         super().on_headers_complete()
-        if self.cycle is not earlier:  # an upgrade to a websocket has none
+        if self.cycle is not earlier:
             self.cycle.transport = HeadWithBody(self.transport, self.loop)
 
     def on_body(self, body: bytes) -> None:
         self._loose = -self._part
+        self._unwatch()  # one that goes on coming after its answer has its time anew
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self.parser.is_offer():
+        if not self.parser.should_upgrade():
             super().on_message_complete()
-
-    def takes_offer(self) -> bool:
-        """Whether the request whose head was read last offers a protocol that this server takes."""
-        return bool(self._should_upgrade())
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "this is no valid HTTP request")

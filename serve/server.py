@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Protocol,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,

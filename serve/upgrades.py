@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Parser(httptools.HttpRequestParser):
-    """httptools' parser, but for requests that offer a protocol which is not taken: they are what they would be without
-    the offer (RFC 9110, 7.8).
+    """httptools' parser, but for requests that offer another protocol: they are what they would be without the offer
+    (RFC 9110, 7.8). None is taken here; there are no websockets.
 
     httptools stops at the head of each such request, and reads its body as the next one: with the server behind a
     proxy, a stranger's body could be a request in another's name. Java's HttpClient and `curl --http2` offer HTTP/2 by
@@ -34,8 +34,6 @@ class Parser(httptools.HttpRequestParser):
                 super(Parser, parser).feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
-                if protocol.takes_offer():
-                    raise
                 if parser.get_method() == b"CONNECT":
                     protocol.refuse(405, "CONNECT is not allowed here: this is no proxy")
                     return
@@ -43,10 +41,6 @@ class Parser(httptools.HttpRequestParser):
                 rest = bytes(data[offer.args[0] :])
                 parser = protocol.parser = Parser(protocol)
                 data = head + rest
-
-    def is_offer(self) -> bool:
-        """Whether the head that was read last makes one that is not taken."""
-        return self.should_upgrade() and not self._protocol.takes_offer()
 
 
 def _without_offer(parser: Parser, protocol: Protocol) -> bytes:

@@ -147,6 +147,9 @@ def test_strangers_write_no_lines_of_the_log(served: SimpleNamespace) -> None:
     assert client.get("/v2/models/x%0Aforged%20line").status_code == 404
     for inputs in ([None], [1, 2], [{"path": 5}, 2], [None, "", 3], [[], []]):
         assert refused(call(client, "classify_digit", *inputs), 400), inputs
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
+    kind = "multipart/form-data; charset=undefined; boundary=x"
+    assert client.post("/gradio_api/upload", content=form, headers={"content-type": kind}).status_code == 200
     assert "404" in client.get("/gradio_api/queue/data", params={"session_hash": "nobody's"}).text
 
 

@@ -177,6 +177,15 @@ def test_a_head_that_does_not_come_is_given_up(models: list[Any], running: Any) 
             assert b" 404 " in slow.recv(1000)
             slow.sendall(b"n")
             assert read_all(slow) == b""
+        with server.connect() as slow:  # nor is one cut off that goes on coming
+            slow.sendall(b"POST /classify/no HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
+            for _ in range(20):
+                time.sleep(0.1)
+                slow.sendall(b"n")
+            slow.sendall(REQUEST + b"Connection: close\r\n\r\n")
+            answers = read_all(slow)
+            assert b" 404 " in answers
+            assert b" 200 " in answers
         with server.connect() as slow:  # a body may take longer
             slow.sendall(b"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             time.sleep(2)
