@@ -77,7 +77,7 @@ def of(dataset: str) -> list[Claim]:
     return [
         Claim("The improved networks have about 85 % on average", _mean_is(IMPROVED, 85, 1), IMPROVED),
         Claim("The vanilla networks have about 75 % on average", _mean_is(VANILLA, 75, 1), VANILLA),
-        Claim("The improved networks are 10 points better on average (85 for 75 %)", _gap(10, 1), ALL),
+        Claim("The improved networks are 10 points better on average (85 against 75 %)", _gap(10, 1), ALL),
         Claim("VGG improves by around 10 points", _improves("vgg16", 10, 1), _pair("vgg16")),
         Claim("GoogLeNet improves by 2.5 points only", _improves("googlenet", 2.5, 0.25), _pair("googlenet")),
         Claim("ResNet improves the most", _most_improved("resnet18"), ALL),

@@ -120,33 +120,58 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     decode = partial(
         _decode, image_column=image_column, label_column=label_column, classes=classes, name=name, size=size
     )
-    train = decode(splits["train"])
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(train))
-    n_validation = round(len(train) * VALIDATION_FRACTION.get(name, 1 / 10))
     held = [split for split in ("test", "validation") if split in splits]
     # Labels of a test split may be kept secret; a split for validation then has to do.
     test_name = next((split for split in held if not _secret(splits[split], label_column)), None)
-    if test_name is not None:
-        test = decode(splits[test_name])
-    else:  # a folder with one split only: as many as for validation, among them the first of each class
-        _, first = np.unique(train.labels.numpy()[order], return_index=True)
-        others = np.delete(np.arange(len(order)), first)
-        chosen = np.sort(np.append(first, others[: max(0, n_validation - len(first))]))
-        test = train.take(order[chosen])
-        order = np.delete(order, chosen)
-    if min(n_validation, len(test)) == 0:
+    train = decode(splits["train"])
+    test = None if test_name is None else decode(splits[test_name])
+    # Names of classes that no picture has are left out.
+    used = np.unique(np.concatenate([split.labels.numpy() for split in (train, test) if split is not None]))
+    train = _numbered(train, used)
+    test = None if test is None else _numbered(test, used)
+    class_names = tuple(str(classes[i]) for i in used)
+    cut = _cut(train, test, VALIDATION_FRACTION.get(name, 1 / 10))
+    if min(map(len, cut)) == 0:
         raise DataError(f"dataset {name!r} has only {len(train)} training images: too few to cut a validation split")
-    validation = train.take(np.sort(order[:n_validation]))
-    remaining = train.take(np.sort(order[n_validation:]))
-    for split, purpose in ((remaining, "train"), (test, "test")):
-        missing = np.setdiff1d(np.arange(len(classes)), split.labels.numpy())
+    train, validation, test = cut
+    for split, purpose in ((train, "train"), (test, "test")):
+        missing = np.setdiff1d(np.arange(len(class_names)), split.labels.numpy())
         if len(missing):  # it could not be learnt, or has no accuracy
             more = f" and of {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(
-                f"dataset {name!r} has no picture of class {str(classes[missing[0]])!r}{more} left to {purpose} on: "
-                "add some, or take the class out"
+                f"dataset {name!r} has no picture of class {class_names[missing[0]]!r}{more} left to {purpose} on: add "
+                "some, or take the class out"
             )
-    return Dataset(name, tuple(map(str, classes)), remaining, validation, test)
+    return Dataset(name, class_names, train, validation, test)
+
+
+def _numbered(split: Split, used: np.ndarray) -> Split:
+    """A split whose labels count the used ones alone."""
+    return Split(split.images, torch.from_numpy(np.searchsorted(used, split.labels.numpy())))
+
+
+def _cut(train: Split, test: Split | None, fraction: float) -> tuple[Split, Split, Split]:
+    """Training, validation and test; without a split to test on, as much is cut for it as for validation.
+
+    Args:
+        fraction: of the training images that validation gets.
+    """
+    labels = train.labels.numpy()
+    order = np.random.default_rng(VALIDATION_SEED).permutation(len(labels))
+    n = round(len(labels) * fraction)
+    if test is None:  # the first of each class are in it
+        _, first = np.unique(labels[order], return_index=True)
+        others = np.delete(np.arange(len(order)), first)
+        chosen = np.sort(np.append(first, others[: max(0, n - len(first))]))
+        test = train.take(order[chosen])
+        order = np.delete(order, chosen)
+    held_out, remaining = order[:n], order[n:]
+    # What has its last pictures among those held out is learnt from one of them.
+    _, first = np.unique(labels[held_out], return_index=True)
+    only = first[~np.isin(labels[held_out][first], labels[remaining])]
+    remaining = np.append(remaining, held_out[only])
+    held_out = np.delete(held_out, only)
+    return train.take(np.sort(remaining)), train.take(np.sort(held_out)), test
 
 
 def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
@@ -162,6 +187,11 @@ def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
         return str(folder), None
     if Path(name).is_dir():
         return str(Path(name).resolve()), None
+    if Path(name).is_absolute():
+        raise DataError(
+            f"no folder {name!r} here: for another place, name that, or change `dataset` in the run's args.json or the "
+            "card's config.json"
+        )
     if name.count("/") == 1 and not name.startswith((".", "/")):
         source, _, configuration = name.partition(":")
         return source, configuration or None
@@ -279,11 +309,13 @@ def _fit(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
     if upright.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range")
     if upright.mode.startswith("I"):
-        # 16-bit grey keeps its high byte, as in the server and as Pillow reads 16-bit colour; its `convert` clips.
         grey = np.asarray(upright)
         if not 0 <= grey.min() <= grey.max() <= 65535:
             raise ValueError(f"its pixels go from {grey.min()} to {grey.max()}: 16-bit grey goes from 0 to 65535")
-        upright = PIL.Image.fromarray((grey >> 8).astype(np.uint8))
+        # 16-bit grey keeps its high byte, as in the server and as Pillow reads 16-bit colour; its `convert` clips.
+        # Wider numbers may hold 8-bit grey.
+        shift = 0 if upright.mode == "I" and grey.max() <= 255 else 8
+        upright = PIL.Image.fromarray((grey >> shift).astype(np.uint8))
     if upright.has_transparency_data:  # what hides beneath would come to light
         white = PIL.Image.new("RGBA", upright.size, "white")
         upright = PIL.Image.alpha_composite(white, upright.convert("RGBA"))

@@ -64,11 +64,13 @@ def fit(args: argparse.Namespace) -> None:
         raise UsageError(f"{len(dataset.train)} training images are too few for {parts} pieces: at least {2 * parts}")
     in_chans = dataset.train.images.shape[1]
     kwargs = model_kwargs(args.model_kwargs)
-    set_seed(args.seed)
-    model = models.create(
-        args.model, args.dataset, len(dataset.class_names), in_chans, args.pretrained, recipe.side, **kwargs
-    )
-    models.try_out(model)  # before there is a run folder, which would be one of a run that cannot be
+    model = None
+    if not (args.resume and (folder / "metrics.json").is_file()):
+        set_seed(args.seed)
+        model = models.create(
+            args.model, args.dataset, len(dataset.class_names), in_chans, args.pretrained, recipe.side, **kwargs
+        )
+        models.try_out(model)  # before there is a run folder, which would be one of a run that cannot be
     teacher, taught = None, None
     if args.teacher:
         teacher = distillation.load(args.teacher, list(dataset.class_names), in_chans)
@@ -96,7 +98,7 @@ def fit(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         runs.prepare(folder, description, args.resume, models.earlier_runs(model_name, args.pretrained))
     accelerator.wait_for_everyone()
-    if args.resume and (folder / "metrics.json").is_file():
+    if model is None:
         accelerator.print(f"{folder} is complete: nothing to resume")
         return
     with runs.alone(folder) if accelerator.is_main_process else nullcontext():

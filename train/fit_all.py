@@ -9,7 +9,6 @@ others. Each is `fit.py` in a process of its own; what follows `--` is handed on
 import argparse
 import csv
 import ctypes
-import json
 import os
 import shlex
 import shutil
@@ -62,8 +61,10 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether it is done, and has the epochs that are asked for: `fit.py` says so itself of one that has others."""
-        metrics = self.folder / "metrics.json"
-        return metrics.is_file() and json.loads(metrics.read_text())["epochs"] == self.epochs
+        try:
+            return models.read_json(self.folder / "metrics.json").get("epochs") == self.epochs
+        except models.ModelError:  # missing, or damaged
+            return False
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -132,7 +133,7 @@ def end(run: Run) -> None:
         last = [line for line in run.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         print(f"{run} FAILED with status {status}: {''.join(last)} (all of it: {run.log})", flush=True)
     else:
-        accuracy = json.loads((run.folder / "metrics.json").read_text())["test_accuracy"]
+        accuracy = models.read_json(run.folder / "metrics.json")["test_accuracy"]
         print(f"{run} is done: test accuracy {accuracy:.2f} %", flush=True)
 
 

@@ -57,7 +57,7 @@ def _range(logs: dict[str, list[dict[str, float]]], what: str) -> tuple[float, f
     """Where an axis begins and ends: without the worst twentieth of all values, which first epochs are."""
     values = [row[f"{split}_{what}"] for log in logs.values() for row in log for split in COLOURS]
     if what == "accuracy":
-        worst = float(np.percentile(values, 5))
+        worst = min(float(np.percentile(values, 5)), 99.9)
         return worst - 0.05 * (100 - worst), 100 + 0.02 * (100 - worst)
     return 0, 1.05 * float(np.percentile(values, 95))
 

@@ -166,7 +166,8 @@ def render(published: Runs, runs: Runs) -> str:
         ]
     lines += [
         '"About" and "around" are taken as within one point, "2.5" as within 0.25. *Within noise*: what decides '
-        "is less than two standard errors from deciding otherwise, were each model measured on test images of its own.",
+        "is less than two standard errors from deciding otherwise, were each model measured on test images of its own "
+        "(of a class: were one model measured).",
         "",
         *repeated(runs),
         "## Text against tables",

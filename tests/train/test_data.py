@@ -216,6 +216,35 @@ def test_of_a_small_folder_every_class_is_tested(tmp_path: Path) -> None:
     assert len({image for split in splits for image in keys(split)}) == 32
 
 
+def test_every_class_is_learnt_whatever_is_held_out(tmp_path: Path) -> None:
+    for label in range(30):
+        for i in range(3):
+            picture(tmp_path / "few" / f"{label:02}" / f"{i}.png", size=(8, 8))
+    dataset = data.load(str(tmp_path / "few"), image_size=8)
+    assert set(dataset.train.labels.tolist()) == set(dataset.test.labels.tolist()) == set(range(30))
+    for file in (tmp_path / "few").glob("*/0.png"):
+        file.unlink()
+    shutil.copytree(tmp_path / "few", tmp_path / "split" / "train")
+    shutil.copytree(tmp_path / "few", tmp_path / "split" / "test")
+    dataset = data.load(str(tmp_path / "split"), image_size=8)
+    assert set(dataset.train.labels.tolist()) == set(range(30))
+    assert (len(dataset.train) + len(dataset.validation), len(dataset.validation) > 0) == (60, True)
+
+
+def test_names_of_classes_that_no_picture_has_are_left_out(samples: Path, tmp_path: Path) -> None:
+    """As the Hub's EMNIST has one."""
+    shutil.copytree(samples / "mnist", tmp_path / "digits")
+    for file in (tmp_path / "digits").rglob("*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.filter(pa.compute.not_equal(table["label"], 3)), file)
+    dataset = data.load(str(tmp_path / "digits"), image_size=28)
+    assert dataset.class_names == tuple("012456789")
+    whole = data.load("mnist", samples)
+    kept = whole.test.labels != 3
+    names = [dataset.class_names[label] for label in dataset.test.labels]
+    assert names == [str(label) for label in whole.test.labels[kept].tolist()]
+
+
 def test_a_class_of_one_picture_is_refused(pictures: Path) -> None:
     for label in ("ants", "wasps"):
         for file in list((pictures / label).iterdir())[1:]:
@@ -268,6 +297,15 @@ def test_16_bit_grey_keeps_its_shades(tmp_path: Path, mode: str, dtype: str) -> 
             deep.save(tmp_path / "pictures" / label / f"{i}.tif", exif=exif)
     images = data.load(str(tmp_path / "pictures"), image_size=64).train.images.numpy()
     assert (np.abs(images - shades / 257) <= 1).all()
+
+
+def test_8_bit_grey_in_wider_numbers_is_taken_as_it_is(pictures: Path) -> None:
+    shutil.rmtree(pictures / "ants")
+    (pictures / "ants").mkdir()
+    for i in range(12):
+        PIL.Image.fromarray(np.full((9, 9), 200 + i, np.int32)).save(pictures / "ants" / f"{i}.tif")
+    train = data.load(str(pictures), image_size=8).train
+    assert train.images[train.labels == 0].min() >= 200
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,24 @@ def test_what_a_card_says_of_pictures_is_what_was_done() -> None:
     assert (cfg["interpolation"], cfg["crop_pct"], cfg["crop_mode"]) == ("bilinear", 1.0, "center")
 
 
+def test_a_complete_run_needs_nothing_that_it_began_with(run: Run, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "start")
+    arguments = (*SHORT, "--pretrained", tmp_path / "start", "--output-dir", tmp_path / "run")
+    assert run(*arguments)[0] == 0
+    (tmp_path / "start").rename(tmp_path / "moved")
+    args = json.loads((tmp_path / "run" / "args.json").read_text())
+    assert args["pretrained"] == str(tmp_path / "start")
+    status, output, errors = run(*arguments, "--resume")
+    assert (status, errors) == (0, "")
+    assert "is complete" in output
+
+
+def test_a_folder_of_pictures_that_has_moved_is_named(run: Run, tmp_path: Path) -> None:
+    status, _, errors = run("--model", "tiny_net", "--dataset", "/no/such/pictures", "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "no folder '/no/such/pictures' here" in one_line(errors)
+
+
 def test_a_run_folder_that_is_a_file_gets_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     status, _, errors = run(*TINY, "--output-dir", tmp_path / "run")

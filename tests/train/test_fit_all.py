@@ -97,6 +97,18 @@ def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.Ca
     assert "its epochs was 1, now it is 2" in printed
 
 
+def test_a_damaged_run_fails_and_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "vanilla_resnet18.mnist.fast.seed0"
+    folder.mkdir()
+    for name in ("args.json", "metrics.json"):
+        (folder / name).write_text("{")
+    arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
+    assert fit_all.main([*arguments, "--", "--data-dir", str(export.SAMPLES), "--epochs", "1"]) == 1
+    assert "vanilla_resnet18.mnist.fast.seed0 FAILED" in capsys.readouterr().out
+    assert "args.json is damaged" in (tmp_path / f"{folder.name}.log").read_text()
+    assert (folder / "metrics.json").read_text() == "{"
+
+
 def test_a_failure_is_told_and_stops_no_other(
     tmp_path: Path, launcher: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

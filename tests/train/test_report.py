@@ -23,7 +23,7 @@ BY_ITS_TABLES = {
     "cifar10": {
         "The improved networks have about 85 % on average": "no: 82.25 %",
         "The vanilla networks have about 75 % on average": "yes: 74.89 %",
-        "The improved networks are 10 points better on average (85 for 75 %)": "no: +7.36 points",
+        "The improved networks are 10 points better on average (85 against 75 %)": "no: +7.36 points",
         "VGG improves by around 10 points": "no: +3.04 points",
         "GoogLeNet improves by 2.5 points only": "yes, within noise: +2.70 points",
         "ResNet improves the most": "yes: GoogLeNet +2.70, ResNet18 +16.34, VGG16 +3.04 points",
