@@ -170,6 +170,6 @@ def test_verify_and_export_of_own_pictures(own_card: Path, capsys: pytest.Captur
     config = (elsewhere / "config.json").read_text().replace(str(own_card.parent), "/no/such")
     (elsewhere / "config.json").write_text(config)
     assert export.main([str(elsewhere)]) == 1
-    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
+    assert "no folder '/no/such/my insects' here" in capsys.readouterr().err
     assert verify.main([str(elsewhere)]) == 2
-    assert "unknown dataset '/no/such/my insects'" in capsys.readouterr().err
+    assert "no folder '/no/such/my insects' here" in capsys.readouterr().err
