@@ -109,7 +109,7 @@ class Guard:
                     raise
                 await answer.end()  # it has told what is wrong as an event
             elif answer.instead is None and part in CALLS:
-                answer.instead = 400, senseless(error)
+                answer.instead = 400, _senseless(error)
             elif answer.instead is None:
                 log.exception("request %s failed", scope[RECORD].id)
                 answer.instead = 500, f"internal error; the log has it under request id {scope[RECORD].id}"
@@ -184,7 +184,7 @@ def _kind(start: Message) -> str:
     return Headers(raw=list(start.get("headers", ()))).get("content-type", "").split(";")[0]
 
 
-def senseless(error: Exception) -> str:
+def _senseless(error: Exception) -> str:
     """What to tell the caller whose data made Gradio stumble."""
     return f"the call makes no sense: {type(error).__name__}: {error}"[:300]
 
@@ -199,7 +199,7 @@ def refuse_quietly(page: gr.Blocks) -> None:
         except (gr.Error, OSError, MemoryError):  # the last two are no fault of the caller's
             raise
         except Exception as error:
-            raise refusal(senseless(error)) from None
+            raise refusal(_senseless(error)) from None
 
     page.preprocess_data = checked  # type: ignore[method-assign]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import card_training, data, models, paper, table
+from train import card_training, data, models, paper, recipes, table
 from train.files import write_text
 
 CHANGES = {
@@ -111,10 +111,10 @@ def _figures(metrics: dict, title: str) -> list[str]:
 
 def _curves(metrics: dict) -> list[str]:
     """What the curves are of; why training and validation cannot be compared, where it is so."""
-    settings = metrics["settings"]
+    recipe = recipes.of_settings(metrics["settings"])
     in_training = [
-        *(["augmented images"] if any(card_training.augmentation(settings)) else []),
-        *(["smoothed labels"] if settings["label_smoothing"] else []),
+        *(["augmented images"] if recipe.augmentation != recipes.Augmentation() else []),
+        *(["smoothed labels"] if recipe.label_smoothing else []),
         *(["the teacher's opinion"] if metrics.get("teacher") else []),
     ]
     sentences = []

@@ -7,7 +7,7 @@ from train import measure, recipes, repeat
 
 def section(metrics: dict, config: dict) -> list[str]:
     """The card's lines under "Training"."""
-    settings, recipe = metrics["settings"], recipes.of_settings(metrics["settings"])
+    recipe = recipes.of_settings(metrics["settings"])
     start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
@@ -39,7 +39,7 @@ def section(metrics: dict, config: dict) -> list[str]:
         f"SGD with momentum {recipe.momentum:g}{' (Nesterov)' if recipe.nesterov else ''}, weight decay "
         f"{recipe.weight_decay:g}{'' if recipe.decay_norms_and_biases else ' on matrices only'}"
         f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing {recipe.label_smoothing:g}"
-        f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(settings)) or 'none'}.{taught}",
+        f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(recipe.augmentation)) or 'none'}.{taught}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
         f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
@@ -50,20 +50,22 @@ def section(metrics: dict, config: dict) -> list[str]:
     ]
 
 
-def augmentation(settings: dict) -> Iterator[str]:
+def augmentation(drawn: recipes.Augmentation) -> Iterator[str]:
     """What is done to the images of a run."""
-    found = settings["augmentation"]
-    if found["flip"] != "none":
-        yield {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}[found["flip"]]
-    yield from (f"{name} by up to {found[name]:g} degrees" for name in ("rotation", "shear") if found[name])
-    if found["shift"]:
-        yield f"shift by up to {100 * found['shift']:g} % of the side"
-    if (scale := tuple(found["scale"])) != (1, 1):
-        yield "scale {:g} to {:g}".format(*scale)
-    colours = ("brightness", "contrast", "saturation")
-    yield from (f"{name} changed by up to {100 * found[name]:g} %" for name in colours if found[name])
-    if found.get("cutout"):
-        yield f"Cutout of a square of {100 * found['cutout']:g} % of the side"
+    if drawn.flip != "none":
+        yield {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}[drawn.flip]
+    for name, degrees in (("rotation", drawn.rotation), ("shear", drawn.shear)):
+        if degrees:
+            yield f"{name} by up to {degrees:g} degrees"
+    if drawn.shift:
+        yield f"shift by up to {100 * drawn.shift:g} % of the side"
+    if drawn.scale != (1, 1):
+        yield "scale {:g} to {:g}".format(*drawn.scale)
+    for name in ("brightness", "contrast", "saturation"):
+        if share := getattr(drawn, name):
+            yield f"{name} changed by up to {100 * share:g} %"
+    if drawn.cutout:
+        yield f"Cutout of a square of {100 * drawn.cutout:g} % of the side"
 
 
 def _rate(recipe: recipes.Recipe) -> str:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from train.paper import Results
+from train.paper import TEST_IMAGES, Results
 
 FAMILIES = {"googlenet": "GoogLeNet", "resnet18": "ResNet18", "vgg16": "VGG16"}
 
 
-# Test images of both datasets; what they leave uncertain is noise.
-TEST_IMAGES = 10_000
+# Of both datasets; what they leave uncertain is noise.
+IMAGES = sum(TEST_IMAGES["cifar10"])
 # Fewer of them between a figure and where the verdict would turn are noise.
 STANDARD_ERRORS = 2
 
@@ -101,7 +101,7 @@ def _has(model: str) -> Callable[[Results], bool]:
     return lambda results: model in results
 
 
-def _variance(accuracy: float, images: float = TEST_IMAGES) -> float:
+def _variance(accuracy: float, images: float = IMAGES) -> float:
     """Of an accuracy in percent, in square points."""
     return accuracy * (100 - accuracy) / images
 
@@ -192,7 +192,7 @@ def _hardest(expected: str) -> Callable[[Results], Finding]:
         own = means.pop(expected)
         other = min(means.values())
         # The models have seen the same images: their mean is no more certain than one of them.
-        images = TEST_IMAGES / len(classes)
+        images = IMAGES / len(classes)
         return Finding(own < other, other - own, _variance(own, images) + _variance(other, images), figures)
 
     return finding

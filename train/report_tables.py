@@ -1,6 +1,6 @@
 """The tables of REPORT.md: the paper's figures beside ours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -42,27 +42,28 @@ def table(dataset: str, ours: dict[str, Published], shown: Sequence[str] = paper
     yield _row("Class", *(NAMES[model] for model in shown))
     yield _row(*["---"] * (1 + len(shown)))
 
-    def row(head: str, theirs: Callable[[str], str], mine: Callable[[dict[str, Any]], float]) -> str:
-        """Both of each model: the paper's as text by its name, ours by its metrics."""
-        own = {model: f"{mine(ours[model].metrics):.2f}" if model in ours else "-" for model in shown}
-        return _row(head, *(f"{theirs(model)} / {own[model]}" for model in shown))
+    def row(head: str, theirs: dict[str, str], mine: dict[str, float]) -> str:
+        """The paper's cells and our figures, by model."""
+        own = {model: f"{mine[model]:.2f}" if model in mine else "-" for model in shown}
+        return _row(head, *(f"{theirs[model]} / {own[model]}" for model in shown))
 
-    per_class = {model: paper.per_class(dataset, model) for model in shown}
+    reported = {model: paper.per_class(dataset, model) for model in shown}
+    metrics = {model: ours[model].metrics for model in shown if model in ours}
+    per_class = {model: found["per_class_accuracy"] for model, found in metrics.items()}
     for name in paper.TABLES[dataset]:
-        yield row(name, lambda model: f"{per_class[model][name]:.2f}", lambda m: m["per_class_accuracy"][name])  # noqa: B023
-    yield row(
-        "**Mean of the classes**",
-        lambda model: f"{paper.accuracy(dataset, model):.2f}",
-        lambda m: fmean(m["per_class_accuracy"].values()),
-    )
+        theirs = {model: f"{values[name]:.2f}" for model, values in reported.items()}
+        yield row(name, theirs, {model: values[name] for model, values in per_class.items()})
+    means = {model: f"{paper.accuracy(dataset, model):.2f}" for model in shown}
+    yield row("**Mean of the classes**", means, {model: fmean(values.values()) for model, values in per_class.items()})
     if len(set(paper.TEST_IMAGES[dataset])) > 1:
-        yield row(
-            "**All images**", lambda model: f"{paper.of_all_images(dataset, model):.2f}", lambda m: m["test_accuracy"]
-        )
+        of_all = {model: f"{paper.of_all_images(dataset, model):.2f}" for model in shown}
+        yield row("**All images**", of_all, {model: found["test_accuracy"] for model, found in metrics.items()})
+    last = {model: paper.LOGS[dataset][model][-1] for model in shown}
+    validation = {model: f"{epoch.validation_accuracy:.2f} ({epoch.number})" for model, epoch in last.items()}
     yield row(
         "Validation (the paper's: after epoch)",
-        lambda model: "{0.validation_accuracy:.2f} ({0.number})".format(paper.LOGS[dataset][model][-1]),
-        lambda m: m["validation_accuracy"],
+        validation,
+        {model: found["validation_accuracy"] for model, found in metrics.items()},
     )
 
 

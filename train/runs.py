@@ -66,6 +66,7 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _same_place(first: str, second: str) -> bool:
+    """Older versions wrote paths down as they were typed, newer ones whole."""
     return Path(first).exists() and Path(second).exists() and Path(first).samefile(second)
 
 
