@@ -93,6 +93,23 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return call
 
 
+def keys(split: data.Split) -> set[bytes]:
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def message(error: pytest.ExceptionInfo[data.DataError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    return text
+
+
+def one_line(errors: str) -> str:
+    (line,) = errors.strip().splitlines()
+    assert line.startswith("fit.py: ")
+    return line
+
+
 @dataclass
 class Child:
     """`train/fit.py` in a process of its own."""

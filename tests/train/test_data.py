@@ -1,4 +1,4 @@
-"""Datasets: the shipped samples, folders of pictures, and everything that may be wrong with them."""
+"""Datasets: the shipped samples, tables of the Hub, the cache, and everything that may be wrong with them."""
 
 import io
 import shutil
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import keys, message
 
 from train import data
 
@@ -41,10 +42,6 @@ def decoded(samples: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarra
     return np.stack(images).reshape(-1, *SHAPES[name][1:], SHAPES[name][0]).transpose(0, 3, 1, 2), np.array(
         [row["label"] for row in found]
     )
-
-
-def keys(split: data.Split) -> set[bytes]:
-    return {image.numpy().tobytes() for image in split.images}
 
 
 def test_samples_load_whole_and_equal_what_pillow_sees(name: str, samples: Path) -> None:
@@ -155,176 +152,6 @@ def test_changed_files_are_not_answered_from_the_cache(samples: Path, tmp_path: 
     assert (len(before.test), len(after.test)) == (1000, 70)
 
 
-def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(list(str(path).encode())).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
-    PIL.Image.fromarray(noise, "RGBA").convert(mode).save(path, **options)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three classes, pictures of differing sizes and modes, no test split."""
-    folder = tmp_path / "pictures"
-    for i in range(12):
-        picture(folder / "bees" / f"{i}.png", size=(20 + i, 50 - i))
-        picture(folder / "ants" / f"{i}.png", mode=("RGBA", "L", "P", "LA")[i % 4])
-        picture(folder / "wasps" / f"{i}.jpg", size=(64, 64), mode=("RGB", "L", "CMYK")[i % 3])
-    return folder
-
-
-def test_folder_of_pictures(pictures: Path) -> None:
-    dataset = data.load(str(pictures), image_size=24)
-    assert dataset.class_names == ("ants", "bees", "wasps")
-    # Of 36 a tenth is held out to validate, another to test.
-    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (28, 4, 4)
-    splits = (dataset.train, dataset.validation, dataset.test)
-    assert all(split.images.shape[1:] == (3, 24, 24) for split in splits)
-    everything = [image for split in splits for image in keys(split)]
-    assert len(everything) == len(set(everything)) == 36
-    labels = torch.cat([split.labels for split in splits])
-    assert labels.bincount().tolist() == [12, 12, 12]
-
-
-def test_the_folder_that_one_is_in(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    named = data.load(str(pictures), image_size=8)
-    monkeypatch.chdir(pictures)
-    assert data.load(".", image_size=8).digest() == named.digest()
-
-
-def test_folder_with_splits_keeps_its_test_split(pictures: Path) -> None:
-    whole = pictures.parent / "split"
-    shutil.copytree(pictures, whole / "train")
-    for label in ("ants", "bees", "wasps"):
-        picture(whole / "test" / label / "one.png")
-    dataset = data.load(str(whole), image_size=24)
-    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (32, 4, 3)
-    shutil.rmtree(whole / "test" / "bees")
-    with pytest.raises(data.DataError) as error:
-        data.load(str(whole), image_size=24)
-    assert "no picture of class 'bees' left to test on" in message(error)
-
-
-def test_of_a_small_folder_every_class_is_tested(tmp_path: Path) -> None:
-    """A tenth of the pictures are fewer than there are classes."""
-    for label in map(str, range(8)):
-        for i in range(4):
-            picture(tmp_path / "small" / label / f"{i}.png")
-    dataset = data.load(str(tmp_path / "small"), image_size=8)
-    assert dataset.test.labels.bincount().tolist() == [1] * 8
-    assert (len(dataset.train), len(dataset.validation)) == (21, 3)
-    splits = (dataset.train, dataset.validation, dataset.test)
-    assert len({image for split in splits for image in keys(split)}) == 32
-
-
-def test_every_class_is_learnt_whatever_is_held_out(tmp_path: Path) -> None:
-    for label in range(30):
-        for i in range(3):
-            picture(tmp_path / "few" / f"{label:02}" / f"{i}.png", size=(8, 8))
-    dataset = data.load(str(tmp_path / "few"), image_size=8)
-    assert set(dataset.train.labels.tolist()) == set(dataset.test.labels.tolist()) == set(range(30))
-    for file in (tmp_path / "few").glob("*/0.png"):
-        file.unlink()
-    shutil.copytree(tmp_path / "few", tmp_path / "split" / "train")
-    shutil.copytree(tmp_path / "few", tmp_path / "split" / "test")
-    dataset = data.load(str(tmp_path / "split"), image_size=8)
-    assert set(dataset.train.labels.tolist()) == set(range(30))
-    assert (len(dataset.train) + len(dataset.validation), len(dataset.validation) > 0) == (60, True)
-
-
-def test_names_of_classes_that_no_picture_has_are_left_out(samples: Path, tmp_path: Path) -> None:
-    """As the Hub's EMNIST has one."""
-    shutil.copytree(samples / "mnist", tmp_path / "digits")
-    for file in (tmp_path / "digits").rglob("*.parquet"):
-        table = pq.read_table(file)
-        pq.write_table(table.filter(pa.compute.not_equal(table["label"], 3)), file)
-    dataset = data.load(str(tmp_path / "digits"), image_size=28)
-    assert dataset.class_names == tuple("012456789")
-    whole = data.load("mnist", samples)
-    kept = whole.test.labels != 3
-    names = [dataset.class_names[label] for label in dataset.test.labels]
-    assert names == [str(label) for label in whole.test.labels[kept].tolist()]
-
-
-def test_a_class_of_one_picture_is_refused(pictures: Path) -> None:
-    for label in ("ants", "wasps"):
-        for file in list((pictures / label).iterdir())[1:]:
-            file.unlink()
-    with pytest.raises(data.DataError) as error:
-        data.load(str(pictures), image_size=8)
-    assert "no picture of class 'ants' and of 1 more left to train on" in message(error)
-
-
-def test_pictures_are_turned_upright_and_cropped_to_the_middle(tmp_path: Path) -> None:
-    """Left half black, right half white, between grey margins; stored lying on its side, with a tag that says so."""
-    upright = np.full((40, 80, 3), 128, np.uint8)
-    upright[:, 20:40], upright[:, 40:60] = 0, 255
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    folder = tmp_path / "pictures"
-    for label in ("one", "two"):
-        (folder / label).mkdir(parents=True)
-        for i in range(10):
-            lying = PIL.Image.fromarray(upright).transpose(PIL.Image.Transpose.ROTATE_90)
-            lying.save(folder / label / f"{i}.png", exif=exif)
-    images = data.load(str(folder), image_size=40).train.images
-    assert (images[:, :, :, :20] == 0).all()
-    assert (images[:, :, :, 20:] == 255).all()
-
-
-def test_transparency_lies_over_white(tmp_path: Path) -> None:
-    for label in ("one", "two"):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
-        for i in range(10):
-            hidden = PIL.Image.new("RGBA", (9, 9), (200, 0, 0, 0))
-            hidden.putpixel((4, 4), (0, 0, 255, 255))
-            hidden.save(tmp_path / "pictures" / label / f"{i}.png")
-    images = data.load(str(tmp_path / "pictures"), image_size=9).train.images
-    assert (images[:, :, 4, 4] == torch.tensor([0, 0, 255])).all()
-    assert (images[:, :, 0] == 255).all()
-
-
-@pytest.mark.parametrize(("mode", "dtype"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I", "<i4")])
-def test_16_bit_grey_keeps_its_shades(tmp_path: Path, mode: str, dtype: str) -> None:
-    """A gradient from black to white; stored upside down, with a tag that says so."""
-    shades = np.linspace(0, 65535, 64 * 64).astype(dtype).reshape(64, 64)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 3
-    for label in ("one", "two"):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
-        for i in range(10):
-            deep = PIL.Image.fromarray(shades[::-1, ::-1])
-            assert deep.mode == mode
-            deep.save(tmp_path / "pictures" / label / f"{i}.tif", exif=exif)
-    images = data.load(str(tmp_path / "pictures"), image_size=64).train.images.numpy()
-    assert (np.abs(images - shades / 257) <= 1).all()
-
-
-def test_8_bit_grey_in_wider_numbers_is_taken_as_it_is(pictures: Path) -> None:
-    shutil.rmtree(pictures / "ants")
-    (pictures / "ants").mkdir()
-    for i in range(12):
-        PIL.Image.fromarray(np.full((9, 9), 200 + i, np.int32)).save(pictures / "ants" / f"{i}.tif")
-    train = data.load(str(pictures), image_size=8).train
-    assert train.images[train.labels == 0].min() >= 200
-
-
-@pytest.mark.parametrize(
-    ("pixel", "reason"), [(np.float32(0.5), "floating-point"), (np.int32(-1), "from -1 to"), (np.int32(65536), "65536")]
-)
-def test_pixels_of_no_known_range_are_refused(pictures: Path, pixel: np.generic, reason: str) -> None:
-    PIL.Image.fromarray(np.full((9, 9), pixel)).save(pictures / "ants" / "odd.tif")
-    with pytest.raises(data.DataError) as error:
-        data.load(str(pictures), image_size=8)
-    assert all(word in message(error) for word in ("odd.tif", reason))
-
-
-def message(error: pytest.ExceptionInfo[data.DataError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    assert len(text) < 500
-    return text
-
-
 def test_unknown_name() -> None:
     with pytest.raises(data.DataError) as error:
         data.load("minst")
@@ -335,13 +162,6 @@ def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(data.DataError) as error:
         data.load("cifar10", tmp_path)
     assert all(word in message(error) for word in ("'cifar10'", str(tmp_path)))
-
-
-def test_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "mnist").mkdir()
-    with pytest.raises(data.DataError) as error:
-        data.load("mnist", tmp_path)
-    assert str(tmp_path / "mnist") in message(error)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "not parquet"])
@@ -425,22 +245,6 @@ def test_no_image_column(tmp_path: Path) -> None:
     assert all(word in message(error) for word in ("Image", "ClassLabel", "text (Value)"))
 
 
-def test_pictures_without_classes(tmp_path: Path) -> None:
-    for i in range(5):
-        picture(tmp_path / "flat" / f"{i}.png")
-    with pytest.raises(data.DataError) as error:
-        data.load(str(tmp_path / "flat"), image_size=8)
-    assert "ClassLabel" in message(error)
-
-
-def test_pictures_of_one_class(tmp_path: Path) -> None:
-    for i in range(5):
-        picture(tmp_path / "one" / "ants" / f"{i}.png")
-    with pytest.raises(data.DataError) as error:
-        data.load(str(tmp_path / "one"), image_size=8)
-    assert "at least two sub-folders" in message(error)
-
-
 @pytest.mark.parametrize("labels", [["wren", "owl", "crow"], [7, 3, 11]])
 def test_labels_without_names_of_classes(tmp_path: Path, labels: list[str] | list[int]) -> None:
     """Words or numbers; the test split has secret labels, the one for validation has not."""
@@ -481,11 +285,3 @@ def test_digests_tell_images_labels_and_cuts_apart(samples: Path) -> None:
         replace(whole, train=whole.validation, validation=whole.train),
     ]
     assert len({whole.digest(), *(other.digest() for other in others)}) == 4
-
-
-def test_too_few_pictures(tmp_path: Path) -> None:
-    for label in ("ants", "bees"):
-        picture(tmp_path / "few" / label / "0.png")
-    with pytest.raises(data.DataError) as error:
-        data.load(str(tmp_path / "few"), image_size=8)
-    assert "only 2 training images" in message(error)
