@@ -1,4 +1,4 @@
-"""What the README shows runs: its Python blocks, its commands' flags, its table of published models."""
+"""What the README and the pages under docs/ show runs: Python blocks, commands' flags, links, the table of models."""
 
 import re
 import shlex
@@ -13,7 +13,11 @@ from train import models, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "REPORT.md")] + sorted(
+    (REPOSITORY / "docs").glob("*.md")
+)
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.removeprefix("$ ").partition("#")[0].strip()
     for language, block in BLOCKS
@@ -21,7 +25,9 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
-SCRIPTS = [command for command in COMMANDS if re.match(r"(accelerate launch|python) (-m serve|train/)", command)]
+SCRIPTS = sorted(
+    {command for command in COMMANDS if re.match(r"(accelerate launch|python) (-m serve|train/)", command)}
+)
 
 
 @cache
@@ -50,8 +56,9 @@ def test_commands_use_flags_that_exist(command: str) -> None:
 
 
 def test_flags_in_the_text_exist() -> None:
-    section = README.partition("## Train")[2].partition("## Serve")[0]
-    flags = set(re.findall(r"`(--[a-z-]+)", section))
+    short = README.partition("## Train")[2].partition("## Serve")[0]
+    full = (REPOSITORY / "docs" / "training.md").read_text().partition("## Publishing")[0]
+    flags = set(re.findall(r"`(--[a-z-]+)", short + full))
     assert len(flags) >= 8
     assert flags - set(re.findall(r"--[a-z-]+", usage("train/fit.py"))) == set()
 
@@ -60,15 +67,29 @@ def test_table_is_that_of_the_published_metrics() -> None:
     assert table.with_rows(README, models.cards()) == README
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The fragments that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    for name, anchor in targets:
+        target = (page.parent / name) if name else page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    for page in PAGES[1:]:
+        assert f"]({page.relative_to(REPOSITORY)})" in README, page.name
 
 
 def test_makefile_has_what_the_readme_names() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join([README, *COMMANDS]), re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join([TEXT, *COMMANDS]), re.MULTILINE))
     assert targets >= {"demo", "test", "verify", "onnx"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
