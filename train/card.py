@@ -12,10 +12,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from train import card_training, data, models, paper, recipes, table
-from train.files import write_text
+from train import card_training, data, models, paper, recipes, repeat, table
+from train.errors import exit_status
+from train.files import read_json, write_text
 
-CHANGES = {
+DESCRIPTIONS = {
     "vanilla_vgg16": "torchvision's `vgg16`",
     "vanilla_resnet18": "torchvision's `resnet18`",
     "vanilla_googlenet": "torchvision's `googlenet`",
@@ -31,9 +32,9 @@ def render(folder: Path) -> str:
     """The text of a card folder's README.md, from its `metrics.json` and `config.json`.
 
     Raises:
-        models.ModelError: one of them is missing, or damaged.
+        files.FileError: one of them is missing, or damaged.
     """
-    metrics, config = (models.read_json(folder / name) for name in ("metrics.json", "config.json"))
+    metrics, config = (read_json(folder / name) for name in ("metrics.json", "config.json"))
     model, dataset = metrics["model"], metrics["dataset"]
     title = paper.TITLES.get(dataset, dataset)
     return "\n".join(
@@ -44,8 +45,8 @@ def render(folder: Path) -> str:
             "",
             f"# {folder.name}",
             "",
-            f"{CHANGES.get(model, model)}, trained on the {len(config['label_names'])} classes of {title}. Part of a "
-            "model zoo for *Deep Networks for Image Classification* (Skoularikis, 2021).",
+            f"{DESCRIPTIONS.get(model, model)}, trained on the {len(config['label_names'])} classes of {title}. Part "
+            "of a model zoo for *Deep Networks for Image Classification* (Skoularikis, 2021).",
             "",
             *_figures(metrics, title),
             *_usage(folder.name, config),
@@ -115,13 +116,12 @@ def _curves(metrics: dict) -> list[str]:
     in_training = [
         *(["augmented images"] if recipe.augmentation != recipes.Augmentation() else []),
         *(["smoothed labels"] if recipe.label_smoothing else []),
-        *(["the teacher's opinion"] if metrics.get("teacher") else []),
+        *(["the teacher's outputs"] if metrics.get("teacher") else []),
     ]
     sentences = []
     if in_training:
-        *most, last = in_training
-        listed = f"{', '.join(most)} and {last}" if most else last
-        sentences.append(f"The training's curves are of {listed}, the validation's of the plain images and labels.")
+        of = repeat.listed(in_training)
+        sentences.append(f"The training's curves are of {of}, the validation's of the plain images and labels.")
     if earlier := metrics.get("earlier"):
         sentences.append(f"They are of the last of {len(earlier) + 1} runs.")
     return [" ".join(sentences), ""] if sentences else []
@@ -156,7 +156,8 @@ def _usage(name: str, config: dict) -> list[str]:
         f'model = timm.create_model("{name if registered else local}", pretrained=True).eval()',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         f'image = Image.open("{image}").convert("{mode}")',
-        "probabilities = model(transform(image)[None]).softmax(1)[0]",
+        "with torch.inference_mode():",
+        "    probabilities = model(transform(image)[None]).softmax(1)[0]",
         f"labels = {json.dumps(config['label_names'])}",
         "print(labels[probabilities.argmax()])",
         "```",
@@ -218,13 +219,14 @@ def main(argv: list[str] | None = None) -> int:
         prog="python train/card.py",
         description="Write the README.md of every published model anew, and the table of them in the project's.",
     ).parse_args(argv)
-    try:
-        for folder in models.cards():
-            write_text(folder / "README.md", render(folder))
-        table.write()
-    except (models.ModelError, OSError) as error:  # a damaged card, a full disk
-        print(f"card.py: {error}", file=sys.stderr)
-        return 1
+    return exit_status("card.py", write)
+
+
+def write() -> int:
+    """Write the text of every published model's card, and the table of them."""
+    for folder in models.cards():
+        write_text(folder / "README.md", render(folder))
+    table.write()
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from train import measure, recipes, repeat
+from train import recipes, repeat
 
 
 def section(metrics: dict, config: dict) -> list[str]:
@@ -17,9 +17,9 @@ def section(metrics: dict, config: dict) -> list[str]:
         before = " as they were before" if metrics["pretrained"] == "published" else ""
         start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
     which = f"The last of {len(earlier) + 1} runs" if earlier else "One run"
-    taught = ""
+    distilled = ""
     if teacher := metrics.get("teacher"):
-        taught = (
+        distilled = (
             f" The loss is {1 - teacher['share']:g} of the cross-entropy with the labels and {teacher['share']:g} of "
             f"the divergence from the softened outputs of `{teacher['name']}` ({teacher['test_accuracy']:.2f} % on the "
             f"test split) on each augmented image, at a temperature of {teacher['temperature']:g}."
@@ -32,22 +32,39 @@ def section(metrics: dict, config: dict) -> list[str]:
         repeat.command(metrics),
         "```",
         "",
-        *repeat.reservations(metrics),
+        *repeat.prerequisites(metrics),
         f"{which}, seed {metrics['seed']}, from {start}, {metrics['epochs']} epochs of {metrics['train_images']:,} "
         f"images; the weights are those after the last epoch. Recipe `{metrics['recipe']}`: batches of "
         f"{recipe.batch_size}, {_rate(recipe)}{f' ({scale:g} of it for linear layers)' if scale != 1 else ''}, "
         f"SGD with momentum {recipe.momentum:g}{' (Nesterov)' if recipe.nesterov else ''}, weight decay "
         f"{recipe.weight_decay:g}{'' if recipe.decay_norms_and_biases else ' on matrices only'}"
         f"{f', gradients clipped to a norm of {clip:g}' if clip else ''}, label smoothing {recipe.label_smoothing:g}"
-        f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(recipe.augmentation)) or 'none'}.{taught}",
+        f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(recipe.augmentation)) or 'none'}.{distilled}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
         f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
-        f"{measure.precision(metrics)}. "
+        f"{precision(metrics)}. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
         f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
         "",
     ]
+
+
+def all_epochs(metrics: dict) -> str:
+    """The epochs of all runs that a card's weights came of, the oldest first: "44 + 36"."""
+    return " + ".join(str(run["epochs"]) for run in (*metrics.get("earlier", []), metrics))
+
+
+def taught(metrics: dict) -> str:
+    """By which recipe and teacher a card's weights were trained: "`fast`, taught by `improved_vgg16.cifar10`"."""
+    teacher = metrics.get("teacher")
+    return f"`{metrics['recipe']}`" + (f", taught by `{teacher['name']}`" if teacher else "")
+
+
+def precision(metrics: dict) -> str:
+    """What a run computed in."""
+    mixed = metrics["mixed_precision"]
+    return "float32" if mixed == "no" else f"{mixed} mixed precision"
 
 
 def augmentation(drawn: recipes.Augmentation) -> Iterator[str]:

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 
 from train import data, distillation, models, recipes
+from train.errors import UserError
 
 # What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
 DECIDED = (
@@ -20,8 +21,8 @@ DECIDED = (
 )  # fmt: skip
 
 
-class UsageError(ValueError):
-    """Arguments that cannot be followed; its message is one line for the user."""
+class UsageError(UserError):
+    """Arguments that cannot be followed."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,36 +52,36 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     what.add_argument(
         "--pretrained", nargs="?", const="published", metavar="PATH",
-        help="start from the published weights, or from those in a safetensors file or run folder",
+        help="start from the published weights, or from those in a safetensors file, a run folder or a card",
     )  # fmt: skip
     how = parser.add_argument_group("how to train it")
-    how.add_argument("--recipe", default="fast", help="paper (its section 5.1) or fast (default)")
-    how.add_argument("--epochs", type=int, metavar="N", help="default: the recipe's")
+    how.add_argument("--recipe", default="fast", help="paper (its section 5.1) or fast (default: fast)")
+    how.add_argument("--epochs", type=int, metavar="N", help="(default: the recipe's)")
     how.add_argument(
-        "--batch-size", type=int, metavar="N", help="images per step over all processes; default: the recipe's"
+        "--batch-size", type=int, metavar="N", help="images per step over all processes (default: the recipe's)"
     )
-    how.add_argument("--learning-rate", type=float, metavar="X", help="default: the recipe's")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="(default: the recipe's)")
     how.add_argument(
         "--teacher", metavar="NAME",
-        help="learn from this network's opinion too: a published model, as improved_vgg16.cifar10, or a run folder",
+        help="learn from this network's outputs too: a published model, as improved_vgg16.cifar10, or a run folder",
     )  # fmt: skip
     how.add_argument(
         "--teacher-share", type=float, metavar="X",
-        help=f"of its opinion in the loss, the rest is the labels'; default: {distillation.SHARE:g}",
+        help=f"weight of the teacher's outputs in the loss; the labels get the rest (default: {distillation.SHARE:g})",
     )  # fmt: skip
     how.add_argument(
         "--temperature", type=float, metavar="X",
-        help=f"what its logits and the network's are divided by to compare them; default: {distillation.TEMPERATURE:g}",
+        help=f"softmax temperature of teacher and student (default: {distillation.TEMPERATURE:g})",
     )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     how.add_argument(
-        "--overfit", type=int, metavar="N", help="sanity check: learn the first N images by heart, unaugmented"
+        "--overfit", type=int, metavar="N", help="sanity check: overfit N training images, without augmentation"
     )
     hardware = parser.add_argument_group("on what")
     hardware.add_argument(
         "--mixed-precision",
         choices=["no", "bf16", "fp16"],
-        help="default: the bf16 or fp16 that `accelerate launch` was told, else the recipe's; float32 is `no` here",
+        help="`no` is float32 (default: the bf16 or fp16 that `accelerate launch` was told, else the recipe's)",
     )
     hardware.add_argument(
         "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
@@ -88,19 +89,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
     hardware.add_argument(
         "--cuda-graphs", action=argparse.BooleanOptionalAction,
-        help="launch each step's kernels as one, on one GPU; default: for this project's networks, without --compile",
+        help="launch each step's kernels as one, on one GPU (default: for this project's networks, not with --compile)",
     )  # fmt: skip
     run = parser.add_argument_group("the run")
-    run.add_argument("--output-dir", type=Path, metavar="DIR", help="default: runs/<model>.<dataset>.<recipe>.seed<S>")
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="(default: runs/MODEL.DATASET.RECIPE.seedS)")
     run.add_argument("--resume", action="store_true", help="go on from the newest state in the run folder")
     run.add_argument(
         "--save-minutes",
         type=float,
         default=10.0,
         metavar="X",
-        help="time between states; at an epoch's end a tenth of it is enough; default: 10",
+        help="time between states; at an epoch's end a tenth of it is enough (default: 10)",
     )
-    run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="also log there")
+    run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="log to this one too")
     args = parser.parse_args(argv)
     for name in ("epochs", "batch_size", "overfit", "micro_batches"):
         value = getattr(args, name)
@@ -125,7 +126,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir():
         args.dataset = str(Path(args.dataset).resolve())
     if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
-        args.pretrained = str(Path(args.pretrained).resolve())
+        weights = Path(args.pretrained).resolve()
+        # The folder tells which run it was, and so how to train it again.
+        of_run = weights.name == "model.safetensors" and (weights.parent / "args.json").is_file()
+        args.pretrained = str(weights.parent if of_run else weights)
     return args
 
 

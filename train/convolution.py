@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.polynomial.polynomial import polyfromroots
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -28,8 +29,8 @@ LARGEST_WITH_TILES = 4
 TILE_BYTES = 512
 
 
-# Where the polynomials are evaluated, beside infinity. Of these reciprocal pairs come half the rounding errors of the
-# usual 1, -1, 2 and -2.
+# Where the polynomials are evaluated, beside infinity. These reciprocal pairs halve the rounding errors of the usual 1,
+# -1, 2 and -2.
 POINTS = (0.0, 5 / 8, -5 / 8, 8 / 5, -8 / 5)
 
 
@@ -42,18 +43,10 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     others = [torch.cat([points[:i], points[i + 1 :]]) for i in range(IN - 1)]
     factors = torch.stack([(point - rest).prod() for point, rest in zip(points, others, strict=True)])
     kernel = torch.cat([powers[:, :3] / factors[:, None], infinity[-1:, -3:]])
-    rows = [_polynomial(rest) for rest in (*others, points)]
+    rows = [torch.from_numpy(polyfromroots(rest.numpy())) for rest in (*others, points)]
     inputs = torch.stack([F.pad(row, (0, IN - len(row))) for row in rows])
     first, second, third = (torch.kron(matrix, matrix).float() for matrix in (inputs, kernel, output))
     return first, second, third
-
-
-def _polynomial(roots: Tensor) -> Tensor:
-    """The coefficients of the product of (x - root), the constant first."""
-    result = roots.new_ones(1)
-    for root in roots:
-        result = F.pad(result, (1, 0)) - root * F.pad(result, (0, 1))
-    return result
 
 
 _INPUT, _KERNEL, _OUTPUT = _transforms()

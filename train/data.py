@@ -18,6 +18,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
+from train.errors import UserError
 from train.files import replacing
 
 HUB_IDS = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
@@ -30,13 +31,13 @@ DECODING = 2
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
-class DataError(ValueError):
-    """A dataset that cannot be had or read; its message is one line for the user."""
+class DataError(UserError):
+    """A dataset that cannot be had or read."""
 
 
 def tag(name: str) -> str:
-    """What a model of a dataset is named by, behind a dot: its last part, or all of it where that would pass for one of
-    the paper's datasets."""
+    """The tag of models of a dataset: the last part of its name, or the whole name where the last part alone is that of
+    one of the paper's datasets."""
     last = name.rpartition("/")[2]
     return (name if last in HUB_IDS else last).replace("/", "-").replace(":", "-")
 
@@ -61,6 +62,11 @@ class Split:
 
     def take(self, index: np.ndarray | slice) -> "Split":
         return Split(self.images[index], self.labels[index])
+
+    def spread(self, count: int) -> "Split":
+        """At most `count` images at even distances: of all classes, also where they come class by class, as in a
+        folder."""
+        return self.take(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,6 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
 
     image_column, label_column = _columns(name, splits["train"].features)
     classes = _classes(splits["train"], label_column)
-    if len(classes) < 2:
-        raise DataError(
-            f"dataset {name!r} needs at least two classes (in a folder: a sub-folder for each); it has {len(classes)}"
-        )
     size = None if name in HUB_IDS else image_size
     decode = partial(
         _decode, image_column=image_column, label_column=label_column, classes=classes, name=name, size=size
@@ -127,6 +129,11 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     test = None if test_name is None else decode(splits[test_name])
     # Names of classes that no picture has are left out.
     used = np.unique(np.concatenate([split.labels.numpy() for split in (train, test) if split is not None]))
+    if len(used) < 2:
+        raise DataError(
+            f"dataset {name!r} needs pictures of at least two classes (in a folder: a sub-folder for each); it has "
+            f"{len(used)}"
+        )
     train = _numbered(train, used)
     test = None if test is None else _numbered(test, used)
     class_names = tuple(str(classes[i]) for i in used)

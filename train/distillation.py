@@ -1,4 +1,4 @@
-"""Learning from another network too: what it thinks of each image, beside the image's label.
+"""Knowledge distillation: learning from another network's outputs for each image, beside the image's label.
 
 Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), and Beyer et al., "Knowledge distillation: a good
 teacher is patient and consistent" (2022): the teacher sees the very image that the student sees, augmented anew in
@@ -20,12 +20,12 @@ TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What a teacher thinks of a batch.
+class SoftTargets:
+    """A teacher's outputs for a batch, as Hinton et al. call them.
 
     Attributes:
         probabilities: float32 [b, classes], at the temperature.
-        share: of the opinion in the loss; the rest is the labels'.
+        share: their weight in the loss; the labels get the rest.
         temperature: what both networks' logits are divided by: above 1, more is seen of how the teacher ranks the
             classes that it thinks unlikely.
     """
@@ -35,7 +35,7 @@ class Opinion:
     temperature: float
 
     def blend(self, loss: Tensor, logits: Tensor) -> Tensor:
-        """A loss by labels, summed over the batch, and the divergence of the logits from the opinion, by the share.
+        """A loss by labels, summed over the batch, and the divergence of the logits from the targets, by the share.
 
         The divergence is multiplied by the square of the temperature: its gradients keep their size so.
         """
@@ -45,12 +45,12 @@ class Opinion:
 
 
 class Teacher(nn.Module):
-    """A trained network that tells its opinion of a student's input, whatever input size it has itself.
+    """A trained network that gives soft targets for a student's input, whatever input size it has itself.
 
     Args:
         model: the teacher. It is put into evaluation mode, and its weights are no longer trained.
         student_cfg: the student's, whose statistics its input is normalised with.
-        share, temperature: see `Opinion`.
+        share, temperature: see `SoftTargets`.
     """
 
     scale: Tensor
@@ -74,8 +74,8 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Opinion:
-        """Its opinion of a batch.
+    def forward(self, x: Tensor) -> SoftTargets:
+        """Its outputs for a batch.
 
         Args:
             x: float32 [b, channels, *the student's size], normalised as the student sees it.
@@ -85,7 +85,7 @@ class Teacher(nn.Module):
         if self.preprocess.size != tuple(x.shape[-2:]):
             x = self.preprocess.resize(x)
         probabilities = F.softmax(self.model(x).float() / self.temperature, dim=1)
-        return Opinion(probabilities, self.share, self.temperature)
+        return SoftTargets(probabilities, self.share, self.temperature)
 
 
 def load(name: str, class_names: list[str], in_chans: int) -> models.Trained:

@@ -10,7 +10,8 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from train import convolution, data, export, loop, measure, models, plots
+from train import convolution, data, epoch_log, export, loop, measure, models, plots
+from train.errors import UserError, exit_status
 from train.files import write_json
 from train.preprocess import Preprocess
 
@@ -83,7 +84,7 @@ def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str
     worst = measure.confident_mistakes(outputs, labels, MISTAKES)
     points, shares = measure.principal_components(torch_outputs(subject.model, subject.test, features=True))
     file = subject.folder / "log.csv"
-    log = measure.read_log(file) if file.is_file() else []
+    log = epoch_log.read(file) if file.is_file() else []
     write_json(
         folder / "figures.json",
         {"model": title, **figures, "confident_mistakes": worst, "components_variance": shares, "log": log},
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python train/evaluate.py", description=__doc__)
     parser.add_argument("model", help="a published model's name or folder, or a run folder")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="torch", help="default: torch")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="torch", help="(default: torch)")
     parser.add_argument(
         "--output-dir",
         type=Path,
@@ -120,14 +121,18 @@ def main(argv: list[str] | None = None) -> int:
         "the training's curves there",
     )
     args = parser.parse_args(argv)
-    try:
-        if args.output_dir:  # before all that takes long
+    return exit_status("evaluate.py", lambda: evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print the figures that the command line asks for, and write pictures of them."""
+    if args.output_dir:  # what cannot be had fails before the slow part
+        try:
             args.output_dir.mkdir(parents=True, exist_ok=True)
-        subject = load(args.model, args.data_dir)
-        outputs = logits(subject, args.runtime)
-    except (models.ModelError, data.DataError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
+        except FileExistsError:
+            raise UserError(f"--output-dir {args.output_dir}: that is a file") from None
+    subject = load(args.model, args.data_dir)
+    outputs = logits(subject, args.runtime)
     found = measure.accuracies(outputs.argmax(1), subject.test.labels.numpy(), subject.class_names)
     accuracy, images = found["test_accuracy"], found["test_images"]
     print(f"{subject.title}: test accuracy {accuracy:.2f} % on {images:,} images ({args.runtime})")

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train import data, measure, models, small_maps
-from train.files import replacing, sha256
+from train.errors import exit_status
+from train.files import read_json, replacing, sha256
 from train.fold import factor, fold
 from train.preprocess import Preprocess
 
@@ -120,10 +121,10 @@ def build(model: nn.Module, pixels: tuple[int, int, int]) -> onnx.ModelProto:
 
 
 def calibration_images(dataset: str, training: data.Split, count: int) -> Tensor:
-    """At most so many training images, uint8 [n, C, H, W], of all classes."""
-    # A folder of pictures comes class by class; the paper's datasets are mixed as they are.
-    step = 1 if dataset in data.HUB_IDS else max(1, len(training) // count)
-    return training.images[::step][:count]
+    """At most `count` training images, uint8 [n, C, H, W], of all classes."""
+    # The paper's datasets are mixed as they are.
+    few = training.take(slice(count)) if dataset in data.HUB_IDS else training.spread(count)
+    return few.images
 
 
 class _Calibration(CalibrationDataReader):
@@ -169,8 +170,8 @@ def _preprocessing(proto: onnx.ModelProto) -> list[str]:
     raise ValueError("the graph has no convolution")
 
 
-def export(card: Path) -> Iterator[Path]:
-    """Write `model.onnx` and `model.int8.onnx` beside a published model's weights; yields each path when written.
+def export(card: Path) -> list[Path]:
+    """Write `model.onnx` and `model.int8.onnx` beside a published model's weights, and return their paths.
 
     Raises:
         models.ModelError: the folder is no published model.
@@ -190,7 +191,7 @@ def export(card: Path) -> Iterator[Path]:
         small_maps.as_products(proto)  # last: the quantiser goes by convolutions
         onnx.checker.check_model(proto)
         _save(proto, card / file, {"parameters": str(measure.parameters(model)), **metadata(card, precision)})
-        yield card / file
+    return [card / file for file in FILES.values()]
 
 
 def state_accuracies(card: Path) -> None:
@@ -203,13 +204,13 @@ def metadata(card: Path, precision: str) -> dict[str, str]:
     """What a published model's ONNX file must say of itself: what it is built from and, once measured, its accuracy.
 
     Raises:
-        OSError: a file of the card is missing.
+        OSError, files.FileError: a file of the card is missing, or damaged.
     """
-    config = json.loads((card / "config.json").read_text())
+    config = read_json(card / "config.json")
     cfg = config["pretrained_cfg"]
     measured = {}
     if (card / "metrics.json").is_file():
-        accuracy = json.loads((card / "metrics.json").read_text())["onnx_test_accuracy"][precision]
+        accuracy = read_json(card / "metrics.json")["onnx_test_accuracy"][precision]
         measured["accuracy"] = f"{accuracy:.2f}"
     return {
         "model": config["architecture"],
@@ -235,7 +236,7 @@ def _sources_sha256() -> str:
 
 
 def stated(file: Path) -> dict[str, str]:
-    """The metadata of an ONNX file; none where there is no such file, or a damaged one."""
+    """The metadata of an ONNX file; an empty dict where there is no such file, or a damaged one."""
     try:
         return {prop.key: prop.value for prop in onnx.load(file).metadata_props}
     except (FileNotFoundError, DecodeError):
@@ -243,7 +244,7 @@ def stated(file: Path) -> dict[str, str]:
 
 
 def differing(card: Path, precision: str) -> list[str]:
-    """The metadata of a published model's ONNX file that do not say what they must: none where it is up to date."""
+    """Which of the metadata of a published model's ONNX file do not say what they must; none if it is up to date."""
     found = stated(card / FILES[precision])
     return [key for key, value in metadata(card, precision).items() if found.get(key) != value]
 
@@ -260,7 +261,7 @@ def session(file: Path | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # Without 8-bit dot products (VNNI) an x86 processor would else let sums of two products run over, which costs up to
     # 1.4 points on CIFAR-10. With them nothing runs over, and this would take several times as long.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # a torch too old to tell
     if not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")):
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
@@ -283,22 +284,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all published)"
     )
-    parser.add_argument(
-        "--missing", action="store_true", help="leave alone what this code has built from these weights and this card"
-    )
+    parser.add_argument("--missing", action="store_true", help="build only files that are missing or out of date")
     parser.add_argument(
         "--jobs", type=int, default=1, help="models at a time, each in a process of its own (default: 1)"
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: at least 1")
-    try:
-        cards = [models.card(name) for name in args.models] or models.cards()
-        if not cards:
-            raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-    except models.ModelError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 2
+        parser.error(f"--jobs {args.jobs}: must be at least 1")
+    return exit_status("export.py", lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
+    cards = models.chosen(args.models)
     if args.missing:
         cards = [card for card in cards if outdated(card)]
     failed = False
@@ -314,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _exported(cards: list[Path], jobs: int) -> Iterator[tuple[Path, list[Path], str]]:
-    """Each card with the files that were written and why there are no more, as soon as it is done with."""
+    """Each card with the files that were written, or why there are none, as soon as it is done with."""
     if jobs == 1 or len(cards) < 2:
         yield from ((card, *_attempt(card)) for card in cards)
         return
@@ -333,12 +330,10 @@ def _share_cores(jobs: int) -> None:
 
 
 def _attempt(card: Path) -> tuple[list[Path], str]:
-    paths: list[Path] = []
     try:
-        paths.extend(export(card))
+        return export(card), ""
     except Exception as error:  # torch's exporter raises nearly anything; the other models get their files
-        return paths, str(error).partition("\n")[0] or type(error).__name__
-    return paths, ""
+        return [], str(error).partition("\n")[0] or type(error).__name__
 
 
 def outdated(card: Path) -> bool:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from train.errors import UserError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        # mkstemp's files are the owner's alone; these are to be read like any other
+        # What mkstemp makes, and what safetensors writes, is the owner's alone; these are to be read like any other.
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)
@@ -33,6 +35,27 @@ def sha256(path: Path) -> str:
     """The digest of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FileError(UserError):
+    """A file of a run or a card that is missing or damaged."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a run or a card says of itself.
+
+    Raises:
+        FileError: the file is missing, or damaged.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise FileError(f"{file.parent} has no {file.name}") from None
+    except ValueError as error:
+        raise FileError(f"{file} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise FileError(f"{file} is damaged: it holds no object")
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

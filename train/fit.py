@@ -19,47 +19,50 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_model
 from torch import nn
 
-from train import checkpoint, convolution, data, distillation, graphs, interrupt, loop, measure, models, recipes, runs
+from train import (
+    checkpoint,
+    convolution,
+    data,
+    distillation,
+    epoch_log,
+    graphs,
+    interrupt,
+    loop,
+    measure,
+    models,
+    recipes,
+    repeat,
+    runs,
+)
 from train.allocator import keep_freed_memory
 from train.command_line import UsageError, model_kwargs, parse, recipe_for
 from train.distillation import Teacher
+from train.errors import UserError
 from train.files import replacing, write_json
 from train.fold import fold, unfold
 from train.preprocess import Preprocess
-from train.progress import NonFiniteLossError
+from train.progress import NonFiniteLossError, Progress
 
 
 def fit(args: argparse.Namespace) -> None:
+    """Do what the command line asks for: see that it can be done, make the run folder, train and measure.
+
+    Raises:
+        UserError: it cannot be done, or the run folder is another run's.
+    """
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
     is_folder = args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir()
     title = f"{args.model}.{data.tag(Path(args.dataset).name if is_folder else args.dataset)}"
-    folder = args.output_dir or Path("runs") / f"{title}.{args.recipe}.seed{args.seed}"
-    # Accelerate itself passes silently over a tracker that is not installed.
-    if args.tracker and args.tracker not in map(str, get_available_trackers()):
-        raise UsageError(f"--tracker {args.tracker}: not installed, try `pip install {args.tracker}`")
-    try:
-        accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
-    except ValueError as error:  # a precision that the device has not
-        raise UsageError(str(error).splitlines()[0]) from error
-    if accelerator.gradient_accumulation_steps != 1:  # else `backward` would divide by it
-        raise UsageError(
-            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps, as Accelerate was told, is "
-            "not what this script does: --micro-batches cuts a batch into pieces, --batch-size makes it larger"
-        )
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    parts = accelerator.num_processes * args.micro_batches
-    if recipe.batch_size < 4 * parts:
-        flag = "--overfit" if args.overfit == recipe.batch_size else "--batch-size"
-        pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
-        raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
+    folder = args.output_dir or Path("runs") / runs.name(title, args.recipe, args.seed)
+    accelerator = _accelerator(args, recipe, folder)
     with accelerator.main_process_first():
         config = models.input_config(model_name)
         dataset = data.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
     if args.overfit:
-        few = dataset.train.take(slice(args.overfit))
+        few = dataset.train.spread(args.overfit)
         dataset = dataclasses.replace(dataset, train=few, validation=few)
+    parts = accelerator.num_processes * args.micro_batches
     if len(dataset.train) < 2 * parts:
         raise UsageError(f"{len(dataset.train)} training images are too few for {parts} pieces: at least {2 * parts}")
     in_chans = dataset.train.images.shape[1]
@@ -71,14 +74,12 @@ def fit(args: argparse.Namespace) -> None:
             args.model, args.dataset, len(dataset.class_names), in_chans, args.pretrained, recipe.side, **kwargs
         )
         models.try_out(model)  # before there is a run folder, which would be one of a run that cannot be
-    teacher, taught = None, None
-    if args.teacher:
-        teacher = distillation.load(args.teacher, list(dataset.class_names), in_chans)
-        taught = {
-            **teacher.identity(),
-            "share": args.teacher_share or distillation.SHARE,
-            "temperature": args.temperature or distillation.TEMPERATURE,
-        }
+    trained = distillation.load(args.teacher, list(dataset.class_names), in_chans) if args.teacher else None
+    taught = trained and {
+        **trained.identity(),
+        "share": args.teacher_share or distillation.SHARE,
+        "temperature": args.temperature or distillation.TEMPERATURE,
+    }
     description = {
         "model": args.model,
         "model_kwargs": kwargs,
@@ -96,33 +97,63 @@ def fit(args: argparse.Namespace) -> None:
     }
     description = json.loads(json.dumps(description))  # as it will be read again
     if accelerator.is_main_process:
-        runs.prepare(folder, description, args.resume, models.earlier_runs(model_name, args.pretrained))
+        runs.prepare(folder, description, args.resume, repeat.earlier_runs(model_name, args.pretrained))
     accelerator.wait_for_everyone()
     if model is None:
         accelerator.print(f"{folder} is complete: nothing to resume")
         return
+    teacher = None
+    if trained and taught:
+        teacher = Teacher(trained.model, models.pretrained_cfg(model), taught["share"], taught["temperature"])
     with runs.alone(folder) if accelerator.is_main_process else nullcontext():
-        _fit(args, recipe, accelerator, dataset, model, teacher, description, folder, title)
+        model, progress = _train(args, recipe, accelerator, dataset, model, teacher, folder, title)
+        metrics = _measure(args, accelerator, dataset, model, progress)
+        if accelerator.is_main_process:
+            with replacing(folder / "model.safetensors") as aside:
+                save_model(model.cpu().to(memory_format=torch.contiguous_format), str(aside))
+            write_json(folder / "metrics.json", metrics)
+            accuracy, images = metrics["test_accuracy"], metrics["test_images"]
+            print(f"Test accuracy {accuracy:.2f} % on {images:,} images; run folder {folder}")
+        accelerator.end_training()
 
 
-def _fit(
+def _accelerator(args: argparse.Namespace, recipe: recipes.Recipe, folder: Path) -> Accelerator:
+    """The device or devices to train on, which the run has to fit."""
+    # Accelerate itself passes silently over a tracker that is not installed.
+    if args.tracker and args.tracker not in map(str, get_available_trackers()):
+        raise UsageError(f"--tracker {args.tracker}: not installed, try `pip install {args.tracker}`")
+    try:
+        accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
+    except ValueError as error:  # a precision that the device has not
+        raise UsageError(str(error).splitlines()[0]) from error
+    if accelerator.gradient_accumulation_steps != 1:  # else `backward` would divide by it
+        raise UsageError(
+            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps, as Accelerate was told, is "
+            "not what this script does: --micro-batches cuts a batch into pieces, --batch-size makes it larger"
+        )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    parts = accelerator.num_processes * args.micro_batches
+    # An epoch's rest is a batch too from half of one on, and BatchNorm needs two images in each of its pieces.
+    if recipe.batch_size < 4 * parts:
+        flag = "--overfit" if args.overfit == recipe.batch_size else "--batch-size"
+        pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
+        raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
+    return accelerator
+
+
+def _train(
     args: argparse.Namespace,
     recipe: recipes.Recipe,
     accelerator: Accelerator,
     dataset: data.Dataset,
     model: nn.Module,
-    teacher: models.Trained | None,
-    description: dict[str, Any],
+    teacher: Teacher | None,
     folder: Path,
     title: str,
-) -> None:
-    """Train, and leave weights and figures; `fit` has seen to it that this can be done."""
-    cfg = models.pretrained_cfg(model)
-    taught_by = None
-    if teacher:
-        taught = description["teacher"]
-        taught_by = Teacher(teacher.model, cfg, taught["share"], taught["temperature"])
-    model = fold(model, cfg["input_size"], to_train=True)
+) -> tuple[nn.Module, Progress]:
+    """The model as it is after the last epoch, and how it came there."""
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     set_seed(args.seed, device_specific=True)  # each process its own dropout
     if args.tracker:
         accelerator.init_trackers(
@@ -140,7 +171,7 @@ def _fit(
         accelerator,
         folder,
         seed=args.seed,
-        teacher=taught_by,
+        teacher=teacher,
         micro_batches=args.micro_batches,
         resume=args.resume,
         save_minutes=args.save_minutes,
@@ -148,15 +179,20 @@ def _fit(
         cuda_graphs=args.model in models.ZOO and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
+    return unfold(model), progress
 
-    model = unfold(model)
+
+def _measure(
+    args: argparse.Namespace, accelerator: Accelerator, dataset: data.Dataset, model: nn.Module, progress: Progress
+) -> dict[str, Any]:
+    """The run's `metrics.json`: accuracy on the test split, and what the training took."""
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     test = dataset.test.to(accelerator.device)
     with nullcontext() if args.compile else convolution.faster(model):
         logits = loop.predict(model, test, preprocess, accelerator)
     predictions, labels = logits.argmax(1).cpu().numpy(), test.labels.cpu().numpy()
     last = progress.rows[-1]
-    metrics = {
+    return {
         **measure.accuracies(predictions, labels, list(dataset.class_names)),
         "validation_accuracy": last["validation_accuracy"],
         "train_accuracy": last["train_accuracy"],
@@ -165,21 +201,13 @@ def _fit(
         "seed": args.seed,
         "train_images": len(dataset.train),
         "train_seconds": progress.train_seconds,
-        "images_per_second": progress.epoch * len(dataset.train) / progress.train_seconds,
+        "images_per_second": epoch_log.images_per_second(progress.rows),
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         **measure.environment(accelerator.device),
         "git_commit": progress.commits[0],
         "resumed_at_commits": progress.commits[1:],
     }
-    if accelerator.is_main_process:
-        with replacing(folder / "model.safetensors") as aside:
-            save_model(model.cpu().to(memory_format=torch.contiguous_format), str(aside))
-        write_json(folder / "metrics.json", metrics)
-        print(
-            f"Test accuracy {metrics['test_accuracy']:.2f} % on {metrics['test_images']:,} images; run folder {folder}"
-        )
-    accelerator.end_training()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -187,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     interrupt.follow_launcher()
     try:
         fit(parse(argv))
-    except (UsageError, runs.RunError, recipes.RecipeError, data.DataError, models.ModelError) as error:
+    except UserError as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
     except (

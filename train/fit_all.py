@@ -7,7 +7,6 @@ others. Each is `fit.py` in a process of its own; what follows `--` is handed on
 """
 
 import argparse
-import csv
 import ctypes
 import os
 import shlex
@@ -21,7 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from train import data, interrupt, models, recipes
+from train import data, epoch_log, interrupt, models, recipes
+from train import runs as run_folders
+from train.errors import UserError
+from train.files import read_json
 
 FIT = Path(__file__).resolve().parent / "fit.py"
 SECONDS_BETWEEN_REPORTS = 60
@@ -62,17 +64,16 @@ class Run:
     def complete(self) -> bool:
         """Whether it is done, and has the epochs that are asked for: `fit.py` says so itself of one that has others."""
         try:
-            return models.read_json(self.folder / "metrics.json").get("epochs") == self.epochs
-        except models.ModelError:  # missing, or damaged
+            return read_json(self.folder / "metrics.json").get("epochs") == self.epochs
+        except UserError:  # missing, or damaged
             return False
 
     @property
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self) -> list[dict[str, float]]:
         """The epochs done so far, as in `log.csv`."""
         try:
-            with (self.folder / "log.csv").open() as file:
-                return list(csv.DictReader(file))
-        except OSError:
+            return epoch_log.read(self.folder / "log.csv")
+        except (OSError, ValueError, TypeError):  # missing, or damaged
             return []
 
     def cost_left(self) -> float:
@@ -94,7 +95,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
             dataset,
             args.recipe,
             seed,
-            args.runs_dir / f"{model}.{dataset}.{args.recipe}.seed{seed}",
+            args.runs_dir / run_folders.name(f"{model}.{dataset}", args.recipe, seed),
             given or recipes.get(args.recipe, model, dataset).epochs,
         )
         for seed in dict.fromkeys(args.seeds)
@@ -133,7 +134,7 @@ def end(run: Run) -> None:
         last = [line for line in run.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         print(f"{run} FAILED with status {status}: {''.join(last)} (all of it: {run.log})", flush=True)
     else:
-        accuracy = models.read_json(run.folder / "metrics.json")["test_accuracy"]
+        accuracy = read_json(run.folder / "metrics.json")["test_accuracy"]
         print(f"{run} is done: test accuracy {accuracy:.2f} %", flush=True)
 
 
@@ -180,7 +181,7 @@ def report(todo: list[Run], done_cost: float, seconds: float) -> Iterator[str]:
     for run in todo:
         if run.process is not None:
             rows = run.rows
-            latest = f", validation accuracy {float(rows[-1]['validation_accuracy']):.2f} %" if rows else ""
+            latest = f", validation accuracy {rows[-1]['validation_accuracy']:.2f} %" if rows else ""
             yield f"{run}: {len(rows)} of {run.epochs} epochs{latest}"
     left = [run for run in todo if not (run.complete or run.failed)]
     cost = sum(run.cost_left() for run in left)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.compact import repeat_cells
-from zoo.vgg import AdaptiveAvgPool2d, AdaptiveMaxPool2d, PooledVGG, windows
+from zoo.vgg import AdaptiveAvgPool2d, AdaptiveMaxPool2d, PooledVGG, pool_slices, windows
 
 
 def groups(length: int, size: int) -> list[int]:
@@ -47,18 +47,13 @@ class DistinctCells(nn.Module):
         self.scaled = scaled
 
     def forward(self, x: Tensor) -> Tensor:
-        for dim in (2, 3):
-            chosen = [windows(x.shape[dim], self.size)[i] for i in self.first]
-            cells = [x.narrow(dim, start, end - start) for start, end in chosen]
-            # `max`, not `amax`: where several tie, its gradient goes to one, as the pool's does.
-            x = torch.cat(
-                [
-                    cell.max(dim, keepdim=True).values if self.maximum else cell.mean(dim, keepdim=True)
-                    for cell in cells
-                ],
-                dim,
-            )
+        x = pool_slices(x, self.size, _max if self.maximum else torch.mean, self.first)
         return x * self.repeats.sqrt().to(x.dtype) if self.scaled else x
+
+
+def _max(x: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """`max`, not `amax`: where several tie, its gradient goes to one, as the pool's does."""
+    return x.max(dim, keepdim).values
 
 
 def fold(model: nn.Module, input_size: tuple[int, int, int], to_train: bool = False) -> nn.Module:

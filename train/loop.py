@@ -1,7 +1,5 @@
 """The training loop: an epoch after the other through Accelerate, resumable at every step."""
 
-import csv
-import io
 import math
 import time
 from contextlib import nullcontext
@@ -18,12 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from train import checkpoint, convolution, graphs, interrupt, measure, norms, plots
+from train import checkpoint, convolution, epoch_log, graphs, interrupt, measure, norms, plots
 from train.augment import Draws, augment, draw
 from train.batches import batches, shares
 from train.data import Dataset, Split
 from train.distillation import Teacher
-from train.files import write_text
 from train.models import pretrained_cfg
 from train.objective import loss_sum, make_optimizer
 from train.preprocess import Preprocess
@@ -33,7 +30,7 @@ from train.recipes import Recipe, input_size, learning_rate
 EVALUATION_BATCH = 500
 # Reading a number off a GPU makes the host wait for it, as does asking the processes of other GPUs: not every step.
 STEPS_BETWEEN_CHECKS = 50
-# Of `save_minutes`: how old the newest state is at an epoch's end for another one to be saved there.
+# Share of `save_minutes`: how old the newest state is at an epoch's end for another one to be saved there.
 SHARE_AT_EPOCH_END = 0.1
 
 
@@ -141,7 +138,7 @@ def train(
         elif device.type == "cpu":
             convolution.use_faster(network)
     if accelerator.num_processes > 1:
-        model = norms.use_whole_batch(model, device)
+        model = norms.synchronize(model, device)
     average = None
     if recipe.ema_decay:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True).to(device)
@@ -185,7 +182,7 @@ def train(
     # As it will be used: without the wrapper that runs the forward pass in mixed precision, by PyTorch's own operators.
     kept = average.module if average is not None else accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     convolution.use_own(kept)
-    norms.use_own(kept)
+    norms.unsynchronize(kept)
     return kept, progress
 
 
@@ -253,13 +250,13 @@ def _train_step(setup: Setup, draws: Draws, batch: slice, preprocess: Preprocess
             x = augment(images.images[rows], draws.uniform[rows], draws.mirrored[rows], recipe.augmentation, preprocess)
             x = x.contiguous(memory_format=torch.channels_last)
             labels = images.labels[rows]
-            opinion = None
+            soft_targets = None
             if setup.teacher is not None:
                 with accelerator.autocast():
-                    opinion = setup.teacher(x)
+                    soft_targets = setup.teacher(x)
             with nullcontext() if i == len(pieces) - 1 else accelerator.no_sync(setup.model):
                 outputs = setup.model(x)
-                loss = loss_sum(outputs, labels, recipe.label_smoothing, opinion)
+                loss = loss_sum(outputs, labels, recipe.label_smoothing, soft_targets)
                 # DistributedDataParallel takes the mean over the processes. Wanted is the mean over the batch, also
                 # where their shares differ in size.
                 accelerator.backward(loss * (accelerator.num_processes / len(batch_rows)))
@@ -300,7 +297,7 @@ def _end_epoch(setup: Setup, progress: Progress) -> None:
     progress.loss_sum = progress.epoch_seconds = 0.0
     save = setup.states.due(SHARE_AT_EPOCH_END) or progress.epoch == setup.recipe.epochs
     if accelerator.is_main_process:  # before saving: a run cut off in between writes them again
-        _write_log(progress.rows, setup.folder)
+        epoch_log.write(progress.rows, setup.folder / "log.csv")
         if save:  # drawing takes time too
             plots.curves(progress.rows, setup.title, setup.folder / "curves.png")
     if save:
@@ -327,15 +324,6 @@ def _save(setup: Setup, progress: Progress) -> None:
     if progress.batch:
         setup.tally.collect(progress)
     setup.states.save(progress.epoch * len(setup.plan) + progress.batch)
-
-
-def _write_log(rows: list[dict[str, float]], folder: Path) -> None:
-    """Write `log.csv` anew: a resumed run's is that of an uninterrupted one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "log.csv", text.getvalue())
 
 
 def _any(accelerator: Accelerator, wish: bool) -> bool:

@@ -1,6 +1,5 @@
 """The figures of a model on a split."""
 
-import csv
 import platform
 import resource
 import subprocess
@@ -33,21 +32,9 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[st
     }
 
 
-def all_epochs(metrics: dict[str, Any]) -> str:
-    """The epochs of all runs that a card's weights came of, the oldest first: "44 + 36"."""
-    return " + ".join(str(run["epochs"]) for run in (*metrics.get("earlier", []), metrics))
-
-
-def recipe(metrics: dict[str, Any]) -> str:
-    """By what a card's weights were trained, and by whom: "`fast`, taught by `improved_vgg16.cifar10`"."""
-    teacher = metrics.get("teacher")
-    return f"`{metrics['recipe']}`" + (f", taught by `{teacher['name']}`" if teacher else "")
-
-
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
     """The wrongly classified images with the highest probabilities, highest first: row, classes, probability."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
+    probabilities = torch.from_numpy(logits).softmax(1).numpy()
     predictions = logits.argmax(1)
     wrong = np.flatnonzero(predictions != labels)
     worst = wrong[np.argsort(-probabilities[wrong, predictions[wrong]], kind="stable")][:most]
@@ -100,12 +87,6 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def precision(metrics: dict[str, Any]) -> str:
-    """What a run computed in, for the reader."""
-    mixed = metrics["mixed_precision"]
-    return "float32" if mixed == "no" else f"{mixed} mixed precision"
-
-
 def git_commit() -> str | None:
     """The commit of the code that runs, with a plus where files were changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
@@ -114,9 +95,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
-
-
-def read_log(file: Path) -> list[dict[str, float]]:
-    """A `log.csv`, a row an epoch."""
-    with file.open() as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]

@@ -1,6 +1,5 @@
 """From a name on the command line to a timm model: one to train, one that a run left, a published one."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,18 +10,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
-from train import recipes
-from train.files import sha256
+from train import paper, recipes
+from train.errors import UserError
+from train.files import read_json, sha256
 from zoo.pretrained import MODEL_CARDS
 
-ZOO = (
-    "vanilla_vgg16",
-    "vanilla_resnet18",
-    "vanilla_googlenet",
-    "improved_vgg16",
-    "improved_resnet18",
-    "improved_googlenet",
-)
+ZOO = paper.MODELS  # this project's own architectures
 # What `Preprocess` does, as a cfg tells it.
 AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 # What timm and torch raise for arguments and weights that make no sense.
@@ -30,8 +23,8 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, At
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-class ModelError(ValueError):
-    """A model that cannot be built or loaded; its message is one line for the user."""
+class ModelError(UserError):
+    """A model that cannot be built or loaded."""
 
 
 def tagged(name: str, dataset: str) -> str:
@@ -74,7 +67,7 @@ def create(
     """Build a model for a dataset.
 
     Args:
-        weights: "published", or the path of a safetensors file or of a run folder; None draws them at random.
+        weights: "published", or the path of a safetensors file, a run folder or a card; None draws them at random.
         side: of the square input that it is to see, in pixels; None: its own.
 
     Raises:
@@ -125,7 +118,7 @@ def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
 
 
 def overlay(path: Path) -> dict[str, Any]:
-    """What `pretrained_cfg_overlay` takes to load a weights file or a run folder.
+    """What `pretrained_cfg_overlay` takes to load a weights file, a run folder or a card.
 
     Raises:
         ModelError: no weights are there.
@@ -133,10 +126,12 @@ def overlay(path: Path) -> dict[str, Any]:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
-    run = file.parent / "args.json"
-    if not run.is_file():
-        return {"file": str(file)}
-    return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+    # timm drops a classifier of another size than the cfg's: tell it how many classes these weights have.
+    if (run := file.parent / "args.json").is_file():
+        return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+    if (card := file.parent / "config.json").is_file():
+        return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
+    return {"file": str(file)}
 
 
 def require_finished(folder: Path, *files: str) -> None:
@@ -150,23 +145,6 @@ def require_finished(folder: Path, *files: str) -> None:
     """
     if missing := [name for name in ("args.json", "metrics.json", *files) if not (folder / name).is_file()]:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a run or a card says of itself.
-
-    Raises:
-        ModelError: the file is missing, or damaged.
-    """
-    try:
-        found = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{file.parent} has no {file.name}") from None
-    except ValueError as error:
-        raise ModelError(f"{file} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{file} is damaged: it holds no object")
-    return found
 
 
 def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -201,7 +179,7 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: the folder is no published model.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         if missing := [name for name in ("label_names", "dataset", "image_size") if name not in config]:
             raise ValueError(f"its config.json has no {', '.join(missing)}")
@@ -258,49 +236,26 @@ def load(name: str) -> Trained:
     return Trained(model, config["label_names"], config["dataset"], folder, published=True)
 
 
-def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
-    """The runs that weights to start from came of, the oldest first.
-
-    Of a published one it is what is left of its card when others take its place; of one that is not published also
-    what repeats it, as `run`. Other weights tell nothing.
-
-    Args:
-        full_name: as `tagged` gives it; without a tag the default one's weights are meant.
-        weights: as `create` takes them.
-    """
-    if weights == "published":
-        cfg = timm.get_pretrained_cfg(full_name)
-        folder = MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
-        if not (folder / "metrics.json").is_file():  # another of timm's models
-            return []
-        return _with_last(read_json(folder / "metrics.json"), folder)
-    if weights is None:
-        return []
-    folder = Path(weights).parent if Path(weights).name == "model.safetensors" else Path(weights)
-    if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
-        return []
-    run = read_json(folder / "args.json")
-    repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained", "teacher")
-    itself = {key: run.get(key) for key in repeats}
-    for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
-        if (path := itself[key]) and Path(path).exists():
-            itself[key] = Path(path).resolve().name
-    metrics = read_json(folder / "metrics.json")
-    metrics |= {"earlier": run.get("earlier", []), "run": itself}
-    metrics["safetensors_sha256"] = sha256(folder / "model.safetensors")
-    return _with_last(metrics, folder)
-
-
-def _with_last(metrics: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """A run's own earlier ones, and behind them what is kept of itself."""
-    kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256", "run")
-    last = {"name": folder.resolve().name, **{key: metrics[key] for key in kept if key in metrics}}
-    return [*metrics.get("earlier", []), last]
-
-
 def cards() -> list[Path]:
     """The folders of all published models; one that has lost its weights is among them."""
     return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
+
+
+def chosen(names: list[str]) -> list[Path]:
+    """The folders of the published models that a command is given, by name or by path; of all, if it is given none.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folders = [card(name) for name in names] or cards()
+    if not folders:
+        raise ModelError(f"no published models in {MODEL_CARDS}")
+    return folders
+
+
+def is_card(folder: Path) -> bool:
+    """Whether a folder holds what timm loads."""
+    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
 
 
 def card(name: str) -> Path:
@@ -310,7 +265,7 @@ def card(name: str) -> Path:
         ModelError: there is none.
     """
     for folder in (MODEL_CARDS / name, Path(name)):
-        if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+        if is_card(folder):
             return folder
     published = ", ".join(folder.name for folder in cards()) or "none"
     raise ModelError(f"no published model {name!r}: published are {published}")

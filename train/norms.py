@@ -1,4 +1,4 @@
-"""BatchNorm with the statistics of the whole batch where several processes have a share of it each."""
+"""Synchronised BatchNorm: the statistics of the whole batch, of which each of several processes has a share."""
 
 from typing import Any
 
@@ -26,39 +26,39 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class WholeBatchNorm2d(nn.BatchNorm2d):
-    """An `nn.BatchNorm2d` that PyTorch's own SyncBatchNorm would be if that ran on CPUs too."""
+class CpuSyncBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes, as `nn.SyncBatchNorm`, which does not run on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _normalised(self, x) if self.training else super().forward(x)
 
 
-class WholeBatchNormAct2d(BatchNormAct2d):
+class CpuSyncBatchNormAct2d(BatchNormAct2d):
     """The same for timm's norm with activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(_normalised(self, x))) if self.training else super().forward(x)
 
 
-WHOLE: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: WholeBatchNorm2d,
-    BatchNormAct2d: WholeBatchNormAct2d,
+SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: CpuSyncBatchNorm2d,
+    BatchNormAct2d: CpuSyncBatchNormAct2d,
 }
 
 
-def use_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
-    """Have a network's norms see the batch as one process would; all processes must run it together from then on.
-    `use_own` undoes it on CPUs."""
+def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
+    """Have a network's norms see the whole batch; all processes must run it together from then on. `unsynchronize`
+    undoes it on CPUs."""
     if device.type == "cuda":
         return convert_sync_batchnorm(model)
     for module in model.modules():
-        module.__class__ = WHOLE.get(type(module), type(module))
+        module.__class__ = SYNCHRONIZED.get(type(module), type(module))
     return model
 
 
-def use_own(model: nn.Module) -> None:
-    """Give norms their own share of the batch back: what `use_whole_batch` made of them on a CPU."""
-    own = {whole: kind for kind, whole in WHOLE.items()}
+def unsynchronize(model: nn.Module) -> None:
+    """Undo `synchronize` on a CPU: each process's norms see its own share of the batch again."""
+    own = {synchronized: kind for kind, synchronized in SYNCHRONIZED.items()}
     for module in model.modules():
         module.__class__ = own.get(type(module), type(module))
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.distillation import Opinion
+from train.distillation import SoftTargets
 from train.recipes import Recipe
 from zoo.googlenet import AUX_LOSS_WEIGHT, GoogLeNetOutputs
 
@@ -34,14 +34,14 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def loss_sum(
-    outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float, opinion: Opinion | None = None
+    outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float, soft_targets: SoftTargets | None = None
 ) -> Tensor:
     """Cross-entropy summed over a batch; auxiliary heads' losses are added at their weight (section 2).
 
-    A teacher's opinion takes its share of every head's loss.
+    A teacher's soft targets take their share of every head's loss.
     """
     if isinstance(outputs, tuple):
-        main, *auxiliary = (loss_sum(x, labels, smoothing, opinion) for x in outputs)
+        main, *auxiliary = (loss_sum(x, labels, smoothing, soft_targets) for x in outputs)
         return main + AUX_LOSS_WEIGHT * sum(auxiliary)
     loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing, reduction="sum")
-    return loss if opinion is None else opinion.blend(loss, outputs)
+    return loss if soft_targets is None else soft_targets.blend(loss, outputs)

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from train import measure, models, paper, recipes
-from train.files import write_json, write_text
+from train import epoch_log, models, paper, recipes
+from train.errors import UserError
+from train.files import read_json, write_json, write_text
+from train.report_tables import Record, Runs
 
 
-class NotThePapersRunError(ValueError):
-    """A run that does not repeat the paper's; its message is one line for the user."""
+class NotThePapersRunError(UserError):
+    """A run that does not repeat the paper's."""
 
 
 def folder() -> Path:
@@ -21,11 +23,11 @@ def keep(run_folder: Path) -> str:
 
     Raises:
         NotThePapersRunError: it has not the paper's recipe in all, or not its data.
-        models.ModelError: it is not finished, or damaged.
+        models.ModelError, files.FileError: it is not finished, or damaged.
     """
     models.require_finished(run_folder, "log.csv")
-    run, metrics = (models.read_json(run_folder / name) for name in ("args.json", "metrics.json"))
-    for reason in _departures(run, metrics, measure.read_log(run_folder / "log.csv")):
+    run, metrics = (read_json(run_folder / name) for name in ("args.json", "metrics.json"))
+    for reason in _departures(run, metrics, epoch_log.read(run_folder / "log.csv")):
         raise NotThePapersRunError(f"{run_folder} is no run of the paper's: {reason}")
     name = f"{run['model']}.{run['dataset']}"
     folder().mkdir(parents=True, exist_ok=True)
@@ -56,10 +58,10 @@ def _departures(run: dict[str, Any], metrics: dict[str, Any], rows: list[dict[st
     return found + [f"its {name} are {metrics[name]:,}, not {n:,}" for name, n in images.items() if metrics[name] != n]
 
 
-def read() -> dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, float]]]]:
-    """Figures and log of each run that is kept, by dataset and model."""
+def read() -> Runs:
+    """The runs that are kept, by dataset and model."""
     found = {}
     for file in sorted(folder().glob("*.json")):
-        metrics = models.read_json(file)
-        found[metrics["dataset"], metrics["model"]] = (metrics, measure.read_log(file.with_suffix(".csv")))
+        metrics = read_json(file)
+        found[metrics["dataset"], metrics["model"]] = Record(metrics, epoch_log.read(file.with_suffix(".csv")))
     return found

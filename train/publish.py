@@ -20,10 +20,11 @@ from torch import nn
 
 from train import card, data, export, models, paper, plots, table, verify
 from train.compact import compact
-from train.files import replacing, write_json, write_text
+from train.errors import exit_status
+from train.files import read_json, replacing, write_json, write_text
 
-# For what the directions of VGG16's linear layers are taken from.
-CALIBRATION_IMAGES = 4000
+# Training images that the principal directions of VGG16's linear layers are computed from.
+PCA_IMAGES = 4000
 
 
 def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool) -> Path:
@@ -31,9 +32,9 @@ def publish(run_folder: Path, target: Path | None, data_dir: Path | None, full_p
 
     Raises:
         models.ModelError: the run is not finished, or of recipe `paper` and would take the place of published weights,
-            or the target holds something else than a card.
+            or the target holds something else than a card, or a weight is too large for the precision that it is to be
+            kept in.
         data.DataError: the run's dataset cannot be had, or has other classes now.
-        ValueError: a weight is too large for the precision that it is to be kept in.
     """
     model, run = models.load_run(run_folder)
     name = dataset_name(run["dataset"])
@@ -82,8 +83,7 @@ def dataset_name(dataset: str) -> str:
 def _refuse_to_replace(target: Path, run_folder: Path) -> None:
     if target == run_folder.resolve():
         raise models.ModelError(f"{target} is the run itself: choose another --output-dir")
-    is_card = all((target / name).is_file() for name in ("config.json", "model.safetensors"))
-    if target.exists() and not is_card and not (target.is_dir() and not any(target.iterdir())):
+    if target.exists() and not models.is_card(target) and not (target.is_dir() and not any(target.iterdir())):
         raise models.ModelError(f"{target} is not empty and holds no card: choose another --output-dir")
 
 
@@ -97,8 +97,11 @@ def _write(
     full_precision: bool,
 ) -> None:
     tag = data.tag(name)
-    directions = export.calibration_images(name, dataset.train, CALIBRATION_IMAGES)
-    tensors = model.state_dict() if full_precision else compact(model, directions)
+    images = export.calibration_images(name, dataset.train, PCA_IMAGES)
+    try:
+        tensors = model.state_dict() if full_precision else compact(model, images)
+    except ValueError as error:  # a weight too large for it
+        raise models.ModelError(str(error)) from error
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape
@@ -115,9 +118,8 @@ def _write(
     shutil.copy(run_folder / "log.csv", folder)
     shutil.copy(run_folder / "curves.png", folder)
 
-    trained = models.read_json(run_folder / "metrics.json")
-    for _ in export.export(folder):
-        pass
+    trained = read_json(run_folder / "metrics.json")
+    export.export(folder)
     metrics = {
         "model": run["model"],
         "dataset": name,
@@ -151,23 +153,20 @@ def main(argv: list[str] | None = None) -> int:
         prog="python train/publish.py", description="Make the model card folder of a finished run."
     )
     parser.add_argument("run", type=Path, help="the run folder")
-    parser.add_argument("--output-dir", type=Path, help="default: model_cards/<model>.<dataset>")
+    parser.add_argument("--output-dir", type=Path, help="(default: model_cards/<model>.<dataset>)")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
     parser.add_argument("--full-precision", action="store_true", help="keep the weights in float32")
     args = parser.parse_args(argv)
     # As Ctrl-C: with what is half done taken away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        target = publish(args.run, args.output_dir, args.data_dir, args.full_precision)
-    except (models.ModelError, data.DataError, ValueError) as error:
-        print(f"publish.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk: the card from before is untouched
-        print(f"publish.py: cannot write: {error}", file=sys.stderr)
-        return 1
+    return exit_status("publish.py", lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
+    target = publish(args.run, args.output_dir, args.data_dir, args.full_precision)
     if target.parent == models.MODEL_CARDS.resolve():
         table.write()
-    metrics = models.read_json(target / "metrics.json")
+    metrics = read_json(target / "metrics.json")
     for line in verify.broken_bounds(metrics):
         print(f"publish.py: WARNING: {line}", file=sys.stderr)
     size = (target / "model.safetensors").stat().st_size / 1e6

@@ -1,9 +1,14 @@
-"""How a published network is trained once more: the command, and what has to be done before it."""
+"""Which runs a network came of, and how it is trained once more: the command, and what has to be done before it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
-from train import data, recipes
+import timm
+
+from train import data, models, recipes
+from train.files import read_json, sha256
 
 # Settings of a recipe that a flag of train/fit.py overrides.
 FLAGS = {
@@ -12,6 +17,46 @@ FLAGS = {
     "learning_rate": "--learning-rate",
     "mixed_precision": "--mixed-precision",
 }
+
+
+def earlier_runs(full_name: str, weights: str | None) -> list[dict[str, Any]]:
+    """The runs that produced a set of weights, the oldest first.
+
+    A published model contributes what must survive the replacement of its card; an unpublished run also what is needed
+    to repeat it, as `run`. Other weights have no history.
+
+    Args:
+        full_name: as `models.tagged` gives it; without a tag the default one's weights are meant.
+        weights: as `models.create` takes them.
+    """
+    if weights == "published":
+        cfg = timm.get_pretrained_cfg(full_name)
+        folder = models.MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
+        if not (folder / "metrics.json").is_file():  # another of timm's models
+            return []
+        return _with_last(read_json(folder / "metrics.json"), folder)
+    if weights is None:
+        return []
+    folder = Path(weights)
+    if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
+        return []
+    run = read_json(folder / "args.json")
+    repeats = ("model", "model_kwargs", "dataset", "recipe", "settings", "seed", "overfit", "pretrained", "teacher")
+    itself = {key: run.get(key) for key in repeats}
+    for key in ("dataset", "pretrained"):  # a path tells nothing elsewhere
+        if (path := itself[key]) and Path(path).exists():
+            itself[key] = Path(path).resolve().name
+    metrics = read_json(folder / "metrics.json")
+    metrics |= {"earlier": run.get("earlier", []), "run": itself}
+    metrics["safetensors_sha256"] = sha256(folder / "model.safetensors")
+    return _with_last(metrics, folder)
+
+
+def _with_last(metrics: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """A run's own earlier ones, and behind them what is kept of itself."""
+    kept = ("epochs", "train_seconds", "test_accuracy", "git_commit", "safetensors_sha256", "run")
+    last = {"name": folder.resolve().name, **{key: metrics[key] for key in kept if key in metrics}}
+    return [*metrics.get("earlier", []), last]
 
 
 def changed_settings(metrics: dict) -> set[str]:
@@ -46,7 +91,7 @@ def command(metrics: dict) -> str:
     return f"accelerate launch train/fit.py {shlex.join(words)}"
 
 
-def reservations(metrics: dict) -> list[str]:
+def prerequisites(metrics: dict) -> list[str]:
     """What has to be done before the command gives the published network."""
     sentences = []
     if changed := changed_settings(metrics) - FLAGS.keys():
@@ -57,8 +102,9 @@ def reservations(metrics: dict) -> list[str]:
             stood = f"at commit `{commit[:-1]}` with changes that were not committed"
         else:
             stood = f"at commit `{commit}`: `git checkout {commit}` before the command"
+        what = listed(sorted(name.replace("_", " ") for name in changed))
         sentences.append(
-            f"Recipe `{metrics['recipe']}` has changed since, in {_and(changed)}. It was as this run had it {stood}."
+            f"Recipe `{metrics['recipe']}` has changed since, in {what}. It was as this run had it {stood}."
         )
     if not data.hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
@@ -92,6 +138,7 @@ def _origin(who: str, pretrained: str | None, earlier: list[dict], commit: str |
         yield f"The weights `{pretrained}` lie where the network was trained."
 
 
-def _and(names: set[str]) -> str:
-    *most, last = sorted(name.replace("_", " ") for name in names)
+def listed(words: Iterable[str]) -> str:
+    """a, b -> "a and b"; a, b, c -> "a, b and c"."""
+    *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
-from train import claims, measure, models, paper, paper_runs, plots
+from train import claims, epoch_log, models, paper, paper_runs, plots
 from train import report_tables as tables
-from train.files import write_text
-from train.report_tables import Published, Runs
+from train.errors import exit_status
+from train.files import read_json, write_text
+from train.report_tables import Record, Runs
 
+ALL = len(paper.MODELS) * len(paper.TITLES)
 # Its tables and figures, by dataset.
 TABLE = {"mnist": 2, "cifar10": 3}
 LOSS_FIGURE = {"mnist": 5, "cifar10": 6}
@@ -27,9 +29,9 @@ def read(cards: list[Path]) -> Runs:
     """What is published of the paper's networks and datasets, by dataset and model."""
     found = {}
     for card in cards:
-        metrics = models.read_json(card / "metrics.json")
+        metrics = read_json(card / "metrics.json")
         if metrics["dataset"] in paper.TITLES and metrics["model"] in paper.MODELS:
-            found[metrics["dataset"], metrics["model"]] = Published(metrics, measure.read_log(card / "log.csv"))
+            found[metrics["dataset"], metrics["model"]] = Record(metrics, epoch_log.read(card / "log.csv"))
     return found
 
 
@@ -109,7 +111,7 @@ def text_against_tables(published: Runs) -> Iterator[str]:
 
 def _beginning(published: Runs) -> Iterator[str]:
     """What the figures are of, and how far they can be compared."""
-    count = "All twelve models are" if len(published) == 12 else f"{len(published)} of the twelve models are"
+    count = "All twelve models are" if len(published) == ALL else f"{len(published)} of the twelve models are"
     taught = [
         f"{tables.title(dataset, model)}, was taught by `{teacher['name']}` as well"
         for (dataset, model), entry in sorted(published.items())
@@ -154,7 +156,7 @@ def render(published: Runs, runs: Runs) -> str:
             "",
             f"Loss and accuracy over the epochs, as the paper's Figures {LOSS_FIGURE[dataset]} and "
             f"{ACCURACY_FIGURE[dataset]}. In training the images are augmented and the labels smoothed (of a taught "
-            "network's loss the teacher's opinion is the larger part); on validation neither is: the two cannot be "
+            "network's loss the teacher's part is the larger one); on validation neither is: the two cannot be "
             "compared.",
             "",
             f"![Accuracy of each class](docs/report/{dataset}-classes.png)",
@@ -234,19 +236,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER", help="a finished run of recipe paper")
     args = parser.parse_args(argv)
-    try:
-        for run in args.runs:
-            print(f"{paper_runs.keep(run)} is taken in")
-        published = read(models.cards())
-        if not published:
-            raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-    except (models.ModelError, paper_runs.NotThePapersRunError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return 2
-    runs = {key: Published(*entry) for key, entry in paper_runs.read().items()}
+    return exit_status("report.py", lambda: write(args.runs))
+
+
+def write(finished: list[Path]) -> int:
+    """Take in finished runs of the paper's recipe, and write the report."""
+    for run in finished:
+        print(f"{paper_runs.keep(run)} is taken in")
+    published, runs = read(models.cards()), paper_runs.read()
+    if not published:
+        raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
     pictures(published, runs, models.REPOSITORY / "docs" / "report")
     write_text(models.REPOSITORY / "REPORT.md", render(published, runs))
-    print(f"REPORT.md: {len(published)} of 12 models, {len(runs)} of 12 runs of the paper's recipe")
+    print(f"REPORT.md: {len(published)} of {ALL} models, {len(runs)} of {ALL} runs of the paper's recipe")
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from train import claims, measure, paper
+from train import card_training, claims, paper
 
 NAMES = {
     "vanilla_googlenet": "GoogLeNet",
@@ -18,15 +18,15 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published model's figures and its log, a row an epoch."""
+class Record:
+    """Figures and log, a row an epoch, of a published model or of a run of the paper's recipe."""
 
     metrics: dict[str, Any]
     log: list[dict[str, float]]
 
 
 # By dataset and model.
-Runs = dict[tuple[str, str], Published]
+Runs = dict[tuple[str, str], Record]
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -37,7 +37,7 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(dataset: str, ours: dict[str, Published], shown: Sequence[str] = paper.MODELS) -> Iterator[str]:
+def table(dataset: str, ours: dict[str, Record], shown: Sequence[str] = paper.MODELS) -> Iterator[str]:
     """The paper's per-class table, each cell the paper's accuracy and ours."""
     yield _row("Class", *(NAMES[model] for model in shown))
     yield _row(*["---"] * (1 + len(shown)))
@@ -87,23 +87,23 @@ def costs(published: Runs) -> Iterator[str]:
         yield _row(
             title(dataset, model),
             f"{metrics['parameters']:,}",
-            measure.recipe(metrics),
-            measure.all_epochs(metrics),
+            card_training.taught(metrics),
+            card_training.all_epochs(metrics),
             number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],
             str(metrics["threads"]),
-            measure.precision(metrics),
+            card_training.precision(metrics),
             number(paper.LOGS[dataset][model][0].seconds, 0),
         )
 
 
-def results(ours: dict[str, Published]) -> paper.Results:
+def results(ours: dict[str, Record]) -> paper.Results:
     """Networks of ours as the claims take them: like the paper's, by the mean of their classes."""
     per_class = {model: entry.metrics["per_class_accuracy"] for model, entry in ours.items()}
     return {model: paper.Result(fmean(values.values()), values) for model, values in per_class.items()}
 
 
-def verdicts(dataset: str, ours: dict[str, Published], runs: dict[str, Published]) -> Iterator[str]:
+def verdicts(dataset: str, ours: dict[str, Record], runs: dict[str, Record]) -> Iterator[str]:
     """What the paper says of its results, held against its own table, against ours, and against our runs of its own
     recipe where there are enough of them."""
     columns = {"by its own table": paper.results(dataset), "by ours": results(ours)}
@@ -162,5 +162,5 @@ def ends(runs: Runs) -> Iterator[str]:
             f"{log[-1]['validation_loss']:.2f}",
             number(metrics["train_seconds"] / 60, 0),
             str(metrics["seed"]),
-            f"{metrics['device']}, {measure.precision(metrics)}",
+            f"{metrics['device']}, {card_training.precision(metrics)}",
         )

@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import IO, Any
 
 from train import recipes
-from train.files import write_json
+from train.errors import UserError
+from train.files import FileError, read_json, write_json
 
-# That another process may take to save its state and end, once it was told to.
+# How long to wait for another process that was told to stop to save its state and end.
 LAST_SAVE_SECONDS = 60
 
 
-class RunError(ValueError):
-    """A folder that this run cannot have; its message is one line for the user."""
+class RunError(UserError):
+    """A folder that this run cannot have."""
+
+
+def name(title: str, recipe: str, seed: int) -> str:
+    """What a run's folder is called: "my_net.mnist", "fast", 0 -> "my_net.mnist.fast.seed0"."""
+    return f"{title}.{recipe}.seed{seed}"
 
 
 def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: list[dict[str, Any]]) -> None:
     """Make the run folder, or see that the one to resume is of the same run.
 
     Args:
-        earlier: what `models.earlier_runs` tells of the weights to start from; when a run is resumed, others may be
+        earlier: what `repeat.earlier_runs` tells of the weights to start from; when a run is resumed, others may be
             published in their place.
 
     Raises:
@@ -36,11 +42,13 @@ def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: li
                 f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
             )
         try:
-            before = json.loads(file.read_text())
+            before = read_json(file)
             # Settings that an older version did not have were as they are by default, whatever the recipe has now.
             before["settings"] = recipes.as_settings(recipes.of_settings(before["settings"]))
+        except FileError as error:
+            raise RunError(f"cannot resume {folder}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot resume {folder}: its args.json is damaged ({error})") from error
+            raise RunError(f"cannot resume {folder}: {file} is damaged: {error!r}") from error
         for key, was, now in _differing(before, description):
             raise RunError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
     elif folder.is_dir() and any(folder.iterdir()):
@@ -66,8 +74,9 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _same_place(first: str, second: str) -> bool:
-    """Older versions wrote paths down as they were typed, newer ones whole."""
-    return Path(first).exists() and Path(second).exists() and Path(first).samefile(second)
+    """Older versions wrote paths down as they were typed, also that of a run's weights; newer ones the run's, whole."""
+    paths = [path.parent if path.name == "model.safetensors" else path for path in map(Path, (first, second))]
+    return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from train import measure, models
-from train.files import write_text
+from train import card_training, models
+from train.files import read_json, write_text
 
 BEGIN, END = "<!-- published: begin -->", "<!-- published: end -->"
 
@@ -16,14 +16,14 @@ def with_rows(readme: str, cards: list[Path]) -> str:
         "|---|---|---|---|---|",
     ]
     for folder in cards:
-        metrics = models.read_json(folder / "metrics.json")
+        metrics = read_json(folder / "metrics.json")
         reported = metrics["paper_test_accuracy"]
         onnx = metrics["onnx_test_accuracy"]
-        epochs = measure.all_epochs(metrics)
+        epochs = card_training.all_epochs(metrics)
         rows.append(
             f"| [`{folder.name}`](model_cards/{quote(folder.name)}) | {metrics['test_accuracy']:.2f} "
             f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
-            f"| recipe {measure.recipe(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
+            f"| recipe {card_training.taught(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
         )
     before, rest = readme.split(BEGIN)
     return "\n".join([before + BEGIN, *rows, END]) + rest.split(END)[1]

@@ -9,7 +9,6 @@ commit, accuracy before storing, and the settings beside epochs, batch and learn
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +17,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from train import card, data, evaluate, export, measure, models, paper, recipes, table
+from train import card, data, epoch_log, evaluate, export, measure, models, paper, recipes, table
 from train.batches import batches
-from train.files import sha256, write_json, write_text
+from train.errors import UserError, exit_status
+from train.files import FileError, read_json, sha256, write_json, write_text
 
 # Float sums differ in their last bits between processors, and with them an image at the border of two classes;
 # quantised activations can round the other way in every layer. Shares of the images; one image is always allowed.
 TOLERANCE = {"torch": 0.0002, "fp32": 0.0002, "int8": 0.001}
-# What publishing may change of the test accuracy, in points: storing the weights, and quantising them, by which it
-# falls so much or, by luck, rises so much. One image is always allowed.
+# How far publishing may move the test accuracy, in points: by storing the weights, and down or, by luck, up by
+# quantising them. One image is always allowed.
 STORED, INT8_LOSS, INT8_GAIN = 0.05, 0.2, 0.5
 CARD_FILES = (
     "config.json", "metrics.json", "log.csv", "model.safetensors", "README.md", "confusion_matrix.png", "curves.png"
@@ -71,8 +71,8 @@ def differences(folder: Path, data_dir: Path | None, samples: bool) -> Iterator[
         if wrong := export.differing(folder, precision):
             yield f"{file} is not built, or has another {', '.join(wrong)}: python train/export.py {folder.name}"
             return
-    metrics = json.loads((folder / "metrics.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    metrics = read_json(folder / "metrics.json")
+    config = read_json(folder / "config.json")
     yield from _of_another(metrics, config)
     if config["dataset"] in data.HUB_IDS:
         yield from broken_bounds(metrics)
@@ -129,10 +129,9 @@ def update(folder: Path, data_dir: Path | None) -> None:
     if missing := _missing(folder):
         raise models.ModelError(missing)
     if export.outdated(folder):
-        for _ in export.export(folder):
-            pass
-    metrics = json.loads((folder / "metrics.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+        export.export(folder)
+    metrics = read_json(folder / "metrics.json")
+    config = read_json(folder / "config.json")
     for stated, dataset in _measured_on(metrics, config, data_dir, samples=False):
         for precision, file in export.FILES.items():
             found = export.predict(folder / file, dataset.test.images).argmax(1)
@@ -212,14 +211,14 @@ def broken_bounds(metrics: dict[str, Any]) -> Iterator[str]:
 
 def of_training(metrics: dict[str, Any], log: Path) -> Iterator[str]:
     """Where a card's figures of its training are not those of its log, its recipe or the paper."""
-    rows = measure.read_log(log)
+    rows = epoch_log.read(log)
     seconds = sum(row["seconds"] for row in rows)
     expected = {
         "validation_accuracy": rows[-1]["validation_accuracy"],
         "train_accuracy": rows[-1]["train_accuracy"],
         "epochs": len(rows),
         "train_seconds": seconds,
-        "images_per_second": len(rows) * metrics["train_images"] / seconds,
+        "images_per_second": epoch_log.images_per_second(rows),
     }
     for name, value in expected.items():
         if not abs(metrics[name] - value) <= 1e-6 * abs(value):
@@ -244,7 +243,7 @@ def of_training(metrics: dict[str, Any], log: Path) -> Iterator[str]:
 def ships_images(folder: Path) -> bool:
     """Whether images of a card's dataset ship with the project; what a damaged card lacks, `differences` tells."""
     try:
-        return json.loads((folder / "config.json").read_text())["dataset"] in data.HUB_IDS
+        return read_json(folder / "config.json")["dataset"] in data.HUB_IDS
     except (OSError, ValueError, LookupError, TypeError):
         return True
 
@@ -262,13 +261,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.update and args.samples:
         parser.error("--update measures on the complete test split, --samples does not: choose one")
-    try:
-        folders = [models.card(name) for name in args.models] or models.cards()
-        if not folders:
-            raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-    except models.ModelError as error:
-        print(f"verify.py: {error}", file=sys.stderr)
-        return 2
+    return exit_status("verify.py", lambda: _main(args))
+
+
+def _main(args: argparse.Namespace) -> int:
+    folders = models.chosen(args.models)
     status = 0
     for folder in folders:
         if args.samples and not ships_images(folder):
@@ -279,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
                 update(folder, args.data_dir)
                 continue
             found = list(differences(folder, args.data_dir, args.samples))
-        except (models.ModelError, data.DataError) as error:
+        except FileError as error:
+            found = [str(error)]
+        except UserError as error:
             print(f"verify.py: {folder.name}: {error}", file=sys.stderr)
             status = 2
             continue

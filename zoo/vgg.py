@@ -7,7 +7,7 @@ Papers:
   adaptive average pool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from zoo.pretrained import build_model, dataset_cfgs
 
-__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "PooledMlp", "PooledVGG"]
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "PooledMlp", "PooledVGG", "pool_slices", "windows"]
 
 # torchvision's names for what timm calls the pre-logits and the head.
 TORCHVISION_NAMES = {
@@ -38,16 +38,20 @@ def _exporting() -> bool:
     return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # the latter: by way of TorchScript too
 
 
-def _pool_slices(x: Tensor, size: int, reduce: Callable[..., Tensor]) -> Tensor:
+def pool_slices(x: Tensor, size: int, reduce: Callable[..., Tensor], cells: Sequence[int] | None = None) -> Tensor:
     """Adaptive pooling, written out: [batch, channels, height, width] -> [batch, channels, size, size].
 
     For exporters, which have no operator for it unless the map divides evenly.
 
     Args:
         reduce: what makes one cell of a window, called with `dim` and `keepdim`.
+        cells: which of the `size` cells along each side to compute; all by default.
     """
     for dim in (2, 3):
-        parts = [x.narrow(dim, start, end - start) for start, end in windows(x.shape[dim], size)]
+        chosen = windows(x.shape[dim], size)
+        if cells is not None:
+            chosen = [chosen[i] for i in cells]
+        parts = [x.narrow(dim, start, end - start) for start, end in chosen]
         x = torch.cat([reduce(part, dim=dim, keepdim=True) for part in parts], dim)
     return x
 
@@ -60,7 +64,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  joined with `and`, TorchScript would compile both
             if _exporting():
-                return _pool_slices(x, self.output_size, torch.mean)
+                return pool_slices(x, self.output_size, torch.mean)
         return F.adaptive_avg_pool2d(x, self.output_size)
 
 
@@ -75,7 +79,7 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  as above
             if _exporting():
-                return _pool_slices(x, self.output_size, torch.amax)
+                return pool_slices(x, self.output_size, torch.amax)
         return F.adaptive_max_pool2d(x, self.output_size)
 
 

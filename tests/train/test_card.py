@@ -49,7 +49,7 @@ TEACHER |= {"safetensors_sha256": "ab", "git_commit": "abc"}
         ({"settings": PLAIN}, []),
         ({"settings": PLAIN | {"label_smoothing": 0.1}}, ["smoothed labels"]),
         ({}, ["augmented images and smoothed labels"]),
-        ({"teacher": TEACHER}, ["augmented images, smoothed labels and the teacher's opinion"]),
+        ({"teacher": TEACHER}, ["augmented images, smoothed labels and the teacher's outputs"]),
     ],
 )
 def test_card_says_why_the_curves_cannot_be_compared(twin: Path, changes: dict[str, Any], listed: list[str]) -> None:
@@ -116,7 +116,7 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg(tag=tag))
     second = first | {
         "pretrained": "published",
-        "earlier": models.earlier_runs(architecture, "published"),
+        "earlier": repeat.earlier_runs(architecture, "published"),
         "git_commit": "abc",
     }
     second |= {"epochs": 9, "train_seconds": 60.0, "safetensors_sha256": "other", "test_accuracy": 77.77}
@@ -126,7 +126,7 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     assert (
         f"as they were before (2 epochs in 1 h 2 min; {first['test_accuracy']:.2f} % on the test split), 9 ep" in text
     )
-    third = models.earlier_runs(f"{architecture}.{tag}", "published")
+    third = repeat.earlier_runs(f"{architecture}.{tag}", "published")
     assert [run["epochs"] for run in third] == [2, 9]
     (twin / "metrics.json").write_text(json.dumps(second | {"earlier": third}))
     assert "(2 epochs in 1 h 2 min, then 9 epochs in 1 min; 77.77 %" in readme.render(twin)
@@ -139,13 +139,13 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
     for folder, start, commit in ((first, None, "abc"), (second, str(first), "def")):
         shutil.copytree(twin, folder)
         run = {key: metrics[key] for key in ("model", "model_kwargs", "dataset", "recipe", "settings", "overfit")}
-        run |= {"seed": 3, "pretrained": start, "earlier": models.earlier_runs(metrics["model"], start)}
+        run |= {"seed": 3, "pretrained": start, "earlier": repeat.earlier_runs(metrics["model"], start)}
         (folder / "args.json").write_text(json.dumps(run))
         (folder / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit, "train_seconds": 600.0}))
-    assert models.earlier_runs(metrics["model"], None) == []
-    assert len(models.earlier_runs(metrics["model"], str(second / "model.safetensors"))) == 2
-    assert models.earlier_runs(metrics["model"], str(second / "other.safetensors")) == []
-    third = {"pretrained": "second", "earlier": models.earlier_runs(metrics["model"], str(second)), "git_commit": "012"}
+    assert repeat.earlier_runs(metrics["model"], None) == []
+    assert len(repeat.earlier_runs(metrics["model"], str(second))) == 2
+    assert repeat.earlier_runs(metrics["model"], str(second / "other.safetensors")) == []
+    third = {"pretrained": "second", "earlier": repeat.earlier_runs(metrics["model"], str(second)), "git_commit": "012"}
     (twin / "metrics.json").write_text(json.dumps(metrics | third))
     text = readme.render(twin)
     assert re.search(r"It starts from what a run left that is not published, `[^`]* --seed 3 --pretrained first`", text)
@@ -230,7 +230,7 @@ def test_a_damaged_card_gets_one_line(
     monkeypatch.setattr(models, "MODEL_CARDS", twin.parent)
     for content in ("{", "[]"):
         (twin / "metrics.json").write_text(content)
-        assert readme.main([]) == 1
+        assert readme.main([]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "metrics.json is damaged" in line
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from train import card as readme
 from train import data, distillation, loop, models, objective, plots, publish, repeat
-from train.distillation import Opinion, Teacher
+from train.distillation import SoftTargets, Teacher
 from train.preprocess import Preprocess
 from train.recipes import Augmentation, Recipe
 
@@ -36,25 +36,25 @@ def test_the_loss_is_that_of_the_paper(temperature: float) -> None:
     torch.manual_seed(0)
     logits, teachers = torch.randn(6, 10, requires_grad=True), torch.randn(6, 10)
     labels = torch.arange(6)
-    opinion = Opinion(F.softmax(teachers / temperature, dim=1), share=1.0, temperature=temperature)
-    (gradient,) = torch.autograd.grad(objective.loss_sum(logits, labels, 0.1, opinion), logits)
+    soft_targets = SoftTargets(F.softmax(teachers / temperature, dim=1), share=1.0, temperature=temperature)
+    (gradient,) = torch.autograd.grad(objective.loss_sum(logits, labels, 0.1, soft_targets), logits)
     expected = temperature * (F.softmax(logits / temperature, 1) - F.softmax(teachers / temperature, 1))
     assert torch.allclose(gradient, expected, atol=1e-6)
 
     by_labels = objective.loss_sum(logits, labels, 0.1)
-    by_teacher = objective.loss_sum(logits, labels, 0.1, opinion)
-    both = objective.loss_sum(logits, labels, 0.1, dataclasses.replace(opinion, share=0.7))
+    by_teacher = objective.loss_sum(logits, labels, 0.1, soft_targets)
+    both = objective.loss_sum(logits, labels, 0.1, dataclasses.replace(soft_targets, share=0.7))
     assert both.item() == pytest.approx(0.3 * by_labels.item() + 0.7 * by_teacher.item(), rel=1e-6)
-    agreed = dataclasses.replace(opinion, probabilities=F.softmax(logits.detach() / temperature, dim=1))
+    agreed = dataclasses.replace(soft_targets, probabilities=F.softmax(logits.detach() / temperature, dim=1))
     assert objective.loss_sum(logits, labels, 0.1, agreed).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_auxiliary_heads_learn_from_it_too() -> None:
     main, first, second = torch.randn(3, 4, 10)
-    opinion = Opinion(torch.full((4, 10), 0.1), share=1.0, temperature=2.0)
+    soft_targets = SoftTargets(torch.full((4, 10), 0.1), share=1.0, temperature=2.0)
     labels = torch.zeros(4, dtype=torch.int64)
-    total = objective.loss_sum((main, first, second), labels, 0.0, opinion)  # type: ignore[arg-type]
-    parts = [objective.loss_sum(x, labels, 0.0, opinion) for x in (main, first, second)]
+    total = objective.loss_sum((main, first, second), labels, 0.0, soft_targets)  # type: ignore[arg-type]
+    parts = [objective.loss_sum(x, labels, 0.0, soft_targets) for x in (main, first, second)]
     assert total.item() == pytest.approx((parts[0] + objective.AUX_LOSS_WEIGHT * (parts[1] + parts[2])).item())
 
 
@@ -78,9 +78,9 @@ def test_it_sees_the_same_image_as_it_would_see_it_alone(cifar10: data.Dataset) 
     student_cfg = {"input_size": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
     teacher = Teacher(network, student_cfg).train()
     images = cifar10.train.images[:4]
-    opinion = teacher(Preprocess(student_cfg)(images))
+    soft_targets = teacher(Preprocess(student_cfg)(images))
     assert torch.allclose(network.x, Preprocess(network.pretrained_cfg)(images), atol=1e-5)
-    assert not opinion.probabilities.requires_grad
+    assert not soft_targets.probabilities.requires_grad
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
@@ -189,7 +189,7 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     assert f"The teacher `{run_folder.name}` lies where the network was trained" in readme.render(published)
 
     # From there on, what it learnt from goes with it.
-    (earlier,) = models.earlier_runs(metrics["model"], str(tmp_path / "by-run"))
+    (earlier,) = repeat.earlier_runs(metrics["model"], str(tmp_path / "by-run"))
     assert earlier["run"]["teacher"] == by_run
     assert f"--teacher {run_folder.name} " in repeat.command(earlier["run"])
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,7 @@ import torch
 from conftest import SAMPLES, reset_accelerate
 from safetensors.torch import load_file
 
-from train import fit, models, publish
+from train import data, fit, loop, models, publish
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -63,6 +64,35 @@ def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path,
     assert config["label_names"] == ["blue", "green", "red"]
     assert config["image_size"] == [32, 32, 3]
     assert model.fc.out_features == 3
+    again = models.create("tiny_net", str(pictures), 3, 3, str(card))
+    assert torch.equal(again.fc.weight, model.fc.weight)  # a card of as many classes: its classifier is kept
+
+
+def test_overfitting_a_folder_takes_all_classes(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures come class by class: the first few would be of one, which any constant answer gets right."""
+    seen: list[data.Dataset] = []
+    train = loop.train
+
+    def watched(model: torch.nn.Module, few: data.Dataset, *rest: Any, **more: Any) -> Any:
+        seen.append(few)
+        return train(model, few, *rest, **more)
+
+    monkeypatch.setattr(loop, "train", watched)
+    arguments = ("--model", "tiny_net", "--dataset", pictures, "--overfit", 12, "--epochs", 1)
+    assert run(*arguments, "--output-dir", tmp_path / "run")[0] == 0
+    (few,) = seen
+    assert few.train.labels.bincount().tolist() == [3, 5, 4]
+
+
+def test_weights_of_a_run_are_its_folder(run: Run, colour_run: Path, pictures: Path, tmp_path: Path) -> None:
+    """By whose name the card tells how to train once more."""
+    arguments = ("--model", "tiny_net", "--dataset", pictures, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert run(*arguments, "--pretrained", colour_run / "model.safetensors")[0] == 0
+    args = json.loads((tmp_path / "run" / "args.json").read_text())
+    assert args["pretrained"] == str(colour_run.resolve())
+    assert args["earlier"][0]["name"] == "run"
 
 
 def test_a_folder_is_found_from_anywhere(

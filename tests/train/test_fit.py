@@ -66,7 +66,8 @@ def test_metrics_are_complete_and_agree_with_each_other(finished: Path) -> None:
     model, _ = models.load_run(finished)
     assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert metrics["train_seconds"] > 0
-    assert metrics["images_per_second"] == pytest.approx(1667 / metrics["train_seconds"])
+    # Thirteen batches of 128; the three images left are too few for another.
+    assert metrics["images_per_second"] == pytest.approx(1664 / metrics["train_seconds"])
     assert (metrics["seed"], metrics["epochs"], metrics["train_images"]) == (3, 1, 1667)
     assert metrics["device"]
     assert metrics["host_memory_bytes"] > 1e8

@@ -32,7 +32,7 @@ def compare(rank: int, port: int) -> None:
     whole = network()
     x, y = torch.randn(10, 3, 9, 9, dtype=torch.float64), torch.randint(0, 5, (10,))
     shared = copy.deepcopy(whole)
-    assert norms.use_whole_batch(shared, torch.device("cpu")) is shared
+    assert norms.synchronize(shared, torch.device("cpu")) is shared
     wrapped = DistributedDataParallel(shared)
     for _ in range(2):
         F.cross_entropy(whole(x), y).backward()
@@ -40,7 +40,7 @@ def compare(rank: int, port: int) -> None:
         (mine * PROCESSES / len(x)).backward()
     for a, b in zip(whole.parameters(), shared.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-12, rtol=1e-9)
-    norms.use_own(shared)
+    norms.unsynchronize(shared)
     assert [type(layer) for layer in shared] == [type(layer) for layer in whole]
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value, atol=1e-12, rtol=1e-9)
@@ -55,7 +55,7 @@ def test_shares_of_a_batch_are_normalised_as_the_whole() -> None:
 
 
 def test_on_gpus_activations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    converted: Any = norms.use_whole_batch(network(), torch.device("cuda"))
+    converted: Any = norms.synchronize(network(), torch.device("cuda"))
     assert isinstance(converted[1], nn.SyncBatchNorm)
     assert isinstance(converted[4], nn.SyncBatchNorm)
     assert isinstance(converted[4].act, nn.ReLU)

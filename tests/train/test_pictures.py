@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -198,6 +199,17 @@ def test_pictures_of_one_class(tmp_path: Path) -> None:
     with pytest.raises(data.DataError) as error:
         data.load(str(tmp_path / "one"), image_size=8)
     assert "at least two sub-folders" in message(error)
+
+
+def test_one_class_with_pictures_among_several_names(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
+    rows = {"image": [PIL.Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(20)], "label": [1] * 20}
+    (tmp_path / "one").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "one" / "train.parquet")
+    with pytest.raises(data.DataError) as error:
+        data.load(str(tmp_path / "one"), image_size=8)
+    assert "pictures of at least two classes" in message(error)
+    assert "it has 1" in message(error)
 
 
 def test_too_few_pictures(tmp_path: Path) -> None:

@@ -178,9 +178,11 @@ def test_calibration_images_are_of_all_classes() -> None:
     training = data.Split(labels.view(-1, 1, 1, 1).to(torch.uint8), labels)  # class by class, as a folder comes
     found = export.calibration_images("pictures", training, 500)
     assert len(found) == 500
+    assert found.unique().tolist() == list(range(10))
     found = export.calibration_images("pictures", training, 100)
     assert len(found) == 100
     assert found.unique().tolist() == list(range(10))
+    assert torch.equal(export.calibration_images("pictures", training, 1000), training.images)
     assert torch.equal(export.calibration_images("mnist", training, 100), training.images[:100])
 
 

@@ -171,12 +171,12 @@ def test_every_cell_of_the_tables_is_the_papers_and_ours(written: str) -> None:
                 if model in again:
                     (row,) = re.findall(rf"^\| {name} \|.*$", second, re.MULTILINE)
                     cell = row.split(" | ")[1 + again.index(model)].strip("| ")
-                    assert cell == f"{theirs:.2f} / {repeats[dataset, model][0]['per_class_accuracy'][name]:.2f}"
+                    assert cell == f"{theirs:.2f} / {repeats[dataset, model].metrics['per_class_accuracy'][name]:.2f}"
 
 
 def test_runs_of_the_papers_recipe_are_held_against_what_they_can_decide() -> None:
     runs = {
-        model: report_tables.Published({"per_class_accuracy": dict.fromkeys(paper.TABLES["cifar10"], accuracy)}, [])
+        model: report_tables.Record({"per_class_accuracy": dict.fromkeys(paper.TABLES["cifar10"], accuracy)}, [])
         for model, accuracy in (("vanilla_vgg16", 70.0), ("improved_vgg16", 90.0))
     }
     rows = list(report_tables.verdicts("cifar10", {}, runs))
@@ -226,7 +226,7 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
     assert (tmp_path / "docs/report/cifar10-paper-accuracy.png").stat().st_size > 5000
     assert "mnist-paper" not in text
     assert "by our runs of its recipe" not in text  # one network alone decides nothing
-    assert len(paper_runs.read()["cifar10", "improved_vgg16"][1]) == 50
+    assert len(paper_runs.read()["cifar10", "improved_vgg16"].log) == 50
 
 
 @pytest.mark.parametrize(

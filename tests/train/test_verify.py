@@ -100,8 +100,8 @@ def test_what_is_damaged_keeps_no_other_from_being_checked(
     shutil.copy(twin / "curves.png", other)
     verify.main([str(other), str(twin), "--samples"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{twin.name}: metrics.json")
-    assert "damaged" in lines[0]
+    assert lines[0].startswith(f"{twin.name}: ")
+    assert "metrics.json is damaged" in lines[0]
     assert len(lines) == 2
 
 

@@ -1,0 +1,32 @@
+"""`log.csv`, the log of a run: a row an epoch."""
+
+import csv
+import io
+from pathlib import Path
+
+from train.files import write_text
+
+
+def read(file: Path) -> list[dict[str, float]]:
+    """The rows of a log.
+
+    Raises:
+        OSError: there is none.
+        ValueError, TypeError: it is damaged.
+    """
+    with file.open() as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def write(rows: list[dict[str, float]], file: Path) -> None:
+    """Write a log anew: a resumed run's is that of an uninterrupted one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
+
+
+def images_per_second(rows: list[dict[str, float]]) -> float:
+    """Of a whole training. Images of a last batch that is too small to train on are not counted."""
+    return sum(row["images_per_second"] * row["seconds"] for row in rows) / sum(row["seconds"] for row in rows)
