@@ -100,7 +100,7 @@ def _sizes(recipe: recipes.Recipe, config: dict) -> str:
     _, *full = config["pretrained_cfg"]["input_size"]
     stages = []
     for until, _ in recipe.sizes:
-        height, width = recipes.input_size(recipe, round(until * recipe.epochs) - 1, (full[0], full[1]))
+        height, width = recipes.input_size(recipe, int(until * recipe.epochs) - 1, (full[0], full[1]))
         stages.append(f"{width}x{height} until {100 * until:g} % of the epochs")
     return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
 

@@ -227,6 +227,11 @@ def test_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     assert torch.equal(epochs[1], epochs[3])
 
 
+def test_another_seed_begins_with_other_images_mirrored() -> None:
+    one, two = (augment.draw(1000, FAST, seed=seed, epoch=0).mirrored for seed in (0, 1))
+    assert 400 < (one != two).sum() < 600
+
+
 def test_draws_are_uniform_and_independent() -> None:
     draws = augment.draw(20_000, PAPER["cifar10"], seed=0, epoch=0)
     u = draws.uniform

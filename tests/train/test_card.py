@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from train import card as readme
-from train import command_line, data, export, models, publish, recipes, repeat, runs, table
+from train import card_training, command_line, data, export, models, publish, recipes, repeat, runs, table
 
 PLAIN = recipes.as_settings(recipes.PAPER_VANILLA)
 
@@ -87,6 +87,15 @@ def test_card_tells_the_recipe_in_words(twin: Path, settings: dict[str, Any], wo
     config["pretrained_cfg"]["input_size"] = [3, 64, 64]
     (twin / "config.json").write_text(json.dumps(config))
     assert words in readme.render(twin)
+
+
+@pytest.mark.parametrize("epochs", [5, 7, 10, 50, 60])
+def test_card_tells_the_size_that_each_stage_ends_with(epochs: int) -> None:
+    """An epoch in which a share of them is done is the next stage's already."""
+    sizes = ((0.5, 0.5), (0.75, 0.75))
+    recipe = recipes.Recipe(epochs=epochs, learning_rate=0.1, schedule="one-cycle", sizes=sizes)
+    words = "; input 32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64"
+    assert card_training._sizes(recipe, {"pretrained_cfg": {"input_size": [3, 64, 64]}}) == words
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,14 @@ def test_validation_is_the_same_every_time(name: str, samples: Path) -> None:
     assert torch.equal(one.train.labels, two.train.labels)
 
 
+DIGESTS = {"mnist": "58b1bb72cefa5271", "cifar10": "9d308c063d88d337"}
+
+
+def test_the_cut_stays_the_one_of_earlier_runs(name: str, samples: Path) -> None:
+    """Who goes on from published weights, or learns from them, would else validate on what they were trained on."""
+    assert data.load(name, samples).digest()[:16] == DIGESTS[name]
+
+
 def test_of_the_complete_datasets_as_many_are_held_out_as_in_the_paper() -> None:
     assert round(60_000 * data.VALIDATION_FRACTION["mnist"]) == 10_000
     assert round(50_000 * data.VALIDATION_FRACTION["cifar10"]) == 5_000

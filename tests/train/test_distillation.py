@@ -85,6 +85,17 @@ def test_it_sees_the_same_image_as_it_would_see_it_alone(cifar10: data.Dataset) 
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_its_opinion_is_softened_as_the_students_logits_are(temperature: float) -> None:
+    cfg = {"input_size": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
+    network = Shown(32, mean=cfg["mean"], std=cfg["std"])
+    network.weight.data = torch.arange(10.0)
+    x = torch.randn(4, 3, 32, 32) + 1  # else its logits would all be near nothing
+    opinion = Teacher(network, cfg, share=0.5, temperature=temperature)(x)
+    assert torch.allclose(opinion.probabilities, F.softmax(network(x) / temperature, dim=1))
+    assert (opinion.share, opinion.temperature) == (0.5, temperature)
+
+
 def test_nothing_is_computed_for_what_is_alike() -> None:
     cfg = {"input_size": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
     network = Shown(32, mean=cfg["mean"], std=cfg["std"])
@@ -244,3 +255,11 @@ def test_a_teacher_that_cannot_teach(run: Run, tmp_path: Path, arguments: tuple[
     assert status == 2
     assert all(word in one_line(errors) for word in words)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_channels_cannot_teach() -> None:
+    """Though it tells the same classes apart, as digits in colour are."""
+    digits = list("0123456789")
+    with pytest.raises(models.ModelError, match="takes images of 1 channels, these have 3"):
+        distillation.load("improved_googlenet.mnist", digits, 3)
+    assert distillation.load("improved_googlenet.mnist", digits, 1).published

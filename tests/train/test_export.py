@@ -78,6 +78,20 @@ def test_int8_computes_in_int8(card: Path) -> None:
         assert kept[f"{name}_quantized"].data_type == onnx.TensorProto.INT8
 
 
+def test_int8_has_a_scale_for_each_channel_and_none_before_the_first_convolution() -> None:
+    """What comes before is resized and normalised in float."""
+    model = models.create("tiny_net", "cifar10", 10, 3, side=48).eval()
+    images = data.load("cifar10", SAMPLES).train.images[:8].permute(0, 2, 3, 1).numpy()
+    graph = export.quantize(export.build(model, (32, 32, 3)), images).graph
+    kept = {tensor.name: tensor for tensor in graph.initializer}
+    for name, channels in (("conv1", 8), ("conv2", 16), ("fc", 10)):
+        assert kept[f"model.{name}.weight_scale"].dims == [channels]
+    kinds = [node.op_type for node in graph.node]
+    assert "MatMul" in kinds  # the resize
+    last = len(kinds) - kinds[::-1].index("MatMul")
+    assert "QuantizeLinear" not in kinds[:last]
+
+
 @pytest.mark.parametrize("name", ["improved_resnet18", "vanilla_googlenet"])
 def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_path: Path) -> None:
     """What ONNX Runtime runs: a conversion to float and back before each ReLU would be a tenth of the time."""

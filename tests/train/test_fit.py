@@ -17,9 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import CACHE, SAMPLES, one_line, reset_accelerate
+from safetensors.torch import load_file
 
-from train import command_line, data, evaluate, fit, measure, models, plots, runs
+from train import command_line, data, evaluate, fit, loop, measure, models, plots, runs
+from train.progress import NonFiniteLossError
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
@@ -278,6 +281,35 @@ def test_overfit_learns_few_images_by_heart(run: Run, tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["train_images"], metrics["validation_accuracy"]) == (16, 100)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_seed_draws_the_weights_that_a_run_begins_with(run: Run, tmp_path: Path) -> None:
+    begun = []
+    for number, seed in enumerate((1, 2, 1)):
+        arguments = ("--overfit", 16, "--epochs", 1, "--learning-rate", 1e-30, "--seed", seed)
+        assert run(*TINY, *arguments, "--output-dir", tmp_path / str(number))[0] == 0
+        begun.append(load_file(tmp_path / str(number) / "model.safetensors")["conv1.weight"])
+    one, other, again = begun
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def noted(*_: object, **__: object) -> None:
+        drawn.append(torch.rand(1).item())
+        raise NonFiniteLossError("enough")
+
+    monkeypatch.setattr(loop, "train", noted)
+    for number in range(2):
+        # What Accelerate adds to the seed; of these processes there is one each time.
+        index = property(lambda _, number=number: number)
+        monkeypatch.setattr(AcceleratorState, "process_index", index, raising=False)
+        assert run(*TINY, "--overfit", 16, "--output-dir", tmp_path / str(number))[0] == 1
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The queue of runs: what is complete is left alone, what fails stops nothing, a signal loses nothing."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,6 +226,38 @@ def test_time_left_is_told() -> None:
     left = 10 * fit_all.COST["vanilla_resnet18"] + 10 * fit_all.COST["improved_resnet18"]
     assert list(fit_all.report(runs, left / 4, 3600)) == ["2 runs left, about 4.0 h"]
     assert list(fit_all.report(runs, 0, 60)) == ["2 runs left"]
+
+
+def test_runs_under_way_are_told_with_their_last_epoch(tmp_path: Path) -> None:
+    folder = tmp_path / "resnet"
+    folder.mkdir()
+    (folder / "log.csv").write_text("epoch,validation_accuracy\n1,50.0\n2,91.0\n")
+    under_way: Any = object()
+    run = fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, folder, 10, under_way)
+    done = 2 * fit_all.COST["vanilla_resnet18"]
+    assert run.cost_left() == 4 * done
+    lines = ["resnet: 2 of 10 epochs, validation accuracy 91.00 %", "1 runs left, about 4.0 h"]
+    assert list(fit_all.report([run], done, 3600)) == lines
+
+
+def test_cheap_runs_come_first_and_seeds_one_after_the_other(tmp_path: Path) -> None:
+    args = {"models": ["improved_vgg16", "vanilla_resnet18"], "datasets": ["mnist"], "seeds": [1, 0], "recipe": "fast"}
+    runs = fit_all.runs(argparse.Namespace(**args, runs_dir=tmp_path, fit=[]))
+    names = ["vanilla_resnet18.mnist.fast.seed", "improved_vgg16.mnist.fast.seed"]
+    assert [str(run) for run in runs] == [f"{name}{seed}" for seed in (1, 0) for name in names]
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "2"), ("3", "3")])
+def test_runs_side_by_side_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, threads: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    tell = shlex.join([sys.executable, "-S", "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])
+    assert run(tmp_path, tell, "--models", "vanilla_resnet18", "--datasets", "mnist", "--jobs", "4") == 1
+    assert (tmp_path / "runs/vanilla_resnet18.mnist.fast.seed0.log").read_text() == f"{threads}\n"
 
 
 def test_one_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import keys, message
 
+from serve import images
 from train import data
 
 
@@ -43,6 +44,21 @@ def test_folder_of_pictures(pictures: Path) -> None:
     assert len(everything) == len(set(everything)) == 36
     labels = torch.cat([split.labels for split in splits])
     assert labels.bincount().tolist() == [12, 12, 12]
+
+
+def test_each_size_is_decoded_and_kept_by_itself(pictures: Path) -> None:
+    shapes = [data.load(str(pictures), image_size=size).test.images.shape[1:] for size in (8, 12, 8)]
+    assert shapes == [(3, 8, 8), (3, 12, 12), (3, 8, 8)]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+def test_pictures_are_cut_and_resized_as_the_server_does_it(tmp_path: Path, mode: str) -> None:
+    """A network is asked about what it was trained on."""
+    file = tmp_path / "one.png"
+    picture(file, size=(50, 37), mode=mode)
+    with PIL.Image.open(file) as image:
+        fitted = np.asarray(data._fit(image, 24))
+    np.testing.assert_array_equal(fitted, images.fit(images.decode(file.read_bytes()), (24, 24, 3)))
 
 
 def test_the_folder_that_one_is_in(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,22 @@ def test_publish_warns_of_broken_bounds(
     assert int8 == "publish.py: WARNING: int8 changed the test accuracy by -0.40 points, not -0.2 to 0.5"
 
 
+def test_a_card_states_what_its_run_had_before_storing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing would tell what storing the weights has cost."""
+    figures = {"test_accuracy": 50.0, "confusion_matrix": [[1] * 10] * 10}
+    monkeypatch.setattr(publish.export, "export", lambda _: iter(()))
+    monkeypatch.setattr(publish.export, "state_accuracies", lambda _: None)
+    monkeypatch.setattr(publish.verify, "figures", lambda *_: figures)
+    monkeypatch.setattr(publish.card, "render", lambda _: "")
+    card = publish.publish(run_folder, tmp_path / "card", SAMPLES, False)
+    trained, stated = (json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, card))
+    assert trained["test_accuracy"] != 50
+    assert (stated["test_accuracy"], stated["trained_test_accuracy"]) == (50.0, trained["test_accuracy"])
+    assert stated["validation_accuracy"] == trained["validation_accuracy"]
+
+
 def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def contents() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in card.iterdir()}

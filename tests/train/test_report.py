@@ -79,6 +79,20 @@ def test_what_the_test_images_leave_open_is_within_noise(improved: float, verdic
     assert above.held_against(found).startswith(verdict)
 
 
+def test_a_figure_is_as_uncertain_as_the_images_behind_it() -> None:
+    """p (1 - p) / n: of a network all images, of a class its own, of a difference both, of a mean a third of each."""
+    results = {name: paper.Result(80.0, {"6": 80.0, "cat": 80.0, "8": 90.0}) for name in claims.ALL}
+    network = 80 * 20 / 10_000
+    classes = (80 * 20 + 90 * 10) / (10_000 / 3)
+    improve, about_85, gap, gains = claims.of("mnist")[2], *(claims.of("cifar10")[i] for i in (0, 2, 3))
+    assert improve.finding(results).variance == pytest.approx(4 * network)
+    assert about_85.finding(results).variance == pytest.approx(network / 3)
+    assert gap.finding(results).variance == pytest.approx(2 * network / 3)
+    assert gains.finding(results).variance == pytest.approx(2 * network)
+    two = {name: paper.Result(80.0, {"6": 80.0, "8": 90.0, "9": 95.0}) for name in claims.ALL}
+    assert claims.of("mnist")[3].finding(two).variance == pytest.approx(classes)
+
+
 def test_accuracy_on_all_images_of_mnist_follows_from_the_classes() -> None:
     """Its classes differ in size; each of the paper's accuracies is that of a whole number of images."""
     found = [paper.of_all_images("mnist", model) for model in paper.MODELS]

@@ -11,7 +11,7 @@ import timm
 import torch
 from conftest import SAMPLES
 
-from train import evaluate, export, plots, verify
+from train import epoch_log, evaluate, export, models, plots, recipes, verify
 from zoo.compact import expand
 
 
@@ -85,6 +85,47 @@ def test_lies_are_found(
     capsys.readouterr()
     assert verify.main([str(twin), "--samples"]) == 1
     assert words in capsys.readouterr().out
+
+
+def test_lies_of_the_training_that_agree_with_each_other_are_found(tmp_path: Path) -> None:
+    card = models.card("improved_googlenet.mnist")
+    truth, log = json.loads((card / "metrics.json").read_text()), card / "log.csv"
+    assert list(verify.of_training(truth, log)) == []
+    n = truth["train_images"]
+    lie = truth | {"train_images": n - 1}
+    assert list(verify.of_training(lie, log)) == [f"an epoch is of {n} images by log.csv, the card states {n - 1}"]
+
+    # At a fixed rate no epoch's tells how many were to come.
+    epoch_log.write([row | {"learning_rate": 0.001} for row in epoch_log.read(log)], tmp_path / "log.csv")
+    settings = recipes.as_settings(recipes.PAPER_VANILLA) | {"batch_size": truth["settings"]["batch_size"]}
+    lie = truth | {"settings": settings}
+    words = f"the recipe has 50 epochs, the card states {truth['epochs']}"
+    assert list(verify.of_training(lie, tmp_path / "log.csv")) == [words]
+
+
+def test_pictures_in_a_folder_named_like_a_dataset_do_not_pass_for_it() -> None:
+    config = {"architecture": "tiny_net", "dataset": "/pictures/mnist", "pretrained_cfg": {}}
+    found = list(verify._of_another({"model": "tiny_net", "dataset": "mnist"}, config))
+    assert found == ["the dataset is /pictures/mnist, the card states mnist"]
+
+
+def test_the_exit_status_is_that_of_the_worst_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    def differences(folder: Path, *_: object) -> list[str]:
+        if folder.name == "lost":
+            raise models.ModelError("lost")
+        return ["a lie"] if folder.name == "lies" else []
+
+    monkeypatch.setattr(models, "card", Path)
+    monkeypatch.setattr(verify, "differences", differences)
+    for names, status in (
+        (["good"], 0),
+        (["good", "lies"], 1),
+        (["lies", "good"], 1),
+        (["lost", "good"], 2),
+        (["lost", "lies", "good"], 2),
+        (["lies", "lost", "good"], 2),
+    ):
+        assert verify.main(names) == status, names
 
 
 def test_what_is_damaged_keeps_no_other_from_being_checked(

@@ -65,6 +65,8 @@ def test_logits_equal_torchvisions(network: str, options: dict[str, Any], tmp_pa
         with torch.no_grad():
             outputs.append(model(images))
     torch.testing.assert_close(tuple(outputs[1]), tuple(outputs[0]), rtol=1e-6, atol=1e-6)
+    # What the norms keep of it: their momentum is torchvision's too.
+    torch.testing.assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()), rtol=1e-5, atol=1e-6)
 
 
 def test_checkpoint_saved_by_torch(tmp_path: Path) -> None:
