@@ -1,8 +1,8 @@
 """Datasets as uint8 arrays: from a folder in the Hub's layout, from the Hub itself, or from a folder of pictures.
 
-Everything goes through `datasets.load_dataset`, so one code path serves `ylecun/mnist`, its local copy, `train/samples`
-and an ImageFolder of one's own. The images are decoded once, kept beside the library's own cache, and are small enough
-to live on the training device whole.
+`datasets.load_dataset` serves `ylecun/mnist`, its local copy and `train/samples`, `train/pictures.py` a folder of one's
+own. The images are decoded once, kept beside the library's own cache, and are small enough to live on the training
+device whole.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
+from train import pictures
 from train.errors import UserError
 from train.files import replacing
 
@@ -93,7 +94,7 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     """Load a dataset and cut its validation split; where all pictures are in one split, a test split too.
 
     Args:
-        name: "mnist", "cifar10", a folder of pictures in ImageFolder layout, or the Hub id of a dataset with an image
+        name: "mnist", "cifar10", a folder of pictures (see `pictures.load`), or the Hub id of a dataset with an image
             and a label column, "owner/name" or "owner/name:configuration". Where labels are numbers or words without
             names of classes, those of the training split are the classes, in their order.
         data_dir: where `mnist/` and `cifar10/` lie, in the Hub's layout; default `ZOO_DATA_DIR`, without it the Hub.
@@ -110,7 +111,12 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     else:
         datasets.enable_progress_bars()
     try:
-        splits = datasets.load_dataset(source, configuration)
+        if Path(source).is_dir() and pictures.is_folder_of_pictures(Path(source)):
+            splits = pictures.load(Path(source))
+        else:
+            splits = datasets.load_dataset(source, configuration)
+    except pictures.PicturesError as error:
+        raise DataError(f"dataset {name!r}: {error}") from error
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
         raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}") from error
     if "train" not in splits:
@@ -139,7 +145,10 @@ def load(name: str, data_dir: Path | None = None, image_size: int | None = None)
     class_names = tuple(str(classes[i]) for i in used)
     cut = _cut(train, test, VALIDATION_FRACTION.get(name, 1 / 10))
     if min(map(len, cut)) == 0:
-        raise DataError(f"dataset {name!r} has only {len(train)} training images: too few to cut a validation split")
+        raise DataError(
+            f"dataset {name!r} has only {len(train)} training images of {len(class_names)} classes: too few to cut a "
+            "validation split; three of each class are enough"
+        )
     train, validation, test = cut
     for split, purpose in ((train, "train"), (test, "test")):
         missing = np.setdiff1d(np.arange(len(class_names)), split.labels.numpy())

@@ -160,7 +160,8 @@ def _train(
             "deep-image-zoo", config={"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
         )
     accelerator.print(
-        f"Training {title} with recipe {args.recipe!r} on {len(dataset.train):,} images, {recipe.epochs} epochs, "
+        f"Training {title} with recipe {args.recipe!r} on {len(dataset.train):,} images of {len(dataset.class_names)} "
+        f"classes ({len(dataset.validation):,} to validate, {len(dataset.test):,} to test), {recipe.epochs} epochs, "
         f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision} mixed precision; "
         f"run folder {folder}"
     )

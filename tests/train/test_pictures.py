@@ -194,6 +194,96 @@ def test_pixels_of_no_known_range_are_refused(pictures: Path, pixel: np.generic,
     assert all(word in message(error) for word in ("odd.tif", reason))
 
 
+def test_names_of_files_decide_nothing(tmp_path: Path) -> None:
+    """`datasets` takes "train" and "test" in them for splits, and leaves out all other pictures."""
+    folder = tmp_path / "trains"
+    for i in range(6):
+        picture(folder / "cat" / f"train_{i}.png")
+        picture(folder / "dog" / ("beagle test 1.png" if i == 0 else f"{i}.png"))
+        picture(folder / "eel" / f"{i}.png")
+    dataset = data.load(str(folder), image_size=8)
+    assert dataset.class_names == ("cat", "dog", "eel")
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 18
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Test"), ("Training", "val"), ("TRAINING", "Testing")])
+def test_folders_of_splits_in_any_case(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Pictures to test on are not trained on."""
+    folder = tmp_path / "split"
+    for name, count in zip(names, (10, 4), strict=True):
+        for label in ("cat", "dog"):
+            for i in range(count):
+                picture(folder / name / label / f"{i}.png")
+    dataset = data.load(str(folder), image_size=8)
+    assert dataset.class_names == ("cat", "dog")
+    assert (len(dataset.train) + len(dataset.validation), len(dataset.test)) == (20, 8)
+    alone = data.load(str(shutil.copytree(folder / names[1], tmp_path / "held")), image_size=8)
+    tested = keys(dataset.test)
+    assert len(tested) == 8
+    assert tested == set().union(*map(keys, (alone.train, alone.validation, alone.test)))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for label in ("bus", "car", "train"):
+        for i in range(5):
+            picture(tmp_path / "vehicles" / label / f"{i}.png")
+    assert data.load(str(tmp_path / "vehicles"), image_size=8).class_names == ("bus", "car", "train")
+
+
+def test_a_path_is_no_pattern(tmp_path: Path) -> None:
+    for folder, labels in (("own1", "abc"), ("own[1]", "de")):
+        for label in labels:
+            for i in range(5):
+                picture(tmp_path / folder / label / f"{i}.png")
+    assert data.load(str(tmp_path / "own[1]"), image_size=8).class_names == ("d", "e")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("cat/persian/0.png", ["persian", "folder within a class", "'cat'"]),
+        ("0.png", ["0.png", "in no class"]),
+        ("train/cat/0.png", ["train/cat", "folder within a class"]),
+    ],
+)
+def test_what_is_not_ordered_by_class_is_refused(tmp_path: Path, file: str, words: list[str]) -> None:
+    folder = tmp_path / "odd"
+    for label in ("cat", "dog"):
+        for i in range(5):
+            picture(folder / label / f"{i}.png")
+    picture(folder / file)
+    with pytest.raises(data.DataError) as error:
+        data.load(str(folder), image_size=8)
+    assert all(word in message(error) for word in words)
+
+
+def test_a_class_of_the_test_split_alone_is_refused(tmp_path: Path) -> None:
+    for i in range(5):
+        for place in ("train/cat", "train/dog", "test/cat", "test/cow"):
+            picture(tmp_path / "split" / place / f"{i}.png")
+    with pytest.raises(data.DataError) as error:
+        data.load(str(tmp_path / "split"), image_size=8)
+    assert "cow is a class that the training pictures have not" in message(error)
+
+
+def test_files_that_are_no_pictures_are_named(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = data.load(str(pictures), image_size=8)
+    assert not caplog.records
+    (pictures / "ants" / "0.json").write_text("{}")
+    (pictures / "ants" / "z.heic").write_text("")
+    (pictures / "ants" / ".DS_Store").write_text("")
+    (pictures / ".ipynb_checkpoints").mkdir()
+    assert data.load(str(pictures), image_size=8).digest() == before.digest()
+    assert "2 of 38 files are no pictures that Pillow reads" in caplog.text
+    assert "0.json for one" in caplog.text
+
+
+def test_a_picture_that_is_replaced_is_read_again(pictures: Path) -> None:
+    before = data.load(str(pictures), image_size=8)
+    PIL.Image.new("RGB", (40, 30), (1, 2, 3)).save(pictures / "bees" / "0.png")
+    assert data.load(str(pictures), image_size=8).digest() != before.digest()
+
+
 def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
     with pytest.raises(data.DataError) as error:
@@ -214,7 +304,8 @@ def test_pictures_of_one_class(tmp_path: Path) -> None:
         picture(tmp_path / "one" / "ants" / f"{i}.png")
     with pytest.raises(data.DataError) as error:
         data.load(str(tmp_path / "one"), image_size=8)
-    assert "at least two sub-folders" in message(error)
+    assert "at least two classes" in message(error)
+    assert "it has 1" in message(error)
 
 
 def test_one_class_with_pictures_among_several_names(tmp_path: Path) -> None:
