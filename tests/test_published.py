@@ -241,6 +241,12 @@ def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: py
 def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path, outputs: dict[str, np.ndarray]) -> None:
     folder, _ = models.load_card(card)  # by local-dir:, as `outputs` were computed
     by_name = timm.create_model(card.name, pretrained=True).eval()
+    labels = models.pretrained_cfg(by_name)["label_names"]
+    assert (
+        list(labels)
+        == json.loads((card / "config.json").read_text())["label_names"]
+        == list(models.pretrained_cfg(folder)["label_names"])
+    )
     assert repr(by_name) == repr(folder)
     theirs = folder.state_dict()
     for name, tensor in by_name.state_dict().items():

@@ -8,13 +8,14 @@ from train import recipes, repeat
 def section(metrics: dict, config: dict) -> list[str]:
     """The card's lines under "Training"."""
     recipe = recipes.of_settings(metrics["settings"])
-    start = {None: "random weights", "published": f"the published weights of `{metrics['model']}`"}.get(
+    earlier = metrics.get("earlier", [])
+    source = earlier[-1]["name"] if earlier else metrics["model"]
+    start = {None: "random weights", "published": f"the published weights of `{source}`"}.get(
         metrics["pretrained"], f"the weights `{metrics['pretrained']}`"
     )
-    earlier = metrics.get("earlier", [])
     if earlier:
         runs = ", then ".join(f"{run['epochs']} epochs in {_time(run['train_seconds'])}" for run in earlier)
-        before = " as they were before" if metrics["pretrained"] == "published" else ""
+        before = " as they were before" if repeat.takes_the_place(metrics) else ""
         start += f"{before} ({runs}; {earlier[-1]['test_accuracy']:.2f} % on the test split)"
     which = f"The last of {len(earlier) + 1} runs" if earlier else "One run"
     distilled = ""
@@ -42,7 +43,7 @@ def section(metrics: dict, config: dict) -> list[str]:
         f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(recipe.augmentation)) or 'none'}.{distilled}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
-        f"training ({metrics['images_per_second']:.0f} images/s) in {_gigabytes(metrics)}, "
+        f"training ({_rate_of(metrics['images_per_second'])} images/s) in {_gigabytes(metrics)}, "
         f"{precision(metrics)}. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
         f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
@@ -103,6 +104,10 @@ def _sizes(recipe: recipes.Recipe, config: dict) -> str:
         height, width = recipes.input_size(recipe, int(until * recipe.epochs) - 1, (full[0], full[1]))
         stages.append(f"{width}x{height} until {100 * until:g} % of the epochs")
     return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
+
+
+def _rate_of(images_per_second: float) -> str:
+    return f"{images_per_second:.{0 if images_per_second >= 10 else 1}f}"
 
 
 def _gigabytes(metrics: dict) -> str:

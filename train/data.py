@@ -205,10 +205,12 @@ def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
         return str(Path(name).resolve()), None
     if Path(name).is_absolute():
         raise DataError(
-            f"no folder {name!r} here: for another place, name that, or change `dataset` in the run's args.json or the "
-            "card's config.json"
+            f"no folder {name!r} here (where a run or a card names it: `dataset` in its args.json or config.json says "
+            "where it lies now)"
         )
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if name.startswith("."):
+        raise DataError(f"no folder {name!r} here")
+    if name.count("/") == 1:
         source, _, configuration = name.partition(":")
         return source, configuration or None
     raise DataError(

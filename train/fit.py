@@ -131,6 +131,8 @@ def _accelerator(args: argparse.Namespace, recipe: recipes.Recipe, folder: Path)
             f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps, as Accelerate was told, is "
             "not what this script does: --micro-batches cuts a batch into pieces, --batch-size makes it larger"
         )
+    if args.cuda_graphs and accelerator.device.type != "cuda":
+        raise UsageError(f"--cuda-graphs: the device is {accelerator.device}, and no CUDA GPU")
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     parts = accelerator.num_processes * args.micro_batches

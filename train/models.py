@@ -97,7 +97,7 @@ def try_out(model: nn.Module) -> None:
         with torch.no_grad():
             model.eval()(torch.zeros(2, channels, height, width))
     except REFUSALS as error:
-        raise ModelError(f"the model cannot see {width}x{height} pixels: {_reason(error)}") from error
+        raise ModelError(f"the model fails on images of {width}x{height} pixels: {_reason(error)}") from error
     model.train(training)
 
 
@@ -268,4 +268,4 @@ def card(name: str) -> Path:
         if is_card(folder):
             return folder
     published = ", ".join(folder.name for folder in cards()) or "none"
-    raise ModelError(f"no published model {name!r}: published are {published}")
+    raise ModelError(f"no published model {name!r}, nor a run folder: published are {published}")

@@ -108,7 +108,9 @@ def prerequisites(metrics: dict) -> list[str]:
         )
     if not data.hub_id(metrics["dataset"]):
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
-    sentences += _origin("It starts", metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
+    replaces = takes_the_place(metrics)
+    origin = (metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
+    sentences += _origin("It starts", *origin, replaces)
     if teacher := metrics.get("teacher"):
         where = "is published" if teacher["published"] else "lies where the network was trained"
         sentences.append(
@@ -118,12 +120,22 @@ def prerequisites(metrics: dict) -> list[str]:
     return [" ".join(sentences), ""] if sentences else []
 
 
-def _origin(who: str, pretrained: str | None, earlier: list[dict], commit: str | None) -> Iterator[str]:
+def takes_the_place(metrics: dict) -> bool:
+    """Whether a network was trained from published weights of its own name, whose place it has taken since."""
+    earlier = metrics.get("earlier", [])
+    own = f"{metrics['model'].partition('.')[0]}.{data.tag(metrics['dataset'])}"
+    return metrics["pretrained"] == "published" and bool(earlier) and earlier[-1]["name"] == own
+
+
+def _origin(
+    who: str, pretrained: str | None, earlier: list[dict], commit: str | None, replaces: bool = False
+) -> Iterator[str]:
     """Where the weights that a run started from are to be had: a sentence, or one for each run back to a known one."""
     if pretrained == "published" and earlier:
         commit = (commit or "").removesuffix("+")
+        which = "that were published before these" if replaces else "that were published then"
         yield (
-            f"{who} from the weights of `{earlier[-1]['name']}` that were published before these (SHA-256 "
+            f"{who} from the weights of `{earlier[-1]['name']}` {which} (SHA-256 "
             f"`{earlier[-1]['safetensors_sha256'][:16]}...`)"
             f"{f', as they are at commit `{commit}`: `git checkout {commit}` before the command' if commit else ''}."
         )

@@ -36,6 +36,10 @@ INPUTS: dict[str, dict[str, Any]] = {
         "std": (0.24703223, 0.24348513, 0.26158784),
     },
 }
+LABELS = {
+    "mnist": tuple("0123456789"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
 
 
 def weights_file(model_name: str, dataset: str) -> str | None:
@@ -62,7 +66,8 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
             "pool_size": (size // 32, size // 32),  # after five halvings
             "mean": statistics["mean"],
             "std": statistics["std"],
-            "num_classes": 10,
+            "num_classes": len(LABELS[dataset]),
+            "label_names": LABELS[dataset],
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "license": "apache-2.0",
@@ -114,11 +119,17 @@ def build_model(
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         dataset = cfg.tag or "cifar10"
+        where = f"looked in {MODEL_CARDS}; the environment variable ZOO_MODEL_CARDS names another folder"
+        if not MODEL_CARDS.is_dir():
+            where = (
+                f"there is no folder {MODEL_CARDS}: before `import zoo`, have the environment variable ZOO_MODEL_CARDS "
+                "name the `model_cards` of a checkout of the project"
+            )
         raise RuntimeError(
-            f"No weights are published for {variant}.{dataset} (looked in {MODEL_CARDS}; the environment variable "
-            f"ZOO_MODEL_CARDS names another folder). Published: {', '.join(published_models()) or 'none'}. "
-            f"Use pretrained=False for random weights, or train them, in a checkout of the project: "
-            f"accelerate launch train/fit.py --model {variant} --dataset {dataset} --recipe fast"
+            f"No weights are published for {variant}.{dataset} ({where}). Published: "
+            f"{', '.join(published_models()) or 'none'}. Use pretrained=False for random weights, or train them, in a "
+            f"checkout of the project: accelerate launch train/fit.py --model {variant} --dataset {dataset} "
+            "--recipe fast"
         )
     model = build_model_with_cfg(
         model_cls,

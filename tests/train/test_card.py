@@ -141,6 +141,20 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     assert "(2 epochs in 1 h 2 min, then 9 epochs in 1 min; 77.77 %" in readme.render(twin)
 
 
+def test_card_of_a_network_that_began_with_another_ones_weights(twin: Path) -> None:
+    """Those are published as they were: nothing has taken their place."""
+    metrics = json.loads((twin / "metrics.json").read_text())
+    before = {"name": "tiny_net.birds", "epochs": 5, "train_seconds": 60.0, "test_accuracy": 66.6}
+    metrics |= {"pretrained": "published", "earlier": [before | {"safetensors_sha256": "0" * 64}], "git_commit": "abc"}
+    (twin / "metrics.json").write_text(json.dumps(metrics | {"images_per_second": 0.62}))
+    text = readme.render(twin)
+    assert "from the published weights of `tiny_net.birds` (5 epochs in 1 min; 66.60 % on the test split)" in text
+    assert "It starts from the weights of `tiny_net.birds` that were published then" in text
+    assert "before these" not in text
+    assert "(0.6 images/s)" in text
+    assert "license:" not in text
+
+
 def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_path: Path) -> None:
     """Enough to repeat them, one after the other."""
     metrics = json.loads((twin / "metrics.json").read_text())

@@ -41,6 +41,8 @@ Run = Callable[..., tuple[int, str, str]]
         (["--overfit", "2"], ["--overfit 2", "1 piece:", "at least 4"]),
         (["--pretrained", "/no/such/run"], ["/no/such/run", "safetensors"]),
         (["--pretrained"], ["tiny_net"]),
+        (["--cuda-graphs"], ["--cuda-graphs", "cpu"]),
+        (["--dataset", "./pictures"], ["no folder './pictures'"]),
         (["--unknown"], ["--unknown"]),
     ],
 )

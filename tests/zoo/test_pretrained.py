@@ -90,6 +90,13 @@ def test_published_weights(tmp_path: Path) -> None:
         assert answers[key].endswith(command)
 
 
+def test_without_a_folder_of_cards_the_error_begins_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package was installed without a checkout."""
+    monkeypatch.setattr(zoo.pretrained, "MODEL_CARDS", tmp_path / "nowhere")
+    with pytest.raises(RuntimeError, match=r"there is no folder .*nowhere: .*ZOO_MODEL_CARDS"):
+        timm.create_model("vanilla_resnet18", pretrained=True, pretrained_cfg_overlay={"file": None})
+
+
 @pytest.mark.parametrize("named", ["cards", "~/cards"])
 def test_cards_stay_where_they_were_named(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = tmp_path / "cards" / "improved_vgg16.mnist" / "model.safetensors"
