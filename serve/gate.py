@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import hmac
 import itertools
 import logging
@@ -113,7 +112,7 @@ class Gate:
             offered.append(value.strip().encode("latin-1"))
         elif kind.lower() == "basic":
             # What a browser sends for the app: any user name, the key as the password.
-            with suppress(binascii.Error):
+            with suppress(ValueError):  # not base64, or not even ASCII
                 offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
         return any(hmac.compare_digest(key, self._key) for key in offered)
 
