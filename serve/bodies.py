@@ -60,7 +60,8 @@ class Bodies:
             if plain:
                 held = held or await self._reserve(plain)
                 body = await asyncio.to_thread(self._decompress, body)
-                spare, held = (held - len(body), len(body)) if SMALL < len(body) < held else (held, 0)
+                kept = len(body) if len(body) > SMALL else 0
+                spare, held = held - kept, kept
                 await self.release(spare)
         except BaseException:
             await self.release(held)
