@@ -58,7 +58,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
 
     def models() -> list[str]:
         """Names of the ready models, for each dataset the most accurate first."""
-        return ready(engine, "mnist") + ready(engine, "cifar10")
+        return [model.name for dataset in ("mnist", "cifar10") for model in ready(engine, dataset)]
 
     with gr.Column(visible=False):
         image = picture_input("image", "api-image")

@@ -14,23 +14,24 @@ from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError, BadImage
 from serve.images import decode
+from serve.models import ModelInfo
 
 PICTURE = (32, 32, 3)  # (H, W, C) of CIFAR-10
 DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
 
 
-def ready(engine: Engine, dataset: str) -> list[str]:
-    """Names of the ready models of `dataset` (mnist or cifar10), the most accurate first."""
+def ready(engine: Engine, dataset: str) -> list[ModelInfo]:
+    """List the ready models of `dataset` (mnist or cifar10), the most accurate first."""
     found = [info for info in engine.models().values() if info.name.endswith(f".{dataset}")]
-    return [info.name for info in sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))]
+    return sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))
 
 
 def best(engine: Engine, dataset: str) -> str:
     """The most accurate ready model of `dataset`. Raises ApiError where none is ready."""
-    names = ready(engine, dataset)
-    if not names:
+    models = ready(engine, dataset)
+    if not models:
         raise ApiError(503, f"no model for {'digits' if dataset == 'mnist' else 'pictures'} is ready")
-    return names[0]
+    return models[0].name
 
 
 async def ask(engine: Engine, model: str, pixels: Pixels) -> Answer:
@@ -42,7 +43,7 @@ async def ask(engine: Engine, model: str, pixels: Pixels) -> Answer:
 
 async def ask_all(engine: Engine, dataset: str, pixels: Pixels) -> list[Answer]:
     """The answers of all ready models of `dataset`, one after another, so that none waits for another in its time."""
-    return [await ask(engine, model, pixels) for model in ready(engine, dataset)]
+    return [await ask(engine, model.name, pixels) for model in ready(engine, dataset)]
 
 
 async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.Digit:

@@ -43,12 +43,10 @@ class Seen:
 
 def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
     """A dropdown of the ready models of `dataset`, the most accurate first and chosen."""
-    models = engine.models()
-    choices = []
-    for name in ready(engine, dataset):
-        choices.append(
-            (title(name) + (f" · {running(models[name])}" if models[name].accuracy is not None else ""), name)
-        )
+    choices = [
+        (title(model.name) + (f" · {running(model)}" if model.accuracy is not None else ""), model.name)
+        for model in ready(engine, dataset)
+    ]
     value = choices[0][1] if choices else None
     return gr.Dropdown(choices, value=value, label="Model and its test accuracy", interactive=True)
 

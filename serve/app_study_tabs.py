@@ -36,13 +36,13 @@ def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -
     """One picture through all published models of its dataset."""
 
     async def side_by_side(dataset: str, seen: Seen) -> str:
-        if not ready(engine, dataset):
-            return message("No model is ready.")
         try:
             pixels, note = await _shown(decoder, seen, dataset)
             answers = await ask_all(engine, dataset, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
+        if not answers:
+            return message("No model is ready.")
         return note + comparison(pixels, answers, cards(engine.settings.models), engine.models())
 
     async def enter(seen: Seen) -> tuple[gr.Radio, str]:
@@ -68,8 +68,8 @@ def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab
         return note + explanation(pixels, found, cards(engine.settings.models).get(model))
 
     async def turn(dataset: str, seen: Seen) -> tuple[gr.Dropdown, str]:
-        names = ready(engine, dataset)
-        return chooser(engine, dataset), await explain(dataset, names[0] if names else None, seen)
+        models = ready(engine, dataset)
+        return chooser(engine, dataset), await explain(dataset, models[0].name if models else None, seen)
 
     async def enter(seen: Seen) -> tuple[gr.Radio, gr.Dropdown, str]:
         return gr.Radio(value=seen.latest), *await turn(seen.latest, seen)

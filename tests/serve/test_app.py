@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from PIL import Image
 from serve.app_answer import Answer, digit_answer, picture_answer, title
 from serve.app_ask import digit_from_drawing, digit_from_file, ready
 from serve.app_cards import cards, markdown, mistakes
+from serve.app_parts import chooser
 from serve.app_study import GRID, attention, cover
 from serve.app_tables import comparison, confusions, published
 from serve.decoding import Decoder
@@ -238,5 +240,13 @@ def test_ready_models_come_by_dataset_and_accuracy() -> None:
         for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))
     }
     engine = SimpleNamespace(models=lambda: infos)
-    assert ready(engine, "mnist") == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
-    assert ready(engine, "cifar10") == ["c.cifar10"]  # type: ignore[arg-type]
+    assert [model.name for model in ready(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
+    assert ready(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
+
+
+def test_the_page_can_be_opened_while_a_model_becomes_ready() -> None:
+    digits = replace(running_model(99.6, "fp32"), name="vanilla_vgg16.mnist")
+    readings = [{}, {digits.name: digits}]
+    engine = SimpleNamespace(models=lambda: readings.pop(0) if len(readings) > 1 else readings[0])
+    assert chooser(engine, "mnist").choices == []  # type: ignore[arg-type]
+    assert chooser(engine, "mnist").choices == [("Vanilla VGG16 · 99.60 % in fp32", digits.name)]  # type: ignore[arg-type]
