@@ -15,7 +15,7 @@ const clear = element.querySelector("[data-do=clear]");
 const strokes = [];
 let current = null;
 let pointer = null;
-let pen = { x: SIDE / 2, y: SIDE / 2, down: false };
+const pen = { x: SIDE / 2, y: SIDE / 2, down: false };
 let sent = 0;
 let timer = null;
 
@@ -115,6 +115,7 @@ canvas.addEventListener("pointerup", end);
 canvas.addEventListener("pointercancel", end);
 
 function takeBack() {
+	pointer = current = null; // what is being drawn is over too
 	penUp();
 	strokes.pop();
 	show();
@@ -122,6 +123,7 @@ function takeBack() {
 }
 
 function takeAll() {
+	pointer = current = null;
 	penUp();
 	strokes.length = 0;
 	show();
@@ -156,7 +158,7 @@ canvas.addEventListener("keydown", (event) => {
 		showPen();
 	} else if (event.key === " ") {
 		if (pen.down) send();
-		pen.down = !pen.down;
+		pen.down = !pen.down && pointer === null; // one stroke at a time
 		if (pen.down) begin(pen.x, pen.y);
 		showPen();
 	} else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) {
