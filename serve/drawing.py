@@ -174,7 +174,7 @@ def _running_max(values: Floats, window: int) -> Floats:
 
 
 def _otsu(values: Floats) -> tuple[float, float, float, float]:
-    """Otsu's threshold of `values` in [0, 1] or [0, 255], the mean above and below it, and the spread below it."""
+    """Otsu's threshold of `values` in [0, 1], the mean above and below it, and the spread below it."""
     top = max(float(values.max()), 1e-6)
     counts, edges = np.histogram(values, bins=128, range=(0.0, top))
     middles = (edges[:-1] + edges[1:]) / 2

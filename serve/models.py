@@ -93,7 +93,7 @@ class Model:
 
 def find(folder: Path) -> list[str]:
     """Names of the models under `folder`: every folder in it that holds weights or ONNX files, or cannot be read; then
-    loading tells why. Names that cannot be printed are left out. None where `folder` itself cannot be read."""
+    loading tells why. Names that cannot be printed are left out. Empty where `folder` itself cannot be read."""
     try:
         return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
     except OSError:
