@@ -11,7 +11,7 @@ from serve.app_ask import ask, ask_all, best, digit_from_file, picture_from_file
 from serve.app_parts import picture_input, refusal
 from serve.decoding import Decoder
 from serve.engine import Engine
-from serve.errors import ApiError
+from serve.errors import ApiError, BadImage
 
 DIRECT: dict[str, Any] = {"queue": False, "api_visibility": "public"}
 
@@ -26,7 +26,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         answer is none or unsure (blank, dot, several, scribble).
         """
         try:
-            digit = await digit_from_file(decoder, image)
+            digit = await digit_from_file(decoder, _given(image))
             said = None if digit.pixels is None else await ask(engine, model or best(engine, "mnist"), digit.pixels)
         except ApiError as error:
             raise refusal(error.message) from error
@@ -35,7 +35,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
     async def classify_picture(image: str | None, model: str = "") -> dict[str, Any]:
         """The CIFAR-10 class of a picture's centre square. `model` as in /classify_digit."""
         try:
-            pixels = await picture_from_file(decoder, image)
+            pixels = await picture_from_file(decoder, _given(image))
             return _answer(await ask(engine, model or best(engine, "cifar10"), pixels))
         except ApiError as error:
             raise refusal(error.message) from error
@@ -46,9 +46,9 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
             raise refusal(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
         try:
             if dataset == "mnist":
-                pixels = (await digit_from_file(decoder, image)).pixels
+                pixels = (await digit_from_file(decoder, _given(image))).pixels
             else:
-                pixels = await picture_from_file(decoder, image)
+                pixels = await picture_from_file(decoder, _given(image))
             if pixels is None:
                 raise refusal("there is no digit in the picture")
             answers = await ask_all(engine, dataset, pixels)
@@ -69,6 +69,12 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         gr.Button().click(classify_picture, [image, model], answer, api_name="classify_picture", **DIRECT)
         gr.Button().click(compare, [image, dataset], answer, api_name="compare", **DIRECT)
         gr.Button().click(models, None, answer, api_name="models", **DIRECT)
+
+
+def _given(image: str | None) -> str:
+    if image is None:
+        raise BadImage(400, "no picture was given")
+    return image
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

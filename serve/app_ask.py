@@ -58,19 +58,19 @@ async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.
 
 
 async def digit_from_file(decoder: Decoder, path: str | None) -> drawing.Digit:
-    """An uploaded photo of a digit, prepared. Raises ApiError, as the decoder does."""
+    """Prepare an uploaded photo of a digit; None is a blank one. Raises ApiError, as the decoder does."""
+    if path is None:
+        return drawing.Digit(None, "blank")
     return await _digit(decoder, await _read(path))
 
 
-async def picture_from_file(decoder: Decoder, path: str | None) -> Pixels:
+async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
     """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
     pixels: Pixels = (await decoder(await _read(path), PICTURE, timeout=decoder.settings.timeout))[0]
     return pixels
 
 
-async def _read(path: str | None) -> bytes:
-    if path is None:
-        raise BadImage(400, "no picture was given")
+async def _read(path: str) -> bytes:
     return await asyncio.to_thread(Path(path).read_bytes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,9 +15,10 @@ from PIL import Image
 from serve.app_answer import Answer, digit_answer, picture_answer, title
 from serve.app_ask import digit_from_drawing, digit_from_file, ready
 from serve.app_cards import cards, markdown, mistakes
-from serve.app_parts import chooser
+from serve.app_parts import Seen, chooser
 from serve.app_study import GRID, attention, cover
 from serve.app_tables import comparison, confusions, published
+from serve.app_tabs import digit_tab
 from serve.decoding import Decoder
 from serve.drawing import Digit
 from serve.errors import BadImage
@@ -100,6 +102,27 @@ def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: P
     image.paste((255, 255, 255, 255), (90, 40, 105, 160))
     image.save(tmp_path / "canvas.png")
     assert asyncio.run(digit_from_file(decoder, str(tmp_path / "canvas.png"))).problem is None
+
+
+@pytest.mark.parametrize(("event", "broken"), [("draw", "data:image/png;base64,aGVsbG8="), ("photograph", "photo.png")])
+def test_a_digit_that_is_no_longer_shown_is_not_studied(
+    decoder: Decoder, tmp_path: Path, event: str, broken: str
+) -> None:
+    (tmp_path / "photo.png").write_text("no picture")
+
+    async def work() -> None:
+        with gr.Blocks() as page:  # outside of an event loop it would make one, and leave it open
+            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(Seen()))  # type: ignore[arg-type]
+        (show,) = (function.fn for function in page.fns.values() if function.name == event)
+        given = str(tmp_path / broken) if event == "photograph" else broken
+        html, digit, seen = await show(given, None, Seen(mnist=PIXELS))
+        assert "Not a picture" in html
+        assert digit.pixels is None
+        assert seen.mnist is None
+        _, _, seen = await show(None, None, Seen(mnist=PIXELS))
+        assert seen.mnist is None
+
+    asyncio.run(work())
 
 
 def running_model(accuracy: float, precision: str) -> ModelInfo:
