@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
-from serve.lines import Batch, Job, Lines, Result
 from serve.metrics import Metrics
 from serve.models import Images, Model, ModelInfo
+from serve.queues import Batch, Job, Queues, Result
 from serve.repository import Repository
 from serve.settings import Settings
 
@@ -40,16 +40,16 @@ class Engine:
         self.metrics = Metrics()
         self.repository = Repository(settings)
         self.draining = False
-        self._lines = Lines(settings)
-        self._lock = threading.Lock()  # for all that follows, and the lines
+        self._queues = Queues(settings)
+        self._lock = threading.Lock()  # for all that follows, and the queues
         self._running = 0
         self._alone = False  # the run on its way has all cores: no other may begin
         self._sleeping = 0  # threads
-        self._roused = False  # the event loop is about to see to what came
+        self._beginning = False  # an event loop is about to call `_begin`
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self.metrics.depth.set_function(lambda: self._lines.images)
+        self.metrics.depth.set_function(lambda: self._queues.images)
         self.metrics.models.set_function(lambda: len(self.models()))
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Engine:
         self.draining = True
         with self._lock:
             self._closed = True
-            left = self._lines.clear()
+            left = self._queues.clear()
         _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Engine:
             return await job.answer
         except (asyncio.CancelledError, DeadlineExceeded):
             with self._lock:
-                self._lines.remove(loaded, job)
+                self._queues.remove(loaded, job)
             raise
         finally:
             timer.cancel()
@@ -140,12 +140,12 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise Overloaded("the server is shutting down")
-            if self._lines.images + len(job.images) > self.settings.max_queue:
+            if self._queues.images + len(job.images) > self.settings.max_queue:
                 raise Overloaded
-            self._lines.put(model, job)
-            rouse = self._sleeping > 0 and not self._alone and not self._roused
-            self._roused = self._roused or rouse
-        if rouse:
+            self._queues.put(model, job)
+            begin = self._sleeping > 0 and not self._alone and not self._beginning
+            self._beginning = self._beginning or begin
+        if begin:
             # Once this turn of the loop is over: what else came with it gets into the same batch, and no thread wakes
             # up only to wait for the interpreter's lock.
             job.loop.call_soon(self._begin)
@@ -153,24 +153,24 @@ class Engine:
     def _begin(self) -> None:
         """Has a thread, which sleeps, do what is there; a lone image of a fast model runs here and now."""
         with self._lock:
-            self._roused = False
-            lone = self._lines.lone()
+            self._beginning = False
+            model = self._queues.only_image()
             here = (
-                lone is not None
+                model is not None
                 and not self._running
-                and lone.lone_seconds <= BRIEF
+                and model.single_image_seconds <= BRIEF
                 and not self.settings.max_delay
                 # At the end the loop has to be quick to accept whoever is still on the way.
                 and not self.draining
             )
             batch = self._take()[0] if here else None
             if batch is None:
-                self._rouse()
+                self._wake_one()
                 return
         self._answer(batch, _settle)
         with self._lock:
             self._over()
-            self._rouse()  # others may have come meanwhile, from other threads
+            self._wake_one()  # others may have come meanwhile, from other threads
 
     def _work(self) -> None:
         while True:
@@ -195,11 +195,11 @@ class Engine:
         """A batch to run now; or none, and the seconds until there may be one, if that is known."""
         if self._alone:
             return None, None
-        batch, pause = self._lines.take(self._running)
+        batch, pause = self._queues.take(self._running)
         if batch is not None:
             self._running += 1
             self._alone = batch.alone
-            self._rouse()
+            self._wake_one()
         return batch, pause
 
     def _over(self) -> None:
@@ -207,9 +207,9 @@ class Engine:
         self._running -= 1
         self._alone = False
 
-    def _rouse(self) -> None:
+    def _wake_one(self) -> None:
         """Wakes one thread up where there may be work for it; taking some, it wakes up the next."""
-        if self._lines.images and self._sleeping and not self._alone:
+        if self._queues.images and self._sleeping and not self._alone:
             self._wake.put(None)
 
     def _answer(self, batch: Batch, deliver: Callable[[_Answers], None] | None = None) -> None:

@@ -45,7 +45,7 @@ class Model:
     """A loaded network. One thread at a time may call `run`, as many as there are cores `run_on_one_core`.
 
     Attributes:
-        lone_seconds: what a run of one image took when it was loaded; infinite before `warm`.
+        single_image_seconds: what a run of one image took when it was loaded; infinite before `warm`.
         shares_cores: whether runs of one core each do the work sooner than runs on all of them, one after another.
     """
 
@@ -57,7 +57,7 @@ class Model:
         sizes: tuple[int, ...] = (),
     ) -> None:
         self.info = info
-        self.lone_seconds = math.inf
+        self.single_image_seconds = math.inf
         self.shares_cores = on_one_core is not None
         self._session = session
         self._on_one_core = on_one_core or session
@@ -70,7 +70,7 @@ class Model:
         for _ in range(3):
             began = time.perf_counter()
             self.run(np.zeros((1, *self.info.image_size), np.uint8))
-            self.lone_seconds = min(self.lone_seconds, time.perf_counter() - began)
+            self.single_image_seconds = min(self.single_image_seconds, time.perf_counter() - began)
         if self.shares_cores:
             self.run_on_one_core(np.zeros((1, *self.info.image_size), np.uint8))
 

@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 
 from serve.errors import BadRequest
-from serve.lines import Result
 from serve.models import OUTPUTS, Images
+from serve.queues import Result
 
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")

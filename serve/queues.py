@@ -1,4 +1,4 @@
-"""What waits for a run, and which of it is the next: a line of jobs for each model, and cores to share between runs."""
+"""What waits for a run, and what runs next: a queue of jobs for each model, and cores to share between runs."""
 
 import asyncio
 import math
@@ -40,15 +40,17 @@ class Batch:
 
 
 @dataclass(slots=True, eq=False)
-class _Line:
-    """The jobs that wait for one loaded model. A reload begins a new line: a job stays with the version that its images
-    were checked for."""
+class _Queue:
+    """The jobs that wait for one loaded model.
+
+    A reload begins a new queue: a job stays with the version of the model that its images were checked for.
+    """
 
     model: Model
     jobs: deque[Job] = field(default_factory=deque)
 
 
-class Lines:
+class Queues:
     """The jobs that wait. Not for several threads at once: the engine has a lock for that.
 
     Few jobs, fewer than there are cores, go into one run on all cores, the soonest way to their answers. Many go into
@@ -64,77 +66,77 @@ class Lines:
         self.images = 0
         self._max_batch = settings.max_batch
         self._max_delay = settings.max_delay
-        self._lines: dict[Model, _Line] = {}  # those with jobs
+        self._queues: dict[Model, _Queue] = {}  # those with jobs
 
     def put(self, model: Model, job: Job) -> None:
-        self._lines.setdefault(model, _Line(model)).jobs.append(job)
+        self._queues.setdefault(model, _Queue(model)).jobs.append(job)
         self.images += len(job.images)
 
     def remove(self, model: Model, job: Job) -> None:
         """Takes a job back, where it still waits."""
-        line = self._lines.get(model)
-        if line is not None and job in line.jobs:
-            line.jobs.remove(job)
+        queue = self._queues.get(model)
+        if queue is not None and job in queue.jobs:
+            queue.jobs.remove(job)
             self.images -= len(job.images)
-            if not line.jobs:
-                del self._lines[model]
+            if not queue.jobs:
+                del self._queues[model]
 
     def clear(self) -> list[Job]:
         """Takes all."""
-        left = [job for line in self._lines.values() for job in line.jobs]
-        self._lines.clear()
+        left = [job for queue in self._queues.values() for job in queue.jobs]
+        self._queues.clear()
         self.images = 0
         return left
 
-    def lone(self) -> Model | None:
+    def only_image(self) -> Model | None:
         """The model that a single image, all that waits, is for."""
-        return next(iter(self._lines)) if self.images == 1 else None
+        return next(iter(self._queues)) if self.images == 1 else None
 
     def take(self, running: int) -> tuple[Batch | None, float | None]:
         """The next batch, which may begin at once beside `running` others.
 
         Without one, the seconds until one may; None: not before a job comes or a run ends.
         """
-        line, pause = self._next()
-        if line is None or pause:
+        queue, pause = self._next()
+        if queue is None or pause:
             return None, pause
-        apart = line.model.shares_cores and not self._max_delay  # who has runs wait for company wants large ones
+        apart = queue.model.shares_cores and not self._max_delay  # who has runs wait for company wants large ones
         if running and not apart:
             return None, None
-        alone = not running and not (apart and sum(len(line.jobs) for line in self._lines.values()) >= self.cores)
+        alone = not running and not (apart and sum(len(other.jobs) for other in self._queues.values()) >= self.cores)
         # Beside others no more than leaves something for each free core.
         share = self.images if alone else math.ceil(self.images / (self.cores - running))
-        return Batch(line.model, self._pop(line, min(share, self._max_batch)), alone), None
+        return Batch(queue.model, self._pop(queue, min(share, self._max_batch)), alone), None
 
-    def _next(self) -> tuple[_Line | None, float | None]:
-        """The line to run, if any, and the seconds to wait for it to fill up yet.
+    def _next(self) -> tuple[_Queue | None, float | None]:
+        """The queue to run, if any, and the seconds to wait for it to fill up yet.
 
         It is the one whose first job has waited longest; but while that may still wait, a full one comes before it.
         """
-        line = _longest(self._lines.values())
-        if line is None or not self._max_delay:
-            return line, None
-        pause = line.jobs[0].queued + self._max_delay - time.perf_counter()
+        queue = _oldest(self._queues.values())
+        if queue is None or not self._max_delay:
+            return queue, None
+        pause = queue.jobs[0].queued + self._max_delay - time.perf_counter()
         if pause <= 0:
-            return line, None
-        full = _longest(
-            line for line in self._lines.values() if sum(len(job.images) for job in line.jobs) >= self._max_batch
+            return queue, None
+        full = _oldest(
+            queue for queue in self._queues.values() if sum(len(job.images) for job in queue.jobs) >= self._max_batch
         )
-        return (line, pause) if full is None else (full, None)
+        return (queue, pause) if full is None else (full, None)
 
-    def _pop(self, line: _Line, most: int) -> list[Job]:
+    def _pop(self, queue: _Queue, most: int) -> list[Job]:
         """Its first jobs, of `most` images together, or one job of more."""
-        jobs = [line.jobs.popleft()]
+        jobs = [queue.jobs.popleft()]
         size = len(jobs[0].images)
-        while line.jobs and size + len(line.jobs[0].images) <= most:
-            jobs.append(line.jobs.popleft())
+        while queue.jobs and size + len(queue.jobs[0].images) <= most:
+            jobs.append(queue.jobs.popleft())
             size += len(jobs[-1].images)
-        if not line.jobs:
-            del self._lines[line.model]
+        if not queue.jobs:
+            del self._queues[queue.model]
         self.images -= size
         return jobs
 
 
-def _longest(lines: Iterable[_Line]) -> _Line | None:
+def _oldest(queues: Iterable[_Queue]) -> _Queue | None:
     """The one whose first job has waited longest."""
-    return min(lines, key=lambda line: line.jobs[0].queued, default=None)
+    return min(queues, key=lambda queue: queue.jobs[0].queued, default=None)
