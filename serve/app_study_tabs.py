@@ -9,8 +9,8 @@ import gradio as gr
 from serve.app_answer import Pixels, message, title
 from serve.app_ask import ask_all, example, ready
 from serve.app_cards import cards, markdown
+from serve.app_occlusion import occlusion_map
 from serve.app_parts import LIVE, Seen, chooser, html
-from serve.app_study import attention
 from serve.app_tables import DATASETS, comparison, explanation, published
 from serve.decoding import Decoder
 from serve.engine import Engine
@@ -62,7 +62,7 @@ def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab
             return message("No model is ready.")
         try:
             pixels, note = await _shown(decoder, seen, dataset)
-            found = await attention(engine, model, pixels)
+            found = await occlusion_map(engine, model, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
         return note + explanation(pixels, found, cards(engine.settings.models).get(model))

@@ -9,13 +9,13 @@ import numpy as np
 
 from serve.app_answer import Answer, Pixels, percent, png, title
 from serve.app_cards import Card, mistakes
-from serve.app_study import GRID, Attention, overlay
+from serve.app_occlusion import GRID, OcclusionMap, overlay
 from serve.models import ModelInfo
 
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
 # Change of the log-odds below which a heat map pales: it takes 50 % to 38 %.
-LITTLE_EVIDENCE = 0.5
+SMALL_DROP = 0.5
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -87,19 +87,19 @@ def comparison(
     )
 
 
-def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
+def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None) -> str:
     """The heat map, what it is, and what the model takes for what."""
     answer = found.answer
     label = escape(answer.labels[answer.best])
     share = percent(float(answer.probabilities[answer.best]))
     # Scaled to its own largest loss, a map of next to nothing would glow like any other.
-    heat = found.heat * np.float32(min(1, found.evidence / LITTLE_EVIDENCE))
+    heat = found.heat * np.float32(min(1, found.log_odds_drop / SMALL_DROP))
     says = f"The warmer a place, the more evidence for {label} is lost when it is covered. "
-    if found.loss < 0.05:
-        least = percent(1 - found.loss)
+    if found.probability_drop < 0.05:
+        least = percent(1 - found.probability_drop)
         says += f"No single spot decides: whatever is covered, it keeps at least {least} of its probability."
     else:
-        says += f"At the most, {percent(found.loss)} of its probability goes."
+        says += f"At the most, {percent(found.probability_drop)} of its probability goes."
     method = (
         f"Measured from outside: {GRID * GRID} copies of the picture, each with one spot covered, were put to the model"
         f" ({1e3 * found.seconds:.0f} ms in all)."

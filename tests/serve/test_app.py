@@ -15,8 +15,8 @@ from PIL import Image
 from serve.app_answer import Answer, digit_answer, picture_answer, title
 from serve.app_ask import digit_from_drawing, digit_from_file, ready
 from serve.app_cards import cards, markdown, mistakes
+from serve.app_occlusion import GRID, cover, occlusion_map
 from serve.app_parts import Seen, chooser
-from serve.app_study import GRID, attention, cover
 from serve.app_tables import comparison, confusions, published
 from serve.app_tabs import digit_tab
 from serve.decoding import Decoder
@@ -234,10 +234,10 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     engine = OneSpot(*spot)
     pixels = np.zeros((28, 28, 1), np.uint8)
     pixels[spot] = 255
-    found = asyncio.run(attention(engine, "one.mnist", pixels))  # type: ignore[arg-type]
+    found = asyncio.run(occlusion_map(engine, "one.mnist", pixels))  # type: ignore[arg-type]
     assert found.answer.best == 1
-    assert found.loss == pytest.approx(0.88 / 0.9, abs=1e-3)
-    assert found.evidence == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
+    assert found.probability_drop == pytest.approx(0.88 / 0.9, abs=1e-3)
+    assert found.log_odds_drop == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
     hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
     assert np.abs(hottest - spot).max() <= 4
     assert found.heat[spot] > 0.9
