@@ -87,9 +87,11 @@ class Settings:
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The fields of `Settings` that variables give: SERVE_MODELS, SERVE_MAX_BATCH, SERVE_API_KEY and so on."""
-    given = {entry.name: environment.get(PREFIX + entry.name.upper()) for entry in fields(Settings)}
-    kinds = {entry.name: type(entry.default) for entry in fields(Settings)}
-    return {name: _parse(name, kinds[name], text) for name, text in given.items() if text is not None}
+    return {
+        entry.name: _parse(entry.name, type(entry.default), text)
+        for entry in fields(Settings)
+        if (text := environment.get(PREFIX + entry.name.upper())) is not None
+    }
 
 
 def _parse(name: str, kind: type, text: str) -> Any:
