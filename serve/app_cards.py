@@ -58,6 +58,8 @@ def cards(folder: Path) -> dict[str, Card]:
     """The cards under `folder` by name; a folder without README.md and metrics.json is none."""
     found = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        # Less than train/ asks for, which works on complete models: here a folder is shown for whatever it has, with a
+        # dash for each figure that is missing.
         if (entry / "README.md").is_file() or (entry / "metrics.json").is_file():
             found[entry.name] = Card(entry.name, entry, _metrics(entry / "metrics.json"))
     return found
