@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.bodies import Bodies
 from serve.classify import Classify
 from serve.decoding import Decoder
-from serve.dispatch import Dispatch, error_response
+from serve.dispatch import Dispatch, http_error_response
 from serve.engine import Engine
-from serve.gate import OPEN, Gate
+from serve.gate import KEYLESS, Gate
 from serve.openapi import with_key
 from serve.routes import api_routes
 from serve.settings import Settings, from_environment
@@ -82,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.router.routes.extend(routes)
     if settings.api_key:
         describe = app.openapi
-        app.openapi = lambda: with_key(describe(), OPEN)  # type: ignore[method-assign]
+        app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
     if settings.app:
         from serve.app import mount
 
@@ -100,4 +100,4 @@ def _version() -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+    return http_error_response(error)

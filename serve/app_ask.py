@@ -17,7 +17,7 @@ from serve.images import decode
 from serve.models import ModelInfo
 
 PICTURE = (32, 32, 3)  # (H, W, C) of CIFAR-10
-DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
+ENOUGH_FOR_DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
 
 
 def ready(engine: Engine, dataset: str) -> list[ModelInfo]:
@@ -81,7 +81,7 @@ async def _digit(decoder: Decoder, data: bytes) -> drawing.Digit:
 
 def _prepared(data: bytes, *, max_pixels: int) -> drawing.Digit:
     # Over white, white strokes would vanish; the preparation finds a paper that shows them.
-    return drawing.prepare(decode(data, max_pixels=max_pixels, enough=DIGIT, measure=max, alpha=True))
+    return drawing.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
 
 
 async def example(decoder: Decoder, dataset: str) -> Pixels:

@@ -29,7 +29,7 @@ log = logging.getLogger("serve")
 
 API = "/gradio_api/"
 # What the page and gradio_client ask for. Gradio has more: a proxy, what fetches files of other servers, recordings.
-OPEN = frozenset((
+OPEN_ROUTES = frozenset((
     "api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset",
     "run", "startup-events", "theme.css", "upload", "upload_progress",
 ))  # fmt: skip
@@ -65,7 +65,7 @@ class Guard:
         path = route_path(scope)
         # "file=..." is one of the routes.
         part = path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
-        if part and part not in OPEN:
+        if part and part not in OPEN_ROUTES:
             await say(404, f"nothing is at {path!r:.200}")
             return
         if part == "file" and "://" in path:

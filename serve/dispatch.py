@@ -42,7 +42,7 @@ class Dispatch:
         except ApiError as error:
             response = error_response(error.status, error.message, error.headers)
         except HTTPException as error:
-            response = error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+            response = http_error_response(error)
         await response(scope, receive, send)
 
     def _search(self, method: str, path: str, root_path: str) -> tuple[Handler, dict[str, Any]]:
@@ -77,3 +77,8 @@ def _first(path: str) -> str:
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """`{"error": message}`."""
     return Response(orjson.dumps({"error": message}), status, headers, "application/json")
+
+
+def http_error_response(error: HTTPException) -> Response:
+    """Answer an HTTPException of Starlette's in the same form."""
+    return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
