@@ -12,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from serve.drawing import Digit, Problem
+from serve.models import Scores
+from serve.queues import ranked
 
 Pixels = npt.NDArray[np.uint8]
-Scores = npt.NDArray[np.float32]
 
 SURE = 0.75  # below this probability the best class is called a guess
 PROBLEMS: dict[Problem, str] = {
@@ -38,7 +39,7 @@ class Answer:
     @property
     def order(self) -> list[int]:
         """Class indices, best first."""
-        return [int(i) for i in np.argsort(-self.probabilities, kind="stable")]
+        return ranked(self.probabilities)
 
     @property
     def best(self) -> int:

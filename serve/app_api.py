@@ -9,6 +9,7 @@ import gradio as gr
 from serve.app_answer import Answer
 from serve.app_ask import ask, ask_all, best, digit_from_file, picture_from_file, ready
 from serve.app_parts import picture_input, refusal
+from serve.classify import predictions
 from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError, BadImage
@@ -78,8 +79,4 @@ def _given(image: str | None) -> str:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    predictions = [
-        {"label": answer.labels[i], "index": i, "probability": round(float(answer.probabilities[i]), 6)}
-        for i in answer.order
-    ]
-    return {"model": answer.model, "predictions": predictions}
+    return {"model": answer.model, "predictions": predictions(answer.labels, answer.probabilities)}

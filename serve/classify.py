@@ -1,6 +1,8 @@
 """POST /classify/{model}: a picture in, the best classes out."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -14,6 +16,8 @@ from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
 from serve.forms import without_charset
 from serve.gate import RECORD
+from serve.models import Scores
+from serve.queues import ranked
 
 TOP = 5
 
@@ -28,7 +32,7 @@ class Classify:
 
     async def post(self, request: Request) -> Response:
         """Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
-        late = time.monotonic() + self._engine.settings.timeout
+        deadline = time.monotonic() + self._engine.settings.timeout
         name = request.path_params["model"]
         record = request.scope[RECORD]
         record.route = "classify"
@@ -38,13 +42,18 @@ class Classify:
         async with self._bodies.read(request) as body:
             data = await _picture(request, body)
             async with ClientWaits(request.receive):
-                images = await self._decoder(data, info.image_size, timeout=late - time.monotonic())
-                result = await self._engine.infer(name, images, timeout=late - time.monotonic())
-        probabilities: list[float] = result.probabilities[0].tolist()
-        labels = result.model.labels
-        best = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)[:top]
-        answer = [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in best]
-        return Response(orjson.dumps({"model": name, "predictions": answer}), media_type="application/json")
+                images = await self._decoder(data, info.image_size, timeout=deadline - time.monotonic())
+                result = await self._engine.infer(name, images, timeout=deadline - time.monotonic())
+        best = predictions(result.model.labels, result.probabilities[0], top)
+        return Response(orjson.dumps({"model": name, "predictions": best}), media_type="application/json")
+
+
+def predictions(labels: Sequence[str], probabilities: Scores, most: int | None = None) -> list[dict[str, Any]]:
+    """Build the answer's list from float32 [classes]: label, index and probability of each class, best first."""
+    return [
+        {"label": labels[index], "index": index, "probability": float(probabilities[index])}
+        for index in ranked(probabilities, most)
+    ]
 
 
 def _top(text: str | None) -> int:

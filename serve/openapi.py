@@ -5,6 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from serve.classify import TOP
+from serve.models import OUTPUTS
+from serve.v2_tensors import HEADER
+
 
 class Error(BaseModel):
     """Every answer that is no success."""
@@ -165,7 +169,7 @@ INFER: dict[str, Any] = {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": {"enum": ["logits", "probabilities"]},
+                    "name": {"enum": list(OUTPUTS)},
                     "parameters": OUTPUT_PARAMETERS,
                 },
             },
@@ -184,10 +188,10 @@ TOP_K: dict[str, Any] = {
     "in": "query",
     "required": False,
     "description": "how many classes to answer with",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": TOP},
 }
 LENGTH: dict[str, Any] = {
-    "name": "Inference-Header-Content-Length",
+    "name": HEADER,
     "in": "header",
     "required": False,
     "description": "bytes of JSON, where raw tensors follow it",

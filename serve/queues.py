@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from serve.models import Images, Model, ModelInfo, Scores
 from serve.settings import Settings
 
@@ -18,6 +20,12 @@ class Result:
     logits: Scores
     probabilities: Scores
     model: ModelInfo
+
+
+def ranked(scores: Scores, most: int | None = None) -> list[int]:
+    """Rank class indices by float32 [classes], best first, `most` of them; of equals the lower index comes first."""
+    order: list[int] = np.argsort(-scores, kind="stable")[:most].tolist()
+    return order
 
 
 @dataclass(slots=True, eq=False)

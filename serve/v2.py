@@ -20,12 +20,12 @@ from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
 from serve.gate import RECORD
 from serve.models import OUTPUTS, ModelInfo
+from serve.v2_tensors import HEADER
 
 NAME = "deep-image-zoo"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
 # A folder holds one version of a model; which one it is, the weights' SHA-256 in the metadata tells.
 VERSION = "1"
-HEADER = "Inference-Header-Content-Length"
 
 
 class V2:
@@ -88,8 +88,8 @@ class V2:
     async def infer(self, request: Request) -> Response:
         """Raises ApiError: 400, 404, 408, 413, 415, 503, 504."""
         began = time.monotonic()
+        deadline = began + self._engine.settings.timeout
         info = self._info(request, "v2_infer")
-        seconds = self._engine.settings.timeout
         async with self._bodies.read(request) as body:
             most = self._engine.settings.max_images
             length = v2_tensors.header_length(request.headers.get(HEADER), len(body))
@@ -99,11 +99,9 @@ class V2:
             else:
                 message = v2_tensors.parse(body, length, info.image_size, max_images=most)
             if message.seconds is not None:
-                seconds = min(seconds, message.seconds)
+                deadline = min(deadline, began + message.seconds)
             async with ClientWaits(request.receive):
-                result = await self._engine.infer(
-                    info.name, message.images, timeout=seconds - (time.monotonic() - began)
-                )
+                result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
         answer, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
         return _coded(answer, headers, request.headers.get("accept-encoding", ""))

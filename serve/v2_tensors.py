@@ -12,9 +12,11 @@ import numpy as np
 import orjson
 
 from serve.errors import BadRequest
-from serve.models import OUTPUTS, Images
-from serve.queues import Result
+from serve.models import OUTPUTS, Images, Scores
+from serve.queues import Result, ranked
 
+# Tells how many bytes of a body are JSON, where raw tensors follow.
+HEADER = "Inference-Header-Content-Length"
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
@@ -67,7 +69,7 @@ def header_length(header: str | None, total: int) -> int:
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
-        raise BadRequest(f"Inference-Header-Content-Length is {header!r:.50}; valid are 0 to {total}")
+        raise BadRequest(f"{HEADER} is {header!r:.50}; valid are 0 to {total}")
     return int(header)
 
 
@@ -97,9 +99,11 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
     if tensor.get("datatype") != "UINT8":
         raise BadRequest(f"datatype of 'image' is {tensor.get('datatype')!r:.50}; valid is 'UINT8'")
     size = tensor.get("shape")
-    if not isinstance(size, list) or not all(type(part) is int and part > 0 for part in size):
-        raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
-    if tuple(size[1:]) != shape:
+    if (
+        not isinstance(size, list)
+        or not all(type(part) is int and part > 0 for part in size)
+        or tuple(size[1:]) != shape
+    ):
         raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
     if size[0] > max_images:
         raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
@@ -180,31 +184,29 @@ def render(request: Request, result: Result, version: str) -> tuple[bytes, int |
     if request.id is not None:
         message["id"] = request.id
     for output in request.outputs:
-        values = getattr(result, output.name)
+        scores = getattr(result, output.name)
+        texts: list[str] | None = None
         if output.classes:
-            texts = _best(values, result.model.labels, output.classes)
-            entry: dict[str, Any] = {"name": output.name, "datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
-            flat = [text for row in texts for text in row]
-            data: Any = flat
-            packed = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in flat)
+            rows = _best(scores, result.model.labels, output.classes)
+            kind, shape, texts = "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
         else:
-            entry = {"name": output.name, "datatype": "FP32", "shape": list(values.shape)}
-            data, packed = values, b""
+            kind, shape = "FP32", list(scores.shape)
+        entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": shape}
         if output.binary:
-            packed = packed or values.astype("<f4", copy=False).tobytes()
-            entry["parameters"] = {"binary_data_size": len(packed)}
-            raw.append(packed)
+            raw.append(scores.astype("<f4", copy=False).tobytes() if texts is None else _packed(texts))
+            entry["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            entry["data"] = data if output.classes else values.ravel().tolist()
+            entry["data"] = scores.ravel().tolist() if texts is None else texts
         message["outputs"].append(entry)
     head = orjson.dumps(message)
     return b"".join([head, *raw]), len(head) if raw else None
 
 
-def _best(values: Any, labels: list[str], classes: int) -> list[list[str]]:
-    """`value:index:label` of the best classes of each row, best first."""
-    rows = []
-    for row in values.tolist():
-        order = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:classes]
-        rows.append([f"{row[index]:f}:{index}:{labels[index]}" for index in order])
-    return rows
+def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
+    """Write the best classes of each row of float32 [n, classes] as `score:index:label`, best first."""
+    return [[f"{row[index]:f}:{index}:{labels[index]}" for index in ranked(row, classes)] for row in scores]
+
+
+def _packed(texts: list[str]) -> bytes:
+    """Pack a BYTES tensor: each text after its length, four bytes, little-endian."""
+    return b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, texts))
