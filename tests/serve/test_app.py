@@ -24,6 +24,7 @@ from serve.drawing import Digit
 from serve.errors import BadImage
 from serve.metrics import Metrics
 from serve.models import ModelInfo
+from serve.queues import ranked
 from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
@@ -40,6 +41,12 @@ def test_titles() -> None:
     assert title("improved_googlenet.cifar10") == "Improved GoogLeNet"
     assert title("vanilla_vgg16.mnist") == "Vanilla VGG16"
     assert title("other") == "Other"
+
+
+def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
+    scores = np.float32([0.1, 0.3, 0.1, 0.3, 0.2])
+    assert ranked(scores) == [1, 3, 4, 0, 2]
+    assert ranked(scores, 2) == [1, 3]
 
 
 def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
