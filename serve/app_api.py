@@ -18,13 +18,13 @@ DIRECT: dict[str, Any] = {"queue": False, "api_visibility": "public"}
 
 
 def add_api(engine: Engine, decoder: Decoder) -> None:
-    """Adds `/classify_digit`, `/classify_picture`, `/compare` and `/models` to the page's API."""
+    """Add `/classify_digit`, `/classify_picture`, `/compare` and `/models` to the page's API."""
 
     async def classify_digit(image: str | None, model: str = "") -> dict[str, Any]:
-        """The digit in a drawing or photo. `model` is a name of /models; empty takes the most accurate.
+        """Read the digit in a drawing or photo. `model` is a name from /models; empty: the most accurate one.
 
-        Returns the model, its predictions (label, index, probability, best first), and `problem`: null, or why the
-        answer is none or unsure (blank, dot, several, scribble).
+        Returns the model, its predictions (label, index, probability; best first), and `problem`: null, or why there is
+        no answer or an unsure one (blank, dot, several, scribble).
         """
         try:
             digit = await digit_from_file(decoder, _given(image))
@@ -34,7 +34,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         return {**(_answer(said) if said else {"model": None, "predictions": []}), "problem": digit.problem}
 
     async def classify_picture(image: str | None, model: str = "") -> dict[str, Any]:
-        """The CIFAR-10 class of a picture's centre square. `model` as in /classify_digit."""
+        """Name the CIFAR-10 class of a picture's centre square. `model` is as in /classify_digit."""
         try:
             pixels = await picture_from_file(decoder, _given(image))
             return _answer(await ask(engine, model or best(engine, "cifar10"), pixels))
@@ -42,7 +42,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
             raise refusal(error.message) from error
 
     async def compare(image: str | None, dataset: str = "cifar10") -> list[dict[str, Any]]:
-        """One picture through every ready model of `dataset`, mnist or cifar10; a list of answers with milliseconds."""
+        """Ask every ready model of `dataset` (mnist or cifar10) about one picture; answers come with milliseconds."""
         if dataset not in ("mnist", "cifar10"):
             raise refusal(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
         try:
@@ -58,7 +58,7 @@ def add_api(engine: Engine, decoder: Decoder) -> None:
         return [{**_answer(answer), "milliseconds": round(1e3 * answer.seconds, 2)} for answer in answers]
 
     def models() -> list[str]:
-        """Names of the ready models, for each dataset the most accurate first."""
+        """List the names of the ready models, for each dataset the most accurate first."""
         return [model.name for dataset in ("mnist", "cifar10") for model in ready(engine, dataset)]
 
     with gr.Column(visible=False):

@@ -17,7 +17,7 @@ from serve.images import decode
 from serve.models import ModelInfo
 
 PICTURE = (32, 32, 3)  # (H, W, C) of CIFAR-10
-ENOUGH_FOR_DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
+ENOUGH_FOR_DIGIT = 2 * drawing.WORK  # pixels on the longer side, plenty to find ink in
 
 
 def ready(engine: Engine, dataset: str) -> list[ModelInfo]:
@@ -27,7 +27,7 @@ def ready(engine: Engine, dataset: str) -> list[ModelInfo]:
 
 
 def best(engine: Engine, dataset: str) -> str:
-    """The most accurate ready model of `dataset`. Raises ApiError where none is ready."""
+    """Choose the most accurate ready model of `dataset`. Raises ApiError where none is ready."""
     models = ready(engine, dataset)
     if not models:
         raise ApiError(503, f"no model for {'digits' if dataset == 'mnist' else 'pictures'} is ready")
@@ -35,19 +35,19 @@ def best(engine: Engine, dataset: str) -> str:
 
 
 async def ask(engine: Engine, model: str, pixels: Pixels) -> Answer:
-    """One answer of `model` to uint8 [H, W, C] of its own size. Raises ApiError, as the engine does."""
+    """Ask `model` about uint8 [H, W, C] of its own size. Raises ApiError, as the engine does."""
     start = time.perf_counter()
     result = await engine.infer(model, pixels[None])
     return Answer(model, result.model.labels, result.probabilities[0], time.perf_counter() - start)
 
 
 async def ask_all(engine: Engine, dataset: str, pixels: Pixels) -> list[Answer]:
-    """The answers of all ready models of `dataset`, one after another, so that none waits for another in its time."""
+    """Ask all ready models of `dataset`, one after another, so that the time of none includes another's."""
     return [await ask(engine, model.name, pixels) for model in ready(engine, dataset)]
 
 
 async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.Digit:
-    """What the pad sent (a data URL, or nothing while it is blank), prepared. Raises ApiError, as the decoder does."""
+    """Prepare what the pad sent, a data URL, or nothing while it is blank. Raises ApiError, as the decoder does."""
     if not data_url:
         return drawing.Digit(None, "blank")
     try:
@@ -58,14 +58,15 @@ async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.
 
 
 async def digit_from_file(decoder: Decoder, path: str | None) -> drawing.Digit:
-    """Prepare an uploaded photo of a digit; None is a blank one. Raises ApiError, as the decoder does."""
+    """Prepare an uploaded photo of a digit, or nothing where there is none. Raises ApiError, as the decoder does."""
     if path is None:
         return drawing.Digit(None, "blank")
     return await _digit(decoder, await _read(path))
 
 
 async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
-    """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
+    """Read an uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder
+    does."""
     pixels: Pixels = (await decoder(await _read(path), PICTURE, timeout=decoder.settings.timeout))[0]
     return pixels
 
@@ -80,12 +81,12 @@ async def _digit(decoder: Decoder, data: bytes) -> drawing.Digit:
 
 
 def _prepared(data: bytes, *, max_pixels: int) -> drawing.Digit:
-    # Over white, white strokes would vanish; the preparation finds a paper that shows them.
+    # On white, white strokes would vanish; the preparation chooses a background that shows them.
     return drawing.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
 
 
 async def example(decoder: Decoder, dataset: str) -> Pixels:
-    """A picture that ships with the app, prepared for the models of `dataset`."""
+    """Prepare a picture that ships with the app for the models of `dataset`."""
     examples = Path(__file__).parent / "examples"
     if dataset == "mnist":
         digit = await digit_from_file(decoder, str(examples / "digit-5-on-paper.jpg"))

@@ -1,8 +1,8 @@
-"""Where a model looks, by occlusion: each spot of the picture is covered in turn, and the model asked again.
+"""Where a model looks, by occlusion: each spot of the picture is covered in turn, and the model is asked again.
 
 The exported models give logits and probabilities only, so a map from inside the network (class activation) would need
-another output, and VGG16's dense head has none to give. Covering needs nothing but answers, is the same measure for all
-six networks, and costs GRID * GRID runs in a few batches (Zeiler and Fergus, arXiv 1311.2901, section 4.2).
+another output, and VGG16's dense head has none to give. Occlusion needs nothing but answers, measures all six
+networks alike, and costs GRID * GRID runs in a few batches (Zeiler and Fergus, arXiv 1311.2901, section 4.2).
 """
 
 from __future__ import annotations
@@ -63,16 +63,18 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
 
 
 def _log_odds(logits: Floats, index: int) -> Floats:
-    """log(p / (1 - p)) of class `index`: float32 [n]. From logits, as probabilities near 1 have no digits for it."""
+    """Compute log(p / (1 - p)) of class `index`, float32 [n]. From logits: probabilities near 1 are too coarse."""
     others = np.delete(logits, index, axis=1)
     most = others.max(axis=1)
     return np.asarray(logits[:, index] - most - np.log(np.exp(others - most[:, None]).sum(axis=1)), np.float32)
 
 
 def cover(pixels: Pixels) -> tuple[Pixels, list[tuple[int, int]], int]:
-    """uint8 [GRID * GRID, H, W, C] with one spot covered in each, the spots' top left corners (y, x), and their side.
+    """Cover one spot in each of GRID * GRID copies.
 
-    A digit's ink is covered with its paper, black; of a photo the spot is blurred beyond recognition, because a box of
+    Returns the copies, uint8 [GRID * GRID, H, W, C], the spots' top left corners (y, x), and their side.
+
+    A digit is covered with its background, black; in a photo the spot is blurred beyond recognition, because a box of
     one colour would be an object of its own.
     """
     height, width, channels = pixels.shape
@@ -91,7 +93,7 @@ def cover(pixels: Pixels) -> tuple[Pixels, list[tuple[int, int]], int]:
 
 
 def _spread(drops: Floats, corners: list[tuple[int, int]], side: int, shape: tuple[int, ...]) -> Floats:
-    """Each pixel's mean drop over the spots that cover it, scaled to 1 at most: float32 of `shape` [H, W]."""
+    """Average the drops of the spots that cover each pixel, scaled to 1 at most: float32 of `shape` [H, W]."""
     total = np.zeros(shape, np.float32)
     count = np.zeros(shape, np.float32)
     for drop, (y, x) in zip(drops, corners, strict=True):
@@ -102,11 +104,11 @@ def _spread(drops: Floats, corners: list[tuple[int, int]], side: int, shape: tup
 
 
 def overlay(pixels: Pixels, heat: Floats, size: int = 336) -> Pixels:
-    """The picture in grey with the heat over it, uint8 [size, size, 3]."""
+    """Lay the heat over the picture in grey: uint8 [size, size, 3]."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     grey = np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST), np.float32)[..., None]
     warm = np.asarray(Image.fromarray(heat).resize((size, size), Image.Resampling.BICUBIC), np.float32).clip(0, 1)
-    # Dark red through orange to yellow: it grows lighter with the heat, so it reads without colour vision too.
+    # Dark red through orange to yellow: lighter means hotter, so it can be read without colour vision too.
     stops = np.array([[90, 0, 60], [200, 40, 30], [250, 140, 20], [255, 230, 90]], np.float32)
     colour = np.stack([np.interp(warm, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
     weight = (0.75 * warm**0.8)[..., None]

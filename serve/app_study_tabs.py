@@ -17,12 +17,12 @@ from serve.engine import Engine
 from serve.errors import ApiError
 
 SOURCES = [("The digit", "mnist"), ("The picture", "cifar10")]
-# These take long enough to say that they are under way.
+# These take long enough to show that they are under way.
 SLOW = {**LIVE, "show_progress": "minimal"}
 
 
 async def _shown(decoder: Decoder, seen: Seen, dataset: str) -> tuple[Pixels, str]:
-    """What the visitor showed for `dataset`, else an example, with a line that says so."""
+    """Choose what the visitor showed for `dataset`, else an example, with a line that says so."""
     pixels = seen.of(dataset)
     if pixels is not None:
         return pixels, ""
@@ -33,7 +33,7 @@ async def _shown(decoder: Decoder, seen: Seen, dataset: str) -> tuple[Pixels, st
 
 
 def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
-    """One picture through all published models of its dataset."""
+    """Lay out the tab that shows one picture to all models of its dataset."""
 
     async def side_by_side(dataset: str, seen: Seen) -> str:
         try:
@@ -55,7 +55,7 @@ def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -
 
 
 def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
-    """Where one model looks, and what it mixes up."""
+    """Lay out the tab that shows where one model looks, and what it mixes up."""
 
     async def explain(dataset: str, model: str | None, seen: Seen) -> str:
         if model is None:
@@ -84,11 +84,11 @@ def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab
 
 
 def models_tab(engine: Engine, tab: gr.Tab) -> None:
-    """All published figures beside the paper's, the report where there is one, and each model's card."""
+    """Lay out the tab of all figures beside the paper's, the report where there is one, and each model's card."""
     folder = engine.settings.models
 
     def documents() -> dict[str, Path]:
-        """What can be read here, by its name in the chooser."""
+        """Find what can be read here, by its name in the chooser."""
         # The report stands beside the folder of published models, as train/report.py writes it.
         found = {"Report": folder.resolve().parent / "REPORT.md"}
         for card in cards(folder).values():

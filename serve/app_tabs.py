@@ -20,7 +20,7 @@ NO_PICTURE = "Choose a picture, paste one, or take a photo."
 
 
 def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
-    """Lays the tab out and returns its chooser of models. What is drawn goes into `seen`."""
+    """Lay out the tab and return its chooser of models. What is drawn goes into `seen`."""
     shown = gr.State(BLANK)
 
     async def answer(digit: Digit, model: str | None) -> str:
@@ -61,7 +61,7 @@ def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
 
 
 def picture_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
-    """Lays the tab out and returns its chooser of models. What is chosen goes into `seen`."""
+    """Lay out the tab and return its chooser of models. What is chosen goes into `seen`."""
 
     async def answer(seen: Seen, model: str | None) -> str:
         if seen.cifar10 is None:

@@ -23,7 +23,7 @@ TOP = 5
 
 
 class Classify:
-    """The route's handler. It takes the request as it is: the framework's own parsing costs more than all of this."""
+    """The route's handler. It takes the bare request: the framework's own parsing would cost more than all of this."""
 
     def __init__(self, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
         self._engine = engine
@@ -31,7 +31,7 @@ class Classify:
         self._decoder = decoder
 
     async def post(self, request: Request) -> Response:
-        """Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
+        """Classify the picture of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
         deadline = time.monotonic() + self._engine.settings.timeout
         name = request.path_params["model"]
         record = request.scope[RECORD]
@@ -65,14 +65,14 @@ def _top(text: str | None) -> int:
 
 
 async def _picture(request: Request, body: bytes) -> bytes:
-    """The raw body, or the field `file` of a form."""
+    """Take the raw body, or the field `file` of a form."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    # A broken form is starlette's HTTPException, 400.
+    # For a broken form Starlette raises HTTPException, 400.
     scope = {**request.scope, "headers": without_charset(request.scope["headers"])}
     async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
         file = form.get("file")

@@ -1,4 +1,4 @@
-"""What the API's description says of bodies that the routes read and write themselves."""
+"""The API's description of bodies, which the routes read and write without FastAPI."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,7 +11,7 @@ from serve.v2_tensors import HEADER
 
 
 class Error(BaseModel):
-    """Every answer that is no success."""
+    """Every answer other than a success."""
 
     error: str = Field(description="what is wrong, and what would be right")
 
@@ -108,7 +108,7 @@ REASONS = {
     404: "unknown model",
     408: "the body did not arrive in time",
     413: "too many bytes, pixels or images",
-    415: "a format or coding that is not read",
+    415: "a format or coding that is not supported",
     422: "a parameter is wrong",
     503: "not ready, or overloaded: try again after Retry-After seconds",
     504: "no result in time",
@@ -152,7 +152,7 @@ INFER: dict[str, Any] = {
                         "items": {"type": "integer", "minimum": 1},
                         "minItems": 4,
                         "maxItems": 4,
-                        "description": "[n, H, W, C], as the model's metadata say",
+                        "description": "[n, H, W, C], as in the model's metadata",
                     },
                     "datatype": {"const": "UINT8"},
                     "data": JSON_NUMBERS,
@@ -179,7 +179,7 @@ INFER: dict[str, Any] = {
 
 
 def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for its `responses`."""
+    """Describe the error answers of a route, for its `responses`."""
     return {code: {"model": Error, "description": REASONS[code]} for code in codes}
 
 
@@ -222,7 +222,7 @@ INFERENCE: dict[str, Any] = {
 
 
 def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
-    """A parameter in the path."""
+    """Describe a parameter in the path."""
     found: dict[str, Any] = {
         "name": name,
         "in": "path",
@@ -234,15 +234,15 @@ def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
 
 
 def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
-    """A JSON body."""
+    """Describe a JSON body."""
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
 def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """The description of a server that wants a key for every path but those of `free`."""
+    """Add to the description that every path but those in `free` needs a key."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
-        "basic": {"type": "http", "scheme": "basic", "description": "any name, the key as the password"},
+        "basic": {"type": "http", "scheme": "basic", "description": "any user name, the key as the password"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     description["components"]["securitySchemes"] = schemes
@@ -253,5 +253,5 @@ def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, An
             if path in free:
                 operation["security"] = []
             else:
-                operation["responses"]["401"] = {"description": "the key is missing, or another", "content": content}
+                operation["responses"]["401"] = {"description": "the key is missing or wrong", "content": content}
     return description

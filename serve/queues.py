@@ -1,4 +1,4 @@
-"""What waits for a run, and what runs next: a queue of jobs for each model, and cores to share between runs."""
+"""What waits for a run, and what runs next: a queue of jobs for each model, and cores to share among runs."""
 
 import asyncio
 import math
@@ -23,7 +23,7 @@ class Result:
 
 
 def ranked(scores: Scores, most: int | None = None) -> list[int]:
-    """Rank class indices by float32 [classes], best first, `most` of them; of equals the lower index comes first."""
+    """Rank classes by float32 [classes]: the `most` best indices, best first; of equals the lower index first."""
     order: list[int] = np.argsort(-scores, kind="stable")[:most].tolist()
     return order
 
@@ -59,14 +59,14 @@ class _Queue:
 
 
 class Queues:
-    """The jobs that wait. Not for several threads at once: the engine has a lock for that.
+    """The jobs that wait. Not safe for several threads: the engine has a lock for that.
 
-    Few jobs, fewer than there are cores, go into one run on all cores, the soonest way to their answers. Many go into
-    runs of one core each, as many as there are cores: threads that never wait for each other do more.
+    Fewer jobs than there are cores go into one run on all cores, the fastest way to their answers. More go into runs of
+    one core each, as many as there are cores: threads that never wait for each other do more.
 
     Attributes:
-        cores: as many runs may be on their way at once.
-        images: how many wait.
+        cores: how many runs may go on at once.
+        images: how many images wait.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -81,7 +81,7 @@ class Queues:
         self.images += len(job.images)
 
     def remove(self, model: Model, job: Job) -> None:
-        """Takes a job back, where it still waits."""
+        """Remove a job, where it still waits."""
         queue = self._queues.get(model)
         if queue is not None and job in queue.jobs:
             queue.jobs.remove(job)
@@ -90,36 +90,37 @@ class Queues:
                 del self._queues[model]
 
     def clear(self) -> list[Job]:
-        """Takes all."""
+        """Remove and return all jobs."""
         left = [job for queue in self._queues.values() for job in queue.jobs]
         self._queues.clear()
         self.images = 0
         return left
 
     def only_image(self) -> Model | None:
-        """The model that a single image, all that waits, is for."""
+        """Return the model of the only image that waits; None where there is no image, or more than one."""
         return next(iter(self._queues)) if self.images == 1 else None
 
     def take(self, running: int) -> tuple[Batch | None, float | None]:
-        """The next batch, which may begin at once beside `running` others.
+        """Take the next batch, which may begin at once beside `running` others.
 
-        Without one, the seconds until one may; None: not before a job comes or a run ends.
+        Where there is none, the second value is the seconds until one may begin; None: not before a job comes or a run
+        ends.
         """
         queue, pause = self._next()
         if queue is None or pause:
             return None, pause
-        apart = queue.model.shares_cores and not self._max_delay  # who has runs wait for company wants large ones
+        apart = queue.model.shares_cores and not self._max_delay  # with a delay, large batches are wanted
         if running and not apart:
             return None, None
         alone = not running and not (apart and sum(len(other.jobs) for other in self._queues.values()) >= self.cores)
-        # Beside others no more than leaves something for each free core.
+        # Beside others only so much that something is left for each free core.
         share = self.images if alone else math.ceil(self.images / (self.cores - running))
         return Batch(queue.model, self._pop(queue, min(share, self._max_batch)), alone), None
 
     def _next(self) -> tuple[_Queue | None, float | None]:
-        """The queue to run, if any, and the seconds to wait for it to fill up yet.
+        """Choose the queue to run, if any, and the seconds to wait yet for it to fill up.
 
-        It is the one whose first job has waited longest; but while that may still wait, a full one comes before it.
+        It is the one whose first job has waited longest; but while that one may still wait, a full one goes first.
         """
         queue = _oldest(self._queues.values())
         if queue is None or not self._max_delay:
@@ -133,7 +134,7 @@ class Queues:
         return (queue, pause) if full is None else (full, None)
 
     def _pop(self, queue: _Queue, most: int) -> list[Job]:
-        """Its first jobs, of `most` images together, or one job of more."""
+        """Remove the first jobs, of at most `most` images together, or a single job of more."""
         jobs = [queue.jobs.popleft()]
         size = len(jobs[0].images)
         while queue.jobs and size + len(queue.jobs[0].images) <= most:
@@ -146,5 +147,5 @@ class Queues:
 
 
 def _oldest(queues: Iterable[_Queue]) -> _Queue | None:
-    """The one whose first job has waited longest."""
+    """Find the one whose first job has waited longest."""
     return min(queues, key=lambda queue: queue.jobs[0].queued, default=None)

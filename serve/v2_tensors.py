@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's inference messages: JSON with, or without, raw tensors behind it.
+"""The Open Inference Protocol's inference messages: JSON with or without raw tensors after it.
 
-Bytes to `Request` and `Result` to bytes; no HTTP and no engine in here.
+From bytes to a `Request`, and from a `Result` to bytes; without HTTP or the engine.
 """
 
 import itertools
@@ -23,7 +23,7 @@ SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offs
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that is asked for: raw or JSON, or, with `classes`, its best classes as text."""
+    """A tensor that is asked for, raw (`binary`) or as JSON; with `classes`, that many best classes as text."""
 
     name: str
     binary: bool
@@ -32,7 +32,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An inference request. `seconds` is the time that the client grants, None without one."""
+    """An inference request. `seconds` is how long the client waits, None where it does not say."""
 
     id: str | None
     images: Images
@@ -41,9 +41,9 @@ class Request:
 
 
 def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: int) -> Request:
-    """The request in `body`, whose first `length` bytes are JSON.
+    """Parse the request in `body`, whose first `length` bytes are JSON.
 
-    `shape` is (H, W, C) of the model. Raises BadRequest with what is wrong, and what would be right.
+    `shape` is (H, W, C) of the model. Raises BadRequest, which says what is wrong, and what would be right.
     """
     try:
         message = orjson.loads(memoryview(body)[:length])
@@ -65,7 +65,7 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
 
 
 def header_length(header: str | None, total: int) -> int:
-    """How many of a body's `total` bytes are JSON: what the header tells, all without it. Raises BadRequest."""
+    """Tell how many of a body's `total` bytes are JSON: what the header says; without it, all. Raises BadRequest."""
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
@@ -125,10 +125,10 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
 
 
 def _from_json(data: Any, size: list[int]) -> Images:
-    """Flat or nested, as the protocol allows."""
+    """Read an image from JSON, flat or nested, as the protocol allows."""
     if not isinstance(data, list):
         raise BadRequest("'image' has neither a list of data nor binary_data_size")
-    # Not by NumPy, which makes one array of whatever it is given: of one long text among many short ones, a huge one.
+    # Not by NumPy, which makes one array of whatever it is given: with one long text among short ones, a huge one.
     values = data
     lengths = size if data and isinstance(data[0], list) else [math.prod(size)]
     for depth, length in enumerate(lengths):
@@ -178,7 +178,7 @@ def _no_shared_memory(parameters: dict[str, Any]) -> None:
 
 
 def render(request: Request, result: Result, version: str) -> tuple[bytes, int | None]:
-    """The response's body, and the length of its JSON when raw tensors follow it, else None."""
+    """Write the response's body; return it, and the length of its JSON when raw tensors follow it, else None."""
     raw: list[bytes] = []
     message: dict[str, Any] = {"model_name": result.model.name, "model_version": version, "outputs": []}
     if request.id is not None:
