@@ -30,6 +30,8 @@ from pathlib import Path
 import serving_model
 from PIL import Image
 
+from serve.models import FILES
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PORT = 18700
@@ -279,7 +281,7 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "model_cards" / "improved_resnet18.cifar10")
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="int8")
+    parser.add_argument("--precision", choices=list(FILES), default="int8")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--connections", type=int, default=64)
@@ -290,7 +292,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    file = given.model / {"fp32": "model.onnx", "int8": "model.int8.onnx"}[given.precision]
+    file = given.model / FILES[given.precision]
     if not file.is_file():
         raise SystemExit(f"{file} does not exist; build it with: python train/export.py {given.model}")
     if not shutil.which("wrk"):

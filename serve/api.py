@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.bodies import Bodies
 from serve.classify import Classify
 from serve.decoding import Decoder
-from serve.dispatch import Dispatch, error_response
+from serve.dispatch import Dispatch, http_error_response
 from serve.engine import Engine
-from serve.gate import OPEN, Gate
+from serve.gate import KEYLESS, Gate
 from serve.openapi import with_key
 from serve.routes import api_routes
 from serve.settings import Settings, from_environment
@@ -29,10 +29,10 @@ TITLE = "Deep Image Zoo"
 
 
 class Application(FastAPI):
-    """FastAPI's application behind the gate and the dispatch, which are its middleware but for the place.
+    """FastAPI's application behind the gate and the dispatch, which are middleware in all but place.
 
-    FastAPI would put layers of its own before them, whose work for the API's routes is done already: they take a tenth
-    of the Python that a small picture costs.
+    FastAPI would put layers of its own in front of them. What these do for the API's routes is done already, and they
+    take a tenth of the Python time that a small picture costs.
     """
 
     front: ASGIApp
@@ -42,12 +42,12 @@ class Application(FastAPI):
         await (self.behind if scope["type"] == "lifespan" else self.front)(scope, receive, send)
 
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """All that FastAPI itself answers for: the app, the documentation."""
+        """Answer what FastAPI itself is responsible for: the app, the documentation."""
         await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for any ASGI server; without `settings`, those of the environment (SERVE_MODELS, ...)."""
+    """Build the application for any ASGI server; `settings` default to the environment's (SERVE_MODELS, ...)."""
     settings = settings or Settings(**from_environment())
     engine = Engine(settings)
     bodies = Bodies(settings)
@@ -64,29 +64,29 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Application(
         title=TITLE,
         version=_version(),
-        description='Image classification. Every answer that is no success is `{"error": "..."}`.',
+        description='Image classification. Every answer other than a success is `{"error": "..."}`.',
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},
         docs_url=None,
         redoc_url=None,
     )
-    # FastAPI's own /docs fetches its script from elsewhere.
+    # FastAPI's own /docs fetches its script from another server.
     offline = FastAPIOffline(static_url="/docs/files", title=TITLE, redoc_url=None)
     for route in offline.routes:
         if isinstance(route, APIRoute) and route.methods:
-            route.methods.add("HEAD")  # as Starlette's own routes have it
+            route.methods.add("HEAD")  # as for Starlette's own routes
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
     app.front = Gate(Dispatch(app.behind, routes), engine)
     app.state.engine = engine
-    app.state.streams = set[asyncio.Task[Any]]()  # answers without an end
+    app.state.streams = set[asyncio.Task[Any]]()  # of answers without an end
     app.router.routes.extend(routes)
     if settings.api_key:
         describe = app.openapi
-        app.openapi = lambda: with_key(describe(), OPEN)  # type: ignore[method-assign]
+        app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
     if settings.app:
         from serve.app import mount
 
-        # Answers for all paths that are not the API's, and so comes last.
+        # It answers all paths that are not the API's, and so comes last.
         mount(app, engine, decoder)
     return app
 
@@ -100,4 +100,4 @@ def _version() -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+    return http_error_response(error)

@@ -1,13 +1,13 @@
 """The Gradio app: draw a digit, classify a picture, compare the models, see where they look, read their cards.
 
-All inference goes through the engine's own queue, the same that the HTTP routes use: Gradio puts none before it.
+All inference goes through the engine's queue, which the HTTP routes use too: Gradio puts none of its own before it.
 """
 
 from __future__ import annotations
 
 import os
 
-# Read when gradio is imported: nothing may leave the machine.
+# Read when gradio is imported: no data may leave the machine.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
@@ -25,11 +25,11 @@ from serve.engine import Engine
 
 
 def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
-    """Puts the app at `/` of `app`. Routes that `app` has already go first."""
+    """Put the app at `/` of `app`. Routes that `app` already has go first."""
     theme = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
-        # Names only: a font of Google's would be fetched from outside.
+        # Names only: one of Google's fonts would be fetched from outside.
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
     ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
@@ -41,7 +41,7 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
         css_paths=HERE / "app_style.css",
         js=(HERE / "app_page.js").read_text(encoding="utf-8").partition("\n")[2],
         footer_links=["api"],
-        # Else every stroke would be kept in the browser's storage as a run.
+        # With it every stroke would be kept in the browser's storage as a run.
         run_history=False,
         max_file_size=engine.settings.max_body,
         ssr_mode=False,
@@ -52,19 +52,19 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
     refuse_quietly(page)
     uploads = Uploads(page, max(KEPT, 16 * engine.settings.max_body))
     gradio.add_middleware(Guard, settings=engine.settings, uploads=uploads, streams=app.state.streams)
-    # It looks for work of its queue a thousand times a second, and for progress a hundred times: 3 % of a core.
+    # Gradio checks its queue for work a thousand times a second, and for progress a hundred times: 3 % of a core.
     queue = page._queue
     queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
 def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
-    """The page. It can be built before any model is ready: choosers fill when it is opened."""
-    # Pictures of visitors are deleted an hour after they came, or earlier where they are too many (Uploads).
+    """Build the page. No model need be ready by then: choosers are filled when the page is opened."""
+    # Visitors' pictures are deleted an hour after they came, or earlier where there are too many (Uploads).
     page = gr.Blocks(title="Deep Image Zoo", delete_cache=(600, 3600))
     with page:
         gr.HTML(
             "<h1>Deep Image Zoo</h1>"
-            "<p>VGG16, ResNet18 and GoogLeNet, vanilla and improved. Draw a digit, or show a picture.</p>",
+            "<p>VGG16, ResNet18 and GoogLeNet, vanilla and improved. Draw a digit or choose a picture.</p>",
             elem_classes="zoo-title",
             apply_default_css=False,
         )
@@ -86,6 +86,6 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
             return [chooser(engine, "mnist"), chooser(engine, "cifar10")]
 
         page.load(fill, outputs=[digit_model, picture_model], **LIVE)
-    # Else a mounted page lets callers name any file of the machine.
+    # Without this a mounted page lets callers name any file on the machine.
     page.has_launched = True
     return page

@@ -1,4 +1,4 @@
-"""What the app says: answers as HTML, from probabilities. Pure functions; every text from outside is escaped."""
+"""What the app says: answers as HTML, from probabilities. Pure functions; all text from outside is escaped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from serve.drawing import Digit, Problem
+from serve.models import Scores
+from serve.queues import ranked
 
 Pixels = npt.NDArray[np.uint8]
-Scores = npt.NDArray[np.float32]
 
 SURE = 0.75  # below this probability the best class is called a guess
 PROBLEMS: dict[Problem, str] = {
@@ -38,7 +39,7 @@ class Answer:
     @property
     def order(self) -> list[int]:
         """Class indices, best first."""
-        return [int(i) for i in np.argsort(-self.probabilities, kind="stable")]
+        return ranked(self.probabilities)
 
     @property
     def best(self) -> int:
@@ -50,7 +51,7 @@ class Answer:
 
 
 def title(model: str) -> str:
-    """`improved_googlenet.mnist` as people say it: Improved GoogLeNet."""
+    """Write `improved_googlenet.mnist` as people say it: Improved GoogLeNet."""
     kind, _, family = model.split(".")[0].partition("_")
     return f"{kind.capitalize()} {FAMILIES.get(family, family)}".strip()
 
@@ -60,7 +61,7 @@ def percent(share: float) -> str:
 
 
 def png(pixels: Pixels) -> str:
-    """uint8 [H, W, C] as a data URL: the page needs no second request for so small a picture."""
+    """Encode uint8 [H, W, C] as a data URL: so small a picture is not worth a second request."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     kept = io.BytesIO()
     image.save(kept, "PNG")
@@ -68,18 +69,18 @@ def png(pixels: Pixels) -> str:
 
 
 def message(text: str) -> str:
-    """A line in the place of an answer."""
+    """Build a line that stands in the place of an answer."""
     return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>', "")
 
 
 def digit_answer(digit: Digit, answer: Answer | None) -> str:
-    """What a model says of a prepared digit; without an answer, what is missing."""
+    """Build what a model says of a prepared digit; without an answer, what is missing."""
     if digit.pixels is None or answer is None:
         return message(PROBLEMS[digit.problem or "blank"])
     first, second = answer.order[:2]
     if digit.problem or not answer.sure:
         reason = PROBLEMS[digit.problem] if digit.problem else "No digit fits well."
-        guess = f"If anything, {_named(answer, first)}; next, {_named(answer, second)}."
+        guess = f"Its best guess is {_named(answer, first)}, then {_named(answer, second)}."
         says = f'<p class="unsure">Unsure</p><p class="note">{escape(reason)} {escape(guess)}</p>'
     else:
         says = _says(answer, "says digit")
@@ -88,17 +89,19 @@ def digit_answer(digit: Digit, answer: Answer | None) -> str:
 
 
 def picture_answer(pixels: Pixels, answer: Answer) -> str:
-    """What a model says of a picture, with the classes it knows when it knows none of this."""
+    """Build what a model says of a picture, and which classes it knows."""
     if answer.sure:
         says = _says(answer, "says")
     else:
-        guess = f"The nearest would be {_named(answer, answer.best)}."
+        guess = f"The closest is {_named(answer, answer.best)}."
         says = (
             '<p class="unsure">Perhaps none of its ten classes</p>'
             f'<p class="note">The model is not sure of any. {escape(guess)}</p>'
         )
     known = ", ".join(answer.labels[:-1]) + f" and {answer.labels[-1]}"
-    only = f'<p class="note only">It knows ten things: {escape(known)}. Whatever it is shown, it names one of them.</p>'
+    only = (
+        f'<p class="note only">It knows ten classes: {escape(known)}. Whatever it is shown, it names one of them.</p>'
+    )
     return _panel(png(pixels), says + _timing(answer), _bars(answer, answer.order[:5], "bars words") + only)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import time
 from functools import partial
 from pathlib import Path
@@ -15,62 +14,64 @@ from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError, BadImage
 from serve.images import decode
+from serve.models import ModelInfo
 
 PICTURE = (32, 32, 3)  # (H, W, C) of CIFAR-10
-DIGIT = 2 * drawing.WORK  # pixels of the longer side that are plenty to find ink in
+ENOUGH_FOR_DIGIT = 2 * drawing.WORK  # pixels on the longer side, plenty to find ink in
 
 
-def ready(engine: Engine, dataset: str) -> list[str]:
-    """Names of the ready models of `dataset` (mnist or cifar10), the most accurate first."""
+def ready(engine: Engine, dataset: str) -> list[ModelInfo]:
+    """List the ready models of `dataset` (mnist or cifar10), the most accurate first."""
     found = [info for info in engine.models().values() if info.name.endswith(f".{dataset}")]
-    return [info.name for info in sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))]
+    return sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))
 
 
 def best(engine: Engine, dataset: str) -> str:
-    """The most accurate ready model of `dataset`. Raises ApiError where none is ready."""
-    names = ready(engine, dataset)
-    if not names:
+    """Choose the most accurate ready model of `dataset`. Raises ApiError where none is ready."""
+    models = ready(engine, dataset)
+    if not models:
         raise ApiError(503, f"no model for {'digits' if dataset == 'mnist' else 'pictures'} is ready")
-    return names[0]
+    return models[0].name
 
 
 async def ask(engine: Engine, model: str, pixels: Pixels) -> Answer:
-    """One answer of `model` to uint8 [H, W, C] of its own size. Raises ApiError, as the engine does."""
+    """Ask `model` about uint8 [H, W, C] of its own size. Raises ApiError, as the engine does."""
     start = time.perf_counter()
     result = await engine.infer(model, pixels[None])
     return Answer(model, result.model.labels, result.probabilities[0], time.perf_counter() - start)
 
 
 async def ask_all(engine: Engine, dataset: str, pixels: Pixels) -> list[Answer]:
-    """The answers of all ready models of `dataset`, one after another, so that none waits for another in its time."""
-    return [await ask(engine, model, pixels) for model in ready(engine, dataset)]
+    """Ask all ready models of `dataset`, one after another, so that the time of none includes another's."""
+    return [await ask(engine, model.name, pixels) for model in ready(engine, dataset)]
 
 
 async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> drawing.Digit:
-    """What the pad sent (a data URL, or nothing while it is blank), prepared. Raises ApiError, as the decoder does."""
+    """Prepare what the pad sent, a data URL, or nothing while it is blank. Raises ApiError, as the decoder does."""
     if not data_url:
         return drawing.Digit(None, "blank")
     try:
         data = base64.b64decode(data_url.partition(",")[2], validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise BadImage(400, "the drawing is not a picture as a data URL") from None
     return await _digit(decoder, data)
 
 
 async def digit_from_file(decoder: Decoder, path: str | None) -> drawing.Digit:
-    """An uploaded photo of a digit, prepared. Raises ApiError, as the decoder does."""
+    """Prepare an uploaded photo of a digit, or nothing where there is none. Raises ApiError, as the decoder does."""
+    if path is None:
+        return drawing.Digit(None, "blank")
     return await _digit(decoder, await _read(path))
 
 
-async def picture_from_file(decoder: Decoder, path: str | None) -> Pixels:
-    """An uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
+async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
+    """Read an uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder
+    does."""
     pixels: Pixels = (await decoder(await _read(path), PICTURE, timeout=decoder.settings.timeout))[0]
     return pixels
 
 
-async def _read(path: str | None) -> bytes:
-    if path is None:
-        raise BadImage(400, "no picture was given")
+async def _read(path: str) -> bytes:
     return await asyncio.to_thread(Path(path).read_bytes)
 
 
@@ -80,12 +81,12 @@ async def _digit(decoder: Decoder, data: bytes) -> drawing.Digit:
 
 
 def _prepared(data: bytes, *, max_pixels: int) -> drawing.Digit:
-    # Over white, white strokes would vanish; the preparation finds a paper that shows them.
-    return drawing.prepare(decode(data, max_pixels=max_pixels, enough=DIGIT, measure=max, alpha=True))
+    # On white, white strokes would vanish; the preparation chooses a background that shows them.
+    return drawing.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
 
 
 async def example(decoder: Decoder, dataset: str) -> Pixels:
-    """A picture that ships with the app, prepared for the models of `dataset`."""
+    """Prepare a picture that ships with the app for the models of `dataset`."""
     examples = Path(__file__).parent / "examples"
     if dataset == "mnist":
         digit = await digit_from_file(decoder, str(examples / "digit-5-on-paper.jpg"))

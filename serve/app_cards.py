@@ -1,4 +1,4 @@
-"""What the folders of published models tell: cards, figures, confusion matrices."""
+"""What the folders of published models hold: cards, figures, confusion matrices."""
 
 from __future__ import annotations
 
@@ -55,9 +55,11 @@ class Card:
 
 
 def cards(folder: Path) -> dict[str, Card]:
-    """The cards under `folder` by name; a folder without README.md and metrics.json is none."""
+    """Find the cards under `folder`, by name: the folders with README.md or metrics.json."""
     found = {}
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        # Less than train/ asks for, which works on complete models: here a folder is shown for whatever it has, with a
+        # dash for each figure that is missing.
         if (entry / "README.md").is_file() or (entry / "metrics.json").is_file():
             found[entry.name] = Card(entry.name, entry, _metrics(entry / "metrics.json"))
     return found
@@ -76,10 +78,10 @@ def _number(value: Any) -> float | None:
 
 
 def markdown(path: Path) -> str:
-    """A Markdown file for the page: without its YAML head, and with its local pictures inside it.
+    """Read a Markdown file for the page: without its YAML head, and with its local pictures embedded.
 
-    Pictures become data URLs, so that no file of the folder has to be served. One that is elsewhere becomes its text:
-    the page asks nobody else for anything.
+    Pictures become data URLs, so that no file of the folder has to be served. One from elsewhere is replaced by its
+    alternative text: the page sends no request to other servers.
     """
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
@@ -96,7 +98,7 @@ def markdown(path: Path) -> str:
 
 
 def mistakes(confusion: Counts, count: int = 5) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (true class, predicted class, images), most first."""
+    """Find the most frequent confusions: (true class, predicted class, images), most frequent first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]

@@ -1,5 +1,5 @@
-"""What stands between strangers and Gradio: the routes that are open, the bytes that may come, and answers that are the
-house's own."""
+"""What stands between strangers and Gradio: the routes that are open, the bytes that may come, and errors in this
+server's own form."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from serve.settings import Settings
 log = logging.getLogger("serve")
 
 API = "/gradio_api/"
-# What the page and gradio_client ask for. Gradio has more: a proxy, what fetches files of other servers, recordings.
-OPEN = frozenset((
+# What the page and gradio_client ask for. Gradio has more: a proxy, recordings, what fetches files from others.
+OPEN_ROUTES = frozenset((
     "api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset",
     "run", "startup-events", "theme.css", "upload", "upload_progress",
 ))  # fmt: skip
-# Where a body says what to do; if that makes no sense, it is the body's fault.
+# Routes whose bodies say what to do: where that makes no sense, the caller is at fault.
 CALLS = frozenset(("api", "call", "queue", "run"))
-# Of a call: a drawing and some words. Gradio holds it whole, and reads it as JSON.
+# The most bytes of a call, which is a drawing and some words. Gradio holds it whole, and reads it as JSON.
 CALL_BYTES = 2 * 2**20
-# What a form adds to its files.
+# The most bytes that a form adds to its files.
 FORM_BYTES = 64 * 2**10
 
 
 class Guard:
     """ASGI middleware around the Gradio application.
 
-    `streams` holds the tasks whose answers have no end, as the one that tells the page that the server is there. They
-    are nothing that was accepted and has to be finished: who shuts down cancels them, and they end in good order.
+    `streams` holds the tasks whose answers have no end, such as the one that tells the page that the server is alive.
+    A shutdown need not wait for these: it cancels them, and they end their answers in good order.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, uploads: Uploads, streams: set[asyncio.Task[Any]]) -> None:
@@ -65,7 +65,7 @@ class Guard:
         path = route_path(scope)
         # "file=..." is one of the routes.
         part = path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
-        if part and part not in OPEN:
+        if part and part not in OPEN_ROUTES:
             await say(404, f"nothing is at {path!r:.200}")
             return
         if part == "file" and "://" in path:
@@ -87,7 +87,7 @@ class Guard:
             came += len(message.get("body", b""))
             if came <= limit:
                 return message
-            if not answer.begun:  # else it has said all that it had to without reading on
+            if not answer.begun:  # else it did not need the rest of the body
                 answer.instead = 413, f"the body is too large: at most {limit:,} bytes"
             return {"type": "http.disconnect"}
 
@@ -107,7 +107,7 @@ class Guard:
             if answer.begun:
                 if not isinstance(error.__cause__, HTTPException):
                     raise
-                await answer.end()  # it has told what is wrong as an event
+                await answer.end()  # an event has already said what is wrong
             elif answer.instead is None and part in CALLS:
                 answer.instead = 400, _senseless(error)
             elif answer.instead is None:
@@ -127,7 +127,7 @@ class Guard:
 
 
 class _Answer:
-    """Sends an answer on; one that is no success becomes `{"error": ...}` first."""
+    """Sends an answer on; one that reports an error becomes `{"error": ...}` first."""
 
     def __init__(self, send: Send, part: str) -> None:
         self.begun = False
@@ -161,7 +161,7 @@ class _Answer:
         except orjson.JSONDecodeError:
             said = self._body.decode(errors="replace")
         said = said if isinstance(said, dict) else {"error": str(said)}
-        # A text is what one of our own calls raised: the caller's fault. Null is an error that nobody expected.
+        # A text comes from one of our own calls, and the caller is at fault. Null is an unexpected error.
         if status == 500 and self._part in CALLS and said.get("error"):
             status = 400
         error = said.get("error") or said.get("detail") or "internal error; the log has it"
@@ -185,12 +185,12 @@ def _kind(start: Message) -> str:
 
 
 def _senseless(error: Exception) -> str:
-    """What to tell the caller whose data made Gradio stumble."""
+    """Phrase what to tell the caller whose data made Gradio fail."""
     return f"the call makes no sense: {type(error).__name__}: {error}"[:300]
 
 
 def refuse_quietly(page: gr.Blocks) -> None:
-    """Has data that do not fit a call be the caller's fault; Gradio prints a traceback for each."""
+    """Blame the caller for data that do not fit a call; Gradio prints a traceback for each."""
     preprocess = page.preprocess_data
 
     async def checked(*arguments: Any, **options: Any) -> Any:
@@ -219,7 +219,9 @@ def _checked(path: str | Path, check_in_upload_folder: bool) -> None:
 
 
 def close_files() -> None:
-    """Lets callers name uploads only, for whatever part of the page. Gradio itself fetches what has an address, and
-    prints a traceback for a file that it does not allow."""
+    """Let callers name nothing but uploads, for whatever part of the page.
+
+    Gradio itself would fetch what has an address, and print a traceback for a file that it does not allow.
+    """
     processing_utils.async_ssrf_protected_download = _fetch
     processing_utils._check_allowed = _checked

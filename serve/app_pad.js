@@ -1,10 +1,10 @@
-// The drawing pad. Runs once when the component appears; `element`, `props` and `trigger` come from gr.HTML.
+// The drawing pad. It runs once, when the component appears; `element`, `props` and `trigger` come from gr.HTML.
 // Strokes are kept as points, so that undo and a change of theme redraw them; `props.value` is a PNG as a data URL,
 // or "" while nothing is drawn.
 
 const SIDE = 280; // the drawing's own pixels, whatever the size on the screen
-const EVERY = 120; // while a stroke goes on, send at most so often, ms
-const STEP = 8; // an arrow key moves the pen so far
+const EVERY = 120; // while a stroke goes on, send at most once in so many ms
+const STEP = 8; // pixels that an arrow key moves the pen
 
 const canvas = element.querySelector("canvas");
 const cursor = element.querySelector(".pad-cursor");
@@ -15,7 +15,7 @@ const clear = element.querySelector("[data-do=clear]");
 const strokes = [];
 let current = null;
 let pointer = null;
-let pen = { x: SIDE / 2, y: SIDE / 2, down: false };
+const pen = { x: SIDE / 2, y: SIDE / 2, down: false };
 let sent = 0;
 let timer = null;
 
@@ -34,7 +34,7 @@ function paint(target, factor) {
 		context.lineWidth = width;
 		context.beginPath();
 		context.moveTo(...points[0]);
-		// Curves through the middles between points: a quick stroke has few points, and would show corners.
+		// Curves through the midpoints: a quick stroke has few points, and straight lines would show corners.
 		for (let i = 1; i < points.length - 1; i++) {
 			const [x, y] = points[i];
 			const [u, v] = points[i + 1];
@@ -115,6 +115,7 @@ canvas.addEventListener("pointerup", end);
 canvas.addEventListener("pointercancel", end);
 
 function takeBack() {
+	pointer = current = null; // what is being drawn is over too
 	penUp();
 	strokes.pop();
 	show();
@@ -122,6 +123,7 @@ function takeBack() {
 }
 
 function takeAll() {
+	pointer = current = null;
 	penUp();
 	strokes.length = 0;
 	show();
@@ -156,7 +158,7 @@ canvas.addEventListener("keydown", (event) => {
 		showPen();
 	} else if (event.key === " ") {
 		if (pen.down) send();
-		pen.down = !pen.down;
+		pen.down = !pen.down && pointer === null; // one stroke at a time
 		if (pen.down) begin(pen.x, pen.y);
 		showPen();
 	} else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) {

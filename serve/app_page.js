@@ -1,10 +1,10 @@
-// What Gradio leaves out of its page. Runs once when the page is there.
+// What Gradio's page lacks. It runs once, when the page is there.
 () => {
-	// Example buttons hold a picture and no text. Their file names say what they show, so a screen reader can too.
+	// Example buttons hold a picture and no text. File names say what they show, so screen readers can too.
 	const name = () => {
 		for (const button of document.querySelectorAll(".gallery-item:not([aria-label])")) {
 			const file = button.querySelector("img")?.src.split("/").pop();
-			if (!file) continue; // its picture comes later
+			if (!file) continue; // the picture comes later
 			button.setAttribute("aria-label", `Example: ${file.replace(/\.\w+$/, "").replaceAll("-", " ")}`);
 		}
 	};
@@ -12,7 +12,7 @@
 	name();
 
 	// Gradio's button reads the clipboard itself, which browsers allow on https and localhost only. Ctrl+V works
-	// everywhere: what is pasted goes the way of an uploaded file.
+	// everywhere: what is pasted is handled as an uploaded file.
 	document.addEventListener("paste", (event) => {
 		const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
 		const box = [...document.querySelectorAll(".photo")].find((one) => one.checkVisibility());

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
 NOT_UPLOADED = "the picture has not been uploaded; /gradio_api/upload takes it"
 
-# Every event of the page runs at once, without a queue of Gradio's; of inputs that come while one runs, the last
+# Every event of the page runs at once, without Gradio's queue; of the inputs that come while one runs, only the last
 # counts.
 LIVE: dict[str, Any] = {
     "queue": False,
@@ -42,13 +42,11 @@ class Seen:
 
 
 def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
-    """A dropdown of the ready models of `dataset`, the most accurate first and chosen."""
-    models = engine.models()
-    choices = []
-    for name in ready(engine, dataset):
-        choices.append(
-            (title(name) + (f" · {running(models[name])}" if models[name].accuracy is not None else ""), name)
-        )
+    """Build a dropdown of the ready models of `dataset`, the most accurate first and chosen."""
+    choices = [
+        (title(model.name) + (f" · {running(model)}" if model.accuracy is not None else ""), model.name)
+        for model in ready(engine, dataset)
+    ]
     value = choices[0][1] if choices else None
     return gr.Dropdown(choices, value=value, label="Model and its test accuracy", interactive=True)
 
@@ -58,7 +56,7 @@ def html(value: str, elem_id: str) -> gr.HTML:
 
 
 def pad() -> gr.HTML:
-    """The drawing pad; its value is a PNG as a data URL, or empty."""
+    """Build the drawing pad; its value is a PNG as a data URL, or empty."""
     return gr.HTML(
         "",
         html_template=(HERE / "app_pad.html").read_text(encoding="utf-8"),
@@ -69,12 +67,12 @@ def pad() -> gr.HTML:
 
 
 def refusal(message: str) -> gr.Error:
-    """What a caller of the app's API did wrong. Nothing for the log: strangers would write it."""
+    """Build the error for a caller of the app's API. It is not logged: strangers would fill the log."""
     return gr.Error(message, print_exception=False)
 
 
 def _path(payload: ImageData | None) -> str | None:
-    """The path of an upload. Raises gr.Error for any other: it would be somebody's file, or a device without end."""
+    """Take the path of an upload. Raises gr.Error for any other: it may be somebody's file, or a device without end."""
     if payload is None:
         return None
     path = Path(payload.path or "").resolve()
@@ -84,7 +82,7 @@ def _path(payload: ImageData | None) -> str | None:
 
 
 def picture_input(label: str, elem_id: str) -> gr.Image:
-    """An upload, paste and camera box whose value reaches Python as a path, undecoded."""
+    """Build a box to upload, paste or photograph; its value reaches Python as a path, undecoded."""
     box = gr.Image(
         type="filepath",
         sources=["upload", "webcam", "clipboard"],

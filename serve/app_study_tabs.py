@@ -9,20 +9,20 @@ import gradio as gr
 from serve.app_answer import Pixels, message, title
 from serve.app_ask import ask_all, example, ready
 from serve.app_cards import cards, markdown
+from serve.app_occlusion import occlusion_map
 from serve.app_parts import LIVE, Seen, chooser, html
-from serve.app_study import attention
 from serve.app_tables import DATASETS, comparison, explanation, published
 from serve.decoding import Decoder
 from serve.engine import Engine
 from serve.errors import ApiError
 
 SOURCES = [("The digit", "mnist"), ("The picture", "cifar10")]
-# These take long enough to say that they are under way.
+# These take long enough to show that they are under way.
 SLOW = {**LIVE, "show_progress": "minimal"}
 
 
 async def _shown(decoder: Decoder, seen: Seen, dataset: str) -> tuple[Pixels, str]:
-    """What the visitor showed for `dataset`, else an example, with a line that says so."""
+    """Choose what the visitor showed for `dataset`, else an example, with a line that says so."""
     pixels = seen.of(dataset)
     if pixels is not None:
         return pixels, ""
@@ -33,16 +33,16 @@ async def _shown(decoder: Decoder, seen: Seen, dataset: str) -> tuple[Pixels, st
 
 
 def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
-    """One picture through all published models of its dataset."""
+    """Lay out the tab that shows one picture to all models of its dataset."""
 
     async def side_by_side(dataset: str, seen: Seen) -> str:
-        if not ready(engine, dataset):
-            return message("No model is ready.")
         try:
             pixels, note = await _shown(decoder, seen, dataset)
             answers = await ask_all(engine, dataset, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
+        if not answers:
+            return message("No model is ready.")
         return note + comparison(pixels, answers, cards(engine.settings.models), engine.models())
 
     async def enter(seen: Seen) -> tuple[gr.Radio, str]:
@@ -55,21 +55,21 @@ def compare_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -
 
 
 def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab) -> None:
-    """Where one model looks, and what it mixes up."""
+    """Lay out the tab that shows where one model looks, and what it mixes up."""
 
     async def explain(dataset: str, model: str | None, seen: Seen) -> str:
         if model is None:
             return message("No model is ready.")
         try:
             pixels, note = await _shown(decoder, seen, dataset)
-            found = await attention(engine, model, pixels)
+            found = await occlusion_map(engine, model, pixels)
         except ApiError as error:
             return message(f"No answer: {error.message}.")
         return note + explanation(pixels, found, cards(engine.settings.models).get(model))
 
     async def turn(dataset: str, seen: Seen) -> tuple[gr.Dropdown, str]:
-        names = ready(engine, dataset)
-        return chooser(engine, dataset), await explain(dataset, names[0] if names else None, seen)
+        models = ready(engine, dataset)
+        return chooser(engine, dataset), await explain(dataset, models[0].name if models else None, seen)
 
     async def enter(seen: Seen) -> tuple[gr.Radio, gr.Dropdown, str]:
         return gr.Radio(value=seen.latest), *await turn(seen.latest, seen)
@@ -84,11 +84,11 @@ def understand_tab(engine: Engine, decoder: Decoder, seen: gr.State, tab: gr.Tab
 
 
 def models_tab(engine: Engine, tab: gr.Tab) -> None:
-    """All published figures beside the paper's, the report where there is one, and each model's card."""
+    """Lay out the tab of all figures beside the paper's, the report where there is one, and each model's card."""
     folder = engine.settings.models
 
     def documents() -> dict[str, Path]:
-        """What can be read here, by its name in the chooser."""
+        """Find what can be read here, by its name in the chooser."""
         # The report stands beside the folder of published models, as train/report.py writes it.
         found = {"Report": folder.resolve().parent / "REPORT.md"}
         for card in cards(folder).values():

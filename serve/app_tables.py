@@ -9,17 +9,17 @@ import numpy as np
 
 from serve.app_answer import Answer, Pixels, percent, png, title
 from serve.app_cards import Card, mistakes
-from serve.app_study import GRID, Attention, overlay
+from serve.app_occlusion import GRID, OcclusionMap, overlay
 from serve.models import ModelInfo
 
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
-# Change of the log-odds below which a heat map pales: it takes 50 % to 38 %.
-LITTLE_EVIDENCE = 0.5
+# Drop of the log-odds below which a heat map fades: this much takes 50 % to 38 %.
+SMALL_DROP = 0.5
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """Cells are HTML. Each bears its column's name: on a narrow screen a row becomes a block of named lines."""
+    """Build a table from cells of HTML. Each has its column's name: on a narrow screen a row becomes named lines."""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(
         "<tr>"
@@ -37,7 +37,7 @@ def accuracy(value: float | None) -> str:
 
 
 def running(info: ModelInfo | None) -> str:
-    """The test accuracy of the very file that answers here, and its precision: the published weights' may differ."""
+    """Write the test accuracy of the file that runs here, and its precision: the published weights' may differ."""
     return NONE if info is None or info.accuracy is None else f"{info.accuracy:.2f} % in {info.precision}"
 
 
@@ -48,7 +48,7 @@ def millions(count: int | None) -> str:
 def comparison(
     pixels: Pixels, answers: Sequence[Answer], cards: dict[str, Card], models: Mapping[str, ModelInfo]
 ) -> str:
-    """Every model's answer to one picture, in the order given; `models` tells what runs here."""
+    """Build the table of the models' answers to one picture, in the order given; `models` tells what runs here."""
     votes = [answer.best for answer in answers]
     agreed = max(votes.count(vote) for vote in votes)
     winner = max(votes, key=votes.count)
@@ -83,25 +83,25 @@ def comparison(
         + _table(head, rows, "One picture through every running model")
         + '<p class="note">Time is from question to answer, one model after another, the server\'s queue included.'
         " Test accuracy is that of the file that runs here, over the dataset's 10,000 test images: fp32 is as trained,"
-        " int8 is rounded to 8 bits, which is quicker. The paper's are the means of its Tables 2 and 3.</p>"
+        " int8 is rounded to 8 bits, which is faster. The paper's figures are the means of its Tables 2 and 3.</p>"
     )
 
 
-def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
-    """The heat map, what it is, and what the model takes for what."""
+def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None) -> str:
+    """Build the heat map, a line on what it is, and what the model takes for what."""
     answer = found.answer
     label = escape(answer.labels[answer.best])
     share = percent(float(answer.probabilities[answer.best]))
-    # Scaled to its own largest loss, a map of next to nothing would glow like any other.
-    heat = found.heat * np.float32(min(1, found.evidence / LITTLE_EVIDENCE))
+    # Each map is scaled to its own maximum: without this, one of next to nothing would glow like any other.
+    heat = found.heat * np.float32(min(1, found.log_odds_drop / SMALL_DROP))
     says = f"The warmer a place, the more evidence for {label} is lost when it is covered. "
-    if found.loss < 0.05:
-        least = percent(1 - found.loss)
-        says += f"No single spot decides: whatever is covered, it keeps at least {least} of its probability."
+    if found.probability_drop < 0.05:
+        least = percent(1 - found.probability_drop)
+        says += f"No single spot decides: whichever is covered, {label} keeps at least {least} of its probability."
     else:
-        says += f"At the most, {percent(found.loss)} of its probability goes."
+        says += f"At most, {label} loses {percent(found.probability_drop)} of its probability."
     method = (
-        f"Measured from outside: {GRID * GRID} copies of the picture, each with one spot covered, were put to the model"
+        f"Measured from outside: the model was shown {GRID * GRID} copies of the picture, each with one spot covered"
         f" ({1e3 * found.seconds:.0f} ms in all)."
     )
     return (
@@ -113,7 +113,7 @@ def explanation(pixels: Pixels, found: Attention, card: Card | None) -> str:
 
 
 def confusions(card: Card | None, answer: Answer) -> str:
-    """What the model took for what among its dataset's test images, for the class that it names now and overall."""
+    """Write what the model took for what among its dataset's test images, for the class it names now and overall."""
     counts = card.confusion if card else None
     if counts is None or len(counts) != len(answer.labels):
         return '<p class="note">No confusion matrix is published with this model.</p>'
@@ -132,7 +132,7 @@ def confusions(card: Card | None, answer: Answer) -> str:
 
 
 def published(cards: dict[str, Card], models: Mapping[str, ModelInfo]) -> str:
-    """All published models with their figures beside the paper's; `models` tells which run here, and how."""
+    """Build the table of all models with their figures beside the paper's; `models` tells which run here, and how."""
     rows = [
         [
             escape(title(card.name)),
@@ -147,5 +147,5 @@ def published(cards: dict[str, Card], models: Mapping[str, ModelInfo]) -> str:
     head = ["Model", "Dataset", "Test accuracy", "Runs here at", "In the paper", "Parameters"]
     return _table(head, rows, "Published models") + (
         '<p class="note">Test accuracy is that of the published weights. What runs here is an ONNX file made of them,'
-        " in fp32 or rounded to int8, and is measured on its own.</p>"
+        " in fp32 or rounded to int8, and is measured separately.</p>"
     )

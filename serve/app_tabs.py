@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import gradio as gr
@@ -19,7 +20,7 @@ NO_PICTURE = "Choose a picture, paste one, or take a photo."
 
 
 def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
-    """Lays the tab out and returns its chooser of models. What is drawn goes into `seen`."""
+    """Lay out the tab and return its chooser of models. What is drawn goes into `seen`."""
     shown = gr.State(BLANK)
 
     async def answer(digit: Digit, model: str | None) -> str:
@@ -30,19 +31,18 @@ def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
         except ApiError as error:
             return message(f"No answer: {error.message}.")
 
-    async def draw(data_url: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
+    async def show(asked: Awaitable[Digit], model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
         try:
-            digit = await digit_from_drawing(decoder, data_url)
+            digit = await asked
         except ApiError as error:
-            return message(f"{error.message}."), BLANK, seen
+            return message(f"{error.message}."), BLANK, replace(seen, mnist=None)
         return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
 
+    async def draw(data_url: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
+        return await show(digit_from_drawing(decoder, data_url), model, seen)
+
     async def photograph(path: str | None, model: str | None, seen: Seen) -> tuple[str, Digit, Seen]:
-        try:
-            digit = BLANK if path is None else await digit_from_file(decoder, path)
-        except ApiError as error:
-            return message(f"{error.message}."), BLANK, seen
-        return await answer(digit, model), digit, replace(seen, mnist=digit.pixels, latest="mnist")
+        return await show(digit_from_file(decoder, path), model, seen)
 
     with gr.Row():
         with gr.Column(min_width=300), gr.Tabs():
@@ -61,7 +61,7 @@ def digit_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
 
 
 def picture_tab(engine: Engine, decoder: Decoder, seen: gr.State) -> gr.Dropdown:
-    """Lays the tab out and returns its chooser of models. What is chosen goes into `seen`."""
+    """Lay out the tab and return its chooser of models. What is chosen goes into `seen`."""
 
     async def answer(seen: Seen, model: str | None) -> str:
         if seen.cifar10 is None:

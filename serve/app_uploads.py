@@ -1,4 +1,4 @@
-"""Visitors' pictures on the disk, and the app's answers to them: not more than so many bytes of them."""
+"""Visitors' pictures on the disk, and the app's answers to them: a limit on their bytes."""
 
 import os
 import threading
@@ -6,19 +6,21 @@ from pathlib import Path
 
 from gradio import Blocks
 
-# What the smallest file takes on a disk.
+# Bytes that the smallest file takes on a disk.
 BLOCK = 4096
 KEPT = 256 * 2**20
-# Requests after which it is looked at the disk again.
+# Requests after which the disk is checked again.
 OFTEN = 256
 
 
 class Uploads:
-    """Deletes the oldest of a page's files where they are too many. Gradio does it by their age alone, after an hour,
-    in which a stranger could fill the disk; by then the page has long shown what it asked for.
+    """Deletes the oldest of a page's files where there are too many.
+
+    Gradio goes by their age alone: within an hour a stranger could fill the disk. The page shows what it asked for long
+    before its files are the oldest.
 
     Args:
-        most: bytes to keep at the most. What has come since it was last looked adds up to an eighth.
+        most: bytes to keep. Between two checks they may exceed it by an eighth.
     """
 
     def __init__(self, blocks: Blocks, most: int) -> None:
@@ -28,7 +30,7 @@ class Uploads:
         self._lock = threading.Lock()
 
     def due(self, came: int) -> bool:
-        """Whether it is time to `prune` now that a request of `came` bytes has been answered."""
+        """Tell whether it is time to `prune`, now that a request of `came` bytes has been answered."""
         self._came += came + self._most // (8 * OFTEN)
         if self._came < self._most // 8:
             return False
@@ -36,10 +38,10 @@ class Uploads:
         return True
 
     def prune(self) -> None:
-        """Deletes the oldest files beyond `most` bytes."""
+        """Delete the oldest files beyond `most` bytes."""
         with self._lock:
             kept = {name for block in self._blocks.blocks.values() for name in getattr(block, "keep_in_cache", ())}
-            # Copied, as requests add to the sets meanwhile.
+            # Copied, as requests may add to the sets meanwhile.
             found = {name: files for files in self._blocks.temp_file_sets for name in set(files) - kept}
             dated = []
             for name, files in found.items():

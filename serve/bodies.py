@@ -11,19 +11,22 @@ from starlette.types import Receive
 from serve.errors import ApiError, BadRequest, Overloaded
 from serve.settings import Settings
 
-# Bodies up to here are not counted: a thousand of them are little.
+# Bytes up to which bodies are not counted: a thousand such bodies take little memory.
 SMALL = 64 * 2**10
 CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class Gone(Exception):
-    """The client has left; nobody waits for an answer."""
+    """The client has left: nobody waits for an answer."""
 
 
 class Bodies:
-    """Reads bodies. Large ones take memory: two of the largest size may be held at a time, and the others are left in
-    their sockets until there is room. Small ones wait for none, nor does a large one hold room before it has begun to
-    be large: to keep all others out takes more than a few connections that say much and send little."""
+    """Reads bodies.
+
+    Large ones take memory: two of the largest size may be held at a time, and the others are left in their sockets
+    until there is room. Small ones never wait, and a large one takes room only once more than SMALL bytes of it have
+    come: a few connections that announce much and send little cannot keep the others out.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.max_body
@@ -32,13 +35,15 @@ class Bodies:
         self._changed = asyncio.Condition()
 
     def read(self, request: Request) -> "_Reading":
-        """A context whose value is the body, decompressed; it counts until the context ends. Entering it raises
-        ApiError: 400 for a broken coding, 408 where the body does not arrive, 413 where it is too large, 415 for
-        another coding, 503 where no room came free."""
+        """Make a context whose value is the body, decompressed, which holds its room until the context ends.
+
+        Entering it raises ApiError: 400 for a broken coding, 408 where the body does not arrive, 413 where it is too
+        large, 415 for another coding, 503 where no room came free.
+        """
         return _Reading(self, request)
 
     async def take(self, request: Request) -> tuple[bytes, int]:
-        """The body, and the bytes of room that it holds; see `read`."""
+        """Read the body; return it, and the bytes of room that it holds. See `read`."""
         headers = request.headers
         coding = headers.get("content-encoding", "").strip().lower() or "identity"
         if coding not in (*CODINGS, "identity"):
@@ -46,7 +51,7 @@ class Bodies:
         length = self._length(headers.get("content-length"))
         if length <= SMALL and coding == "identity":
             return await self._read(_Parts(request.receive)), 0
-        # Compressed, nothing tells how much it will be: the most, until it is known.
+        # Nothing tells the decompressed size beforehand: until it is known, room is held for the largest.
         plain = 0 if coding == "identity" else self._limit
         held = 0
         try:
@@ -60,7 +65,8 @@ class Bodies:
             if plain:
                 held = held or await self._reserve(plain)
                 body = await asyncio.to_thread(self._decompress, body)
-                spare, held = (held - len(body), len(body)) if SMALL < len(body) < held else (held, 0)
+                kept = len(body) if len(body) > SMALL else 0
+                spare, held = held - kept, kept
                 await self.release(spare)
         except BaseException:
             await self.release(held)
@@ -68,7 +74,7 @@ class Bodies:
         return body, held
 
     def _length(self, header: str | None) -> int:
-        # The HTTP parser has seen to it that a length is a number; without one the body comes in chunks.
+        # The HTTP parser has checked that a length is a number; without one the body comes in chunks.
         length = self._limit if header is None else int(header)
         if length > self._limit:
             raise self._too_large()
@@ -101,8 +107,8 @@ class Bodies:
             raise ApiError(408, f"the body did not arrive within {self._seconds:g} s") from None
 
     def _decompress(self, body: bytes) -> bytes:
-        # Twice the largest window: zlib sees by itself whether it is gzip or deflate.
-        stream = zlib.decompressobj(wbits=2 * zlib.MAX_WBITS + 2)
+        # With 32 added to the window's bits zlib detects by itself whether it is gzip or deflate.
+        stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
         try:
             plain = stream.decompress(body, self._limit + 1)
         except zlib.error as error:
@@ -115,7 +121,7 @@ class Bodies:
 
 
 class _Reading:
-    """See `Bodies.read`. Not a generator made a context: this is in the way of every request, and faster."""
+    """The context of `Bodies.read`. As a class it is faster than a generator, and every request goes through it."""
 
     def __init__(self, bodies: Bodies, request: Request) -> None:
         self._bodies = bodies
@@ -132,7 +138,7 @@ class _Reading:
 
 
 class _Parts:
-    """A body as it comes."""
+    """A body, read as it comes."""
 
     def __init__(self, receive: Receive) -> None:
         self.complete = False
@@ -141,7 +147,7 @@ class _Parts:
         self._size = 0
 
     async def read(self, most: float) -> bytes:
-        """All bytes; where there are more than `most`, those that have come by then, and it is not complete."""
+        """Return all bytes; where there are more than `most`, those that have come so far, and stay not `complete`."""
         while not self.complete and self._size <= most:
             message = await self._receive()
             if message["type"] == "http.disconnect":

@@ -1,6 +1,8 @@
 """POST /classify/{model}: a picture in, the best classes out."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -14,12 +16,14 @@ from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
 from serve.forms import without_charset
 from serve.gate import RECORD
+from serve.models import Scores
+from serve.queues import ranked
 
 TOP = 5
 
 
 class Classify:
-    """The route's handler. It takes the request as it is: the framework's own parsing costs more than all of this."""
+    """The route's handler. It takes the bare request: the framework's own parsing would cost more than all of this."""
 
     def __init__(self, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
         self._engine = engine
@@ -27,8 +31,8 @@ class Classify:
         self._decoder = decoder
 
     async def post(self, request: Request) -> Response:
-        """Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
-        late = time.monotonic() + self._engine.settings.timeout
+        """Classify the picture of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
+        deadline = time.monotonic() + self._engine.settings.timeout
         name = request.path_params["model"]
         record = request.scope[RECORD]
         record.route = "classify"
@@ -38,13 +42,18 @@ class Classify:
         async with self._bodies.read(request) as body:
             data = await _picture(request, body)
             async with ClientWaits(request.receive):
-                images = await self._decoder(data, info.image_size, timeout=late - time.monotonic())
-                result = await self._engine.infer(name, images, timeout=late - time.monotonic())
-        probabilities: list[float] = result.probabilities[0].tolist()
-        labels = result.model.labels
-        best = sorted(range(len(labels)), key=probabilities.__getitem__, reverse=True)[:top]
-        answer = [{"label": labels[index], "index": index, "probability": probabilities[index]} for index in best]
-        return Response(orjson.dumps({"model": name, "predictions": answer}), media_type="application/json")
+                images = await self._decoder(data, info.image_size, timeout=deadline - time.monotonic())
+                result = await self._engine.infer(name, images, timeout=deadline - time.monotonic())
+        best = predictions(result.model.labels, result.probabilities[0], top)
+        return Response(orjson.dumps({"model": name, "predictions": best}), media_type="application/json")
+
+
+def predictions(labels: Sequence[str], probabilities: Scores, most: int | None = None) -> list[dict[str, Any]]:
+    """Build the answer's list from float32 [classes]: label, index and probability of each class, best first."""
+    return [
+        {"label": labels[index], "index": index, "probability": float(probabilities[index])}
+        for index in ranked(probabilities, most)
+    ]
 
 
 def _top(text: str | None) -> int:
@@ -56,14 +65,14 @@ def _top(text: str | None) -> int:
 
 
 async def _picture(request: Request, body: bytes) -> bytes:
-    """The raw body, or the field `file` of a form."""
+    """Take the raw body, or the field `file` of a form."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    # A broken form is starlette's HTTPException, 400.
+    # For a broken form Starlette raises HTTPException, 400.
     scope = {**request.scope, "headers": without_charset(request.scope["headers"])}
     async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
         file = form.get("file")

@@ -1,4 +1,4 @@
-"""Clients that leave: what they asked for is dropped."""
+"""Clients that leave: their requests are dropped."""
 
 import asyncio
 from types import TracebackType
@@ -7,14 +7,16 @@ from starlette.types import Receive
 
 from serve.bodies import Gone
 
-# Seconds of work after which it is worth a look whether the client still waits: most requests are answered by then,
-# and watching each of them from its start would take a quarter of the time that its way through the server takes.
+# Seconds of work after which it is worth checking whether the client still waits: most requests are answered by then,
+# and watching each of them from its start would add a quarter to the server's time for it.
 SOON = 0.1
 
 
 class ClientWaits:
-    """Context in which a request's work goes on only as long as its client waits: raises Gone when it has left. The
-    body must have been read."""
+    """A context in which a request's work goes on only as long as its client waits; it raises Gone when it has left.
+
+    The body must have been read before.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive

@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores, 8-bit dot products, and 8-bit matrices in tiles."""
+"""What the machine offers the process: cores, 8-bit dot products, and 8-bit matrices in tiles."""
 
 import math
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def _quota(root: Path) -> float:
-    """Cores that the control group's CPU quota amounts to; infinity where there is none."""
+    """Read how many cores the control group's CPU quota amounts to; infinity where there is none."""
     limits = [math.inf]
     try:
         groups = [line.split(":", 2)[2] for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except (OSError, IndexError):
         groups = []
     for group in {"/", *groups}:
-        # A quota of any enclosing group holds too.
+        # The quotas of all enclosing groups apply too.
         for part in [Path(group), *Path(group).parents]:
             folder = root / "sys/fs/cgroup" / str(part).lstrip("/")
             try:
@@ -33,25 +33,25 @@ def _quota(root: Path) -> float:
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores this process may use: its affinity, cut by a container's CPU quota (`os.cpu_count` knows neither)."""
+    """Count the cores this process may use: its affinity, limited by a CPU quota (`os.cpu_count` knows neither)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, _quota(root))))
 
 
 def has_int8_dot_product(root: Path = Path("/")) -> bool:
-    """Whether int8 networks run faster than fp32 ones here: AVX-VNNI on x86, the dot product instructions on Arm."""
+    """Tell whether int8 networks run faster than fp32 ones here: with VNNI on x86, dot product instructions on Arm."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     return bool(_flags(root) & {"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 def has_int8_tiles(root: Path = Path("/")) -> bool:
-    """Whether matrices of int8 are multiplied in tiles here: AMX, in Intel's server processors of 2023 and later."""
+    """Tell whether matrices of int8 are multiplied in tiles here: AMX, in Intel's server processors since 2023."""
     return {"amx_tile", "amx_int8"} <= _flags(root)
 
 
 def _flags(root: Path) -> set[str]:
-    """What Linux says that the processor has; nothing elsewhere."""
+    """Read the processor's features as Linux lists them; none elsewhere."""
     try:
         text = (root / "proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Where pictures are decoded: tiny ones at once, the others beside the event loop, the large ones one after another."""
+"""Where pictures are decoded: tiny ones at once, others outside the event loop, large ones one after another."""
 
 import asyncio
 import time
@@ -16,18 +16,19 @@ from serve.settings import Settings
 
 T = TypeVar("T")
 
-# Up to here decoding takes less time than handing it to another thread.
+# Up to here decoding takes less time than handing the picture to another thread.
 TINY_BYTES = 16 * 2**10
 TINY_PIXELS = 128 * 128
-# From here on a picture's memory matters, so that only one of them is in work.
+# From here on a picture's memory matters, so that only one of these is decoded at a time.
 LARGE_PIXELS = 1_000_000
+# Pictures that may wait to be decoded.
 WAITING = 128
 # Pixels a side that are plenty for networks that see 64 of them.
 ENOUGH = 256
 
 
 class Decoder:
-    """Turns bytes of strangers into pictures of a model's size without holding up anybody else's request."""
+    """Turns strangers' bytes into pictures of a model's size without holding up anybody else's request."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
@@ -40,22 +41,26 @@ class Decoder:
         self._large = ThreadPoolExecutor(1, "decode-large")
 
     async def __call__(self, data: bytes, shape: tuple[int, int, int], *, timeout: float) -> Images:
-        """uint8 [1, H, W, C] of `shape`. `timeout` is in seconds. Raises BadImage, 503 when too many pictures
-        wait, 504 after that."""
+        """Decode a picture to uint8 [1, H, W, C] of `shape`, within `timeout` seconds.
+
+        Raises BadImage, and ApiError: 503 when too many pictures wait, 504 when it is too late.
+        """
         began = time.perf_counter()
         image = open_header(data, max_pixels=self.settings.max_pixels) if len(data) <= TINY_BYTES else None
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
-            del image  # while it waits it would keep what its texts unpack to, a thousand times their bytes
+            del image  # while it waits it would keep its unpacked texts, up to a thousand times their bytes
             make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
             pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
     async def beside(self, data: bytes, make: Callable[[bytes], T], *, timeout: float) -> T:
-        """What `make`, which takes a picture's bytes and raises BadImage, makes of them in another thread; see
-        `__call__`."""
+        """Call `make`, which takes a picture's bytes and may raise BadImage, in another thread.
+
+        Returns what it returns; the limits are those of `__call__`.
+        """
         if self._waiting >= WAITING:
             raise Overloaded("too many pictures wait to be decoded")
         loop = asyncio.get_running_loop()
@@ -75,8 +80,10 @@ class Decoder:
         return image.width * image.height
 
     def close(self) -> None:
-        """Has the threads end after the pictures they are at, and does not wait for that. May be used again: that takes
-        new ones."""
+        """Have the threads end after the pictures they are at, and do not wait for that.
+
+        May be used again afterwards, with new threads.
+        """
         for pool in (self._common, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
         self._open()

@@ -1,8 +1,8 @@
 """From a drawing or a photo of a digit to the 28x28 picture that an MNIST model knows.
 
 MNIST's own recipe: the ink's box is scaled to 20 pixels on its longest side with antialiasing, then placed in 28x28
-with its centre of mass in the middle. Here the stroke is first thinned to its centre line and drawn again with one even
-width, because a 40 px brush on a small digit would otherwise give strokes that no digit of MNIST has.
+with its centre of mass in the middle. Here the stroke is first thinned to its centre line and redrawn with one even
+width, because a 40 px brush on a small digit would otherwise give strokes unlike any in MNIST.
 
 Nothing is assumed about the input: dark ink on light, light on dark, or a transparent canvas; any size; a flat canvas
 or a photo of paper with shadows.
@@ -35,12 +35,12 @@ THIN = 96  # longest side of the ink's box when it is thinned, pixels
 SMOOTH = 1.2  # blur before thinning, pixels at that scale
 BLOB = 1.25  # ink deeper than this share of the stroke's half width is a blob
 DOT = 0.6  # ink whose thickness is more than this share of its length is a dot
-# No digit has more than this; what has is a scribble.
+# No digit has more than this: anything with more is a scribble.
 MOST_INK = 200.0  # full pixels, at an even stroke
 MOST_HOLES = 2
 SMALLEST_HOLE = 8  # pixels at the scale of THIN
-# More than this is two digits that touch: so have 68 % of touching pairs of MNIST training digits, and one in 1,000
-# drawings and photos of a single one.
+# More than this is two digits that touch: it holds for 68 % of touching pairs of MNIST training digits, and for one in
+# 1,000 drawings and photos of a single one.
 CROWDED = 4.5
 
 
@@ -53,10 +53,10 @@ class Digit:
 
 
 def prepare(image: Image.Image) -> Digit:
-    """The MNIST picture of the one digit in `image` (any mode and size), or what is wrong with it.
+    """Make the MNIST picture of the one digit in `image` (any mode and size), or say what is wrong with it.
 
     `blank` and `dot` come without pixels; `several` (digits side by side, or touching) and `scribble` come with
-    them, for a caller that still wants the guess.
+    them, for a caller that wants a guess all the same.
     """
     grey = _greyscale(image)
     if max(grey.shape) <= SIDE:
@@ -80,13 +80,13 @@ def prepare(image: Image.Image) -> Digit:
 
 
 def _greyscale(image: Image.Image) -> Floats:
-    """float32 [H, W], 0 to 255, longest side at most WORK. A transparent canvas becomes its strokes on plain paper."""
+    """Convert to float32 [H, W], 0 to 255, longest side at most WORK. A transparent canvas gets plain paper."""
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
         grey = rgba.convert("L")
         opaque = np.asarray(alpha) > 127
-        # Strokes may be of any colour, black included, and so may the paper: choose the paper that shows them.
+        # Strokes may be of any colour, black included: choose a paper that shows them.
         tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
         image = Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
     grey = image.convert("L")
@@ -98,7 +98,7 @@ def _greyscale(image: Image.Image) -> Floats:
 
 
 def _as_it_is(grey: Floats) -> Digit:
-    """A picture no larger than the dataset's own is taken as prepared: redrawing it would only lose detail."""
+    """Take a picture no larger than the dataset's own as prepared: redrawing it would only lose detail."""
     light = float(np.median(_frame(grey))) > 127
     ink = 255 - grey if light else grey
     if ink.max() < 64:
@@ -116,12 +116,12 @@ def _frame(grey: Floats, share: float = 0.04) -> Floats:
 
 
 def find_ink(grey: Floats) -> tuple[bool, Floats]:
-    """Whether the background is flat, and how much ink each pixel holds, float32 [H, W] from 0 to 1."""
+    """Tell whether the background is flat, and how much ink each pixel holds, float32 [H, W] from 0 to 1."""
     frame = _frame(grey)
     level = float(np.median(frame))
     flat = float(np.mean(np.abs(frame - level) <= 3)) > 0.8
     contrast = np.abs(grey - level) / 255 if flat else _contrast_on_paper(grey)
-    # A small digit has too few pixels to be a class of its own: divide only the neighbourhood of the strongest ones.
+    # A small digit has too few pixels to be a class of its own: threshold the neighbourhood of the strongest only.
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
     if top < FAINT:
         return flat, np.zeros_like(grey)
@@ -134,22 +134,22 @@ def find_ink(grey: Floats) -> tuple[bool, Floats]:
 
 
 def _contrast_on_paper(grey: Floats) -> Floats:
-    """How far each pixel stands out from the paper around it, as a share of the paper's own brightness.
+    """Measure how far each pixel stands out from the paper around it, as a share of the paper's own brightness.
 
     The paper is the picture's morphological closing (opening, for light ink): what is left when everything narrower
-    than a stroke is filled. It follows a shadow's edge, where an average would smear. Light multiplies: in a shadow
-    paper and ink darken by one factor, so the ratio of ink to paper is free of it.
+    than WIDEST is filled. It follows the edge of a shadow, which an average would smear. Light multiplies: in a shadow
+    paper and ink darken by the same factor, so their ratio stays the same.
     """
     smooth = _blur(grey, max(grey.shape) / 400)
     sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
     window = round(WIDEST * max(grey.shape))
     paper = -_running_max(-_running_max(sheet, window), window)
-    # Near black a ratio would be one of noise to noise.
+    # Near black the ratio would be that of noise to noise.
     return np.clip((paper - sheet) / np.maximum(paper, 24), 0, 1).astype(np.float32)
 
 
 def _ink_is_dark(grey: Floats) -> bool:
-    """Whether the ink is darker than its paper: which of the two stands out further from the median around it."""
+    """Tell whether the ink is darker than its paper: which of the two stands out further from the median around it."""
     small = Image.fromarray(_resize(grey, (64, 64)).astype(np.uint8))
     around = np.asarray(small.filter(ImageFilter.MedianFilter(21)), np.float32)
     difference = np.asarray(small, np.float32) - around
@@ -157,13 +157,13 @@ def _ink_is_dark(grey: Floats) -> bool:
 
 
 def _running_max(values: Floats, window: int) -> Floats:
-    """The largest value in the square of `window` pixels around each pixel of [H, W]."""
+    """Find the largest value in the square of `window` pixels around each pixel of [H, W]."""
     for axis in (0, 1):
         radius = min(window // 2, values.shape[axis] - 1)
         widths = [(0, 0), (0, 0)]
         widths[axis] = (radius, radius)
         values = np.pad(values, widths, mode="edge")
-        # Doubling: the largest of 2, then of 4, ... neighbours, and last of two that overlap to 2 * radius + 1.
+        # Doubling: the largest of 2, then of 4, ... neighbours; the last step joins two that overlap to 2 * radius + 1.
         reach, length = 1, 2 * radius + 1
         while reach < length:
             step = min(reach, length - reach)
@@ -174,7 +174,7 @@ def _running_max(values: Floats, window: int) -> Floats:
 
 
 def _otsu(values: Floats) -> tuple[float, float, float, float]:
-    """Otsu's threshold of `values` in [0, 1] or [0, 255], the mean above and below it, and the spread below it."""
+    """Find Otsu's threshold of `values` in [0, 1], the mean above and below it, and the spread below it."""
     top = max(float(values.max()), 1e-6)
     counts, edges = np.histogram(values, bins=128, range=(0.0, top))
     middles = (edges[:-1] + edges[1:]) / 2
@@ -183,7 +183,7 @@ def _otsu(values: Floats) -> tuple[float, float, float, float]:
     above = below[-1] - below
     low = sums / np.maximum(below, 1)
     high = (sums[-1] - sums) / np.maximum(above, 1)
-    # Between two separate heaps every threshold is equally good: take the middle one.
+    # Between two separate groups every threshold is equally good: take the middle one.
     between = below * above * (high - low) ** 2
     best = round(float(np.mean(np.flatnonzero(between >= between.max() * (1 - 1e-9)))))
     plain = values[values <= edges[best + 1]]
@@ -191,9 +191,9 @@ def _otsu(values: Floats) -> tuple[float, float, float, float]:
 
 
 def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
-    """The ink that belongs to the digit, and whether there are several digits side by side.
+    """Select the ink that belongs to the digit, and tell whether there are several digits side by side.
 
-    Specks go; on a photo so does what runs out of the picture, as a table's edge or a ruled line does.
+    Specks are dropped; on a photo so is what runs out of the picture, such as a table's edge or a ruled line.
     """
     parts = components(mask)
     if not parts:
@@ -217,20 +217,21 @@ def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
 
 
 def _close_up(ink: Floats) -> Mask:
-    """The ink's box, THIN pixels long and with a margin around it."""
+    """Cut out the ink's box, scaled to THIN pixels on its longest side, with a margin around it."""
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = THIN / max(box.shape)
     size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[0] * scale)))
     picture = np.pad(_resize(np.ascontiguousarray(box), size), 4)
-    # A ragged edge grows whiskers when thinned: smooth it first.
+    # Thinning turns a ragged edge into whiskers: smooth it first.
     mask = _blur(picture, SMOOTH) > 0.5
     return mask if mask.any() else picture >= picture.max()
 
 
 def centre_line(mask: Mask) -> tuple[Floats, float]:
-    """The centre line of ink whose box is THIN long: float32 [n, 2] points (y, x) in pixels, and how thick the ink is
-    at its thickest, as a share of THIN.
+    """Find the centre line of ink whose box is THIN long.
+
+    Returns float32 [n, 2], points (y, x) in pixels, and how thick the ink is at its thickest, as a share of THIN.
 
     Where the ink is thicker than its stroke, as in a loop that a thick brush has filled, the points fill that blob: it
     is all that is left of the loop.
@@ -244,11 +245,11 @@ def centre_line(mask: Mask) -> tuple[Floats, float]:
 
 
 def redraw(line: Floats) -> npt.NDArray[np.uint8]:
-    """`line` (float32 [n, 2], y and x at any scale) drawn as MNIST draws: uint8 [28, 28, 1]."""
+    """Draw `line` (float32 [n, 2], y and x at any scale) as MNIST draws: uint8 [28, 28, 1]."""
     low, high = line.min(axis=0), line.max(axis=0)
     scale = (BOX - STROKE) / max(float((high - low).max()), 1e-3)
     points = (line - (low + high) / 2) * scale + SIDE / 2
-    # The centre of mass of the ink, not of the box, belongs in the middle; a second pass moves the rest of the pixel.
+    # The ink's centre of mass, not the box's, belongs in the middle; a second pass corrects what is left of a pixel.
     for _ in range(2):
         ink = _stroke(points)
         y, x = np.mgrid[0.5:SIDE, 0.5:SIDE]
@@ -258,7 +259,7 @@ def redraw(line: Floats) -> npt.NDArray[np.uint8]:
 
 
 def _crowding(pixels: npt.NDArray[np.uint8]) -> float:
-    """How much stands side by side in a prepared digit: three signs of a second one, none of which tells alone.
+    """Measure how much stands side by side in a prepared digit: three signs of a second one, none conclusive alone.
 
     Its width over its height (a 2 may be wide), the strokes that a row crosses (a 0 has two) and the ink (an 8 has
     much); each moves by about as much between one digit and two.
@@ -271,7 +272,7 @@ def _crowding(pixels: npt.NDArray[np.uint8]) -> float:
 
 
 def _stroke(points: Floats) -> Floats:
-    """Ink of a round brush drawn through `points`, by each pixel's distance to the nearest: float32 [28, 28]."""
+    """Draw a round brush through `points`, by each pixel's distance to the nearest one: ink, float32 [28, 28]."""
     y, x = np.mgrid[0.5:SIDE, 0.5:SIDE].astype(np.float32)
     distance = np.full((SIDE, SIDE), np.inf, np.float32)
     for chunk in np.array_split(points, max(1, len(points) // 64)):
@@ -286,7 +287,7 @@ def _resize(values: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _blur(values: Floats, sigma: float) -> Floats:
-    """Gaussian blur of float32 [H, W] (Pillow's filters take 8 bits only)."""
+    """Apply a Gaussian blur to float32 [H, W] (Pillow's filters take 8 bits only)."""
     radius = max(1, int(3 * sigma + 0.5))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
     taps /= taps.sum()

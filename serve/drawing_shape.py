@@ -1,4 +1,4 @@
-"""Shapes in a black-and-white picture: its connected parts, and its thinned centre line. numpy only."""
+"""Shapes in a black-and-white picture: its connected parts, and its thinned centre line. NumPy only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Part:
 
 
 def components(mask: Mask) -> list[Part]:
-    """The 8-connected parts of bool [H, W], largest first.
+    """Find the 8-connected parts of bool [H, W], largest first.
 
     Works on runs of pixels, row by row with union-find: a drawing has a few runs a row, so plain Python is quick
     enough.
@@ -78,7 +78,7 @@ def _part(runs: list[tuple[int, int, int]]) -> Part:
 
 
 def thin(mask: Mask) -> Mask:
-    """The one-pixel centre line of bool [H, W] by Zhang and Suen's parallel thinning (CACM 27(3), 1984)."""
+    """Thin bool [H, W] to its one-pixel centre line, by Zhang and Suen's parallel algorithm (CACM 27(3), 1984)."""
     image = np.pad(mask, 1).astype(np.uint8)
     changed = True
     while changed:
@@ -99,7 +99,7 @@ def thin(mask: Mask) -> Mask:
 
 
 def inner_distance(mask: Mask) -> npt.NDArray[np.float32]:
-    """Each pixel's Euclidean distance to the nearest one outside bool [H, W], 0 outside: float32 [H, W].
+    """Compute each pixel's Euclidean distance to the nearest one outside bool [H, W], 0 outside: float32 [H, W].
 
     First along the columns, then the lower envelope of parabolas along the rows (Felzenszwalb and Huttenlocher, 2012),
     the latter by trying all: the masks are about a hundred pixels wide.

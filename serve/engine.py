@@ -12,15 +12,15 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
-from serve.lines import Batch, Job, Lines, Result
 from serve.metrics import Metrics
 from serve.models import Images, Model, ModelInfo
+from serve.queues import Batch, Job, Queues, Result
 from serve.repository import Repository
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
 
-# Seconds that a run may hold up the event loop, where that spares a lone image the way to another thread and back.
+# Seconds that a run may hold up the event loop, where that saves a lone image the way to another thread and back.
 BRIEF = 0.002
 
 _Answers = Iterable[tuple[Job, Result | ApiError]]
@@ -29,9 +29,9 @@ _Answers = Iterable[tuple[Job, Result | ApiError]]
 class Engine:
     """Runs models for everybody who asks.
 
-    `infer` puts images into one bounded queue. Threads of the engine's own, one for each core, take from it, oldest
-    first, the moment a run is over: under load batches form without anybody waiting for them to fill, and every core
-    works on a run of its own. A lone image runs at once, on all cores, where the model is fast even without a change of
+    `infer` puts images into one bounded queue. The engine's own threads, one for each core, take from it, oldest first,
+    as soon as a run is over: under load batches form without anybody waiting for them to fill, and every core works on
+    a run of its own. A lone image runs at once, on all cores; where the model is fast, even without a change of
     threads. Nothing polls; without work the threads sleep.
     """
 
@@ -40,21 +40,23 @@ class Engine:
         self.metrics = Metrics()
         self.repository = Repository(settings)
         self.draining = False
-        self._lines = Lines(settings)
-        self._lock = threading.Lock()  # for all that follows, and the lines
+        self._queues = Queues(settings)
+        self._lock = threading.Lock()  # for all that follows, and the queues
         self._running = 0
-        self._alone = False  # the run on its way has all cores: no other may begin
-        self._sleeping = 0  # threads
-        self._roused = False  # the event loop is about to see to what came
+        self._alone = False  # the current run has all cores: no other may begin
+        self._sleeping = 0  # threads that do
+        self._beginning = False  # an event loop is about to call `_begin`
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self.metrics.depth.set_function(lambda: self._lines.images)
+        self.metrics.depth.set_function(lambda: self._queues.images)
         self.metrics.models.set_function(lambda: len(self.models()))
 
     def start(self) -> None:
-        """Begins to load every model of the folder, and returns; `wait` tells when that is done. May be called
-        again after `close`."""
+        """Begin to load every model of the folder, and return; `wait` waits until that is done.
+
+        May be called again after `close`.
+        """
         self.draining = self._closed = False
         cores = range(self.settings.cores)
         self._threads = [threading.Thread(target=self._work, name="engine", daemon=True) for _ in cores]
@@ -63,19 +65,19 @@ class Engine:
         self.repository.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until every model of the folder is loaded or known to be broken; False when `timeout` came first."""
+        """Block until every model of the folder is loaded or known to be broken; False when `timeout` came first."""
         return self.repository.settled.wait(timeout)
 
     def abandon(self) -> None:
-        """Answers 503 to all that waits, and from now on to all that comes."""
+        """Answer 503 to all that waits, and from now on to all that comes."""
         self.draining = True
         with self._lock:
             self._closed = True
-            left = self._lines.clear()
+            left = self._queues.clear()
         _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
-        """Ends the threads after the runs they are in; see `abandon`."""
+        """Abandon what waits, and end the threads after the runs they are in."""
         self.abandon()
         for _ in self._threads:
             self._wake.put(None)
@@ -93,7 +95,7 @@ class Engine:
 
     @property
     def unready(self) -> str:
-        """Why no requests should be sent here now; empty once all that can be loaded is, and that is not nothing."""
+        """Why no requests should be sent here now; empty once all models are tried and at least one is loaded."""
         if self.draining:
             return "shutting down"
         if not self.repository.settled.is_set():
@@ -101,15 +103,15 @@ class Engine:
         return "" if self.models() else "no model is loaded"
 
     def models(self) -> dict[str, ModelInfo]:
-        """The ready models by name."""
+        """Return the ready models by name."""
         return {name: model.info for name, model in self.repository.ready().items()}
 
     async def infer(self, model: str, images: Images, *, timeout: float | None = None) -> Result:
-        """Scores of `images`, uint8 [n, H, W, C] of the model's own size, n >= 1.
+        """Score `images`, uint8 [n, H, W, C] of the model's own size, n >= 1.
 
-        `timeout` is the seconds after which the answer is of no use, at most `settings.timeout`. Raises
-        ApiError: 400 for another shape, 404 for an unknown model, 503 for one that is not ready or a full queue, 504
-        when it is too late. Cancelled, the images leave the queue at once.
+        `timeout` is the seconds after which the answer is of no use; `settings.timeout` holds too. Raises ApiError: 400
+        for another shape, 404 for an unknown model, 503 for a model that is not ready or a full queue, 504 when it is
+        too late. When the call is cancelled, its images leave the queue at once.
         """
         loaded = self.repository.get(model)
         self._check(loaded.info, images)
@@ -124,7 +126,7 @@ class Engine:
             return await job.answer
         except (asyncio.CancelledError, DeadlineExceeded):
             with self._lock:
-                self._lines.remove(loaded, job)
+                self._queues.remove(loaded, job)
             raise
         finally:
             timer.cancel()
@@ -140,37 +142,37 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise Overloaded("the server is shutting down")
-            if self._lines.images + len(job.images) > self.settings.max_queue:
+            if self._queues.images + len(job.images) > self.settings.max_queue:
                 raise Overloaded
-            self._lines.put(model, job)
-            rouse = self._sleeping > 0 and not self._alone and not self._roused
-            self._roused = self._roused or rouse
-        if rouse:
-            # Once this turn of the loop is over: what else came with it gets into the same batch, and no thread wakes
-            # up only to wait for the interpreter's lock.
+            self._queues.put(model, job)
+            begin = self._sleeping > 0 and not self._alone and not self._beginning
+            self._beginning = self._beginning or begin
+        if begin:
+            # Once this turn of the loop is over: whatever else came in it joins the same batch, and no thread wakes up
+            # only to wait for the interpreter's lock.
             job.loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        """Has a thread, which sleeps, do what is there; a lone image of a fast model runs here and now."""
+        """Have a sleeping thread do what is there; a lone image of a fast model runs here and now."""
         with self._lock:
-            self._roused = False
-            lone = self._lines.lone()
+            self._beginning = False
+            model = self._queues.only_image()
             here = (
-                lone is not None
+                model is not None
                 and not self._running
-                and lone.lone_seconds <= BRIEF
+                and model.single_image_seconds <= BRIEF
                 and not self.settings.max_delay
-                # At the end the loop has to be quick to accept whoever is still on the way.
+                # During a shutdown the loop has to be quick to accept clients that are still on their way.
                 and not self.draining
             )
             batch = self._take()[0] if here else None
             if batch is None:
-                self._rouse()
+                self._wake_one()
                 return
         self._answer(batch, _settle)
         with self._lock:
             self._over()
-            self._rouse()  # others may have come meanwhile, from other threads
+            self._wake_one()  # others may have come meanwhile, from other threads
 
     def _work(self) -> None:
         while True:
@@ -181,7 +183,7 @@ class Engine:
                 self._sleeping += batch is None
             if batch is not None:
                 self._answer(batch)
-                # Else its arrays, and a model that is gone by now, would stay until the next one.
+                # Else its arrays, and a model that may be unloaded by now, would stay until the next batch.
                 del batch
                 with self._lock:
                     self._over()
@@ -192,31 +194,31 @@ class Engine:
                     self._sleeping -= 1
 
     def _take(self) -> tuple[Batch | None, float | None]:
-        """A batch to run now; or none, and the seconds until there may be one, if that is known."""
+        """Take a batch to run now; or none, and the seconds until there may be one, if that is known."""
         if self._alone:
             return None, None
-        batch, pause = self._lines.take(self._running)
+        batch, pause = self._queues.take(self._running)
         if batch is not None:
             self._running += 1
             self._alone = batch.alone
-            self._rouse()
+            self._wake_one()
         return batch, pause
 
     def _over(self) -> None:
-        """A run has ended."""
+        """Note that a run has ended."""
         self._running -= 1
         self._alone = False
 
-    def _rouse(self) -> None:
-        """Wakes one thread up where there may be work for it; taking some, it wakes up the next."""
-        if self._lines.images and self._sleeping and not self._alone:
+    def _wake_one(self) -> None:
+        """Wake one thread up where there may be work for it; when it takes some, it wakes up the next."""
+        if self._queues.images and self._sleeping and not self._alone:
             self._wake.put(None)
 
     def _answer(self, batch: Batch, deliver: Callable[[_Answers], None] | None = None) -> None:
-        """Runs a batch and delivers its results: to their event loops, or by `deliver`."""
+        """Run a batch and deliver its results: to their event loops, or by `deliver`."""
         deliver = deliver or _deliver
         model = batch.model
-        # Between cancelling and leaving the queue there is a moment in which a job can still be taken.
+        # Between its cancellation and its removal from the queue a job can still be taken.
         jobs = [job for job in batch.jobs if not job.answer.done()]
         if not jobs:
             return
@@ -225,7 +227,7 @@ class Engine:
             results = self._run(batch, [job.images for job in jobs])
         except Exception as error:
             if len(jobs) > 1:
-                # One of them must not fail the others.
+                # One of them must not make the others fail.
                 for job in jobs:
                     self._answer(Batch(model, [job], batch.alone), deliver)
             else:
@@ -253,18 +255,18 @@ class Engine:
 
 
 def _deliver(answers: _Answers) -> None:
-    """Hands answers to the event loops that wait for them, each loop woken once."""
+    """Hand answers to the event loops that wait for them, waking each loop once."""
     loops: dict[asyncio.AbstractEventLoop, list[tuple[Job, Result | ApiError]]] = {}
     for job, answer in answers:
         loops.setdefault(job.loop, []).append((job, answer))
     for loop, part in loops.items():
-        # A loop that is closed takes nothing, and who waited in it is gone with it.
+        # A closed loop takes nothing, and nobody waits in it any more.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, part)
 
 
 def _settle(answers: _Answers) -> None:
-    """Hands answers to those who wait in this thread's event loop."""
+    """Hand answers to those who wait in this thread's event loop."""
     for job, answer in answers:
         if job.answer.done():
             continue

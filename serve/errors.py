@@ -1,8 +1,8 @@
-"""What can go wrong on the way to an answer. Every error knows its HTTP status: all routes say the same thing."""
+"""What can go wrong on the way to an answer. Every error knows its HTTP status, so that all routes report it alike."""
 
 
 class ApiError(Exception):
-    """A request that gets no result. `status` is the HTTP status, `message` what stands in `{"error": ...}`."""
+    """A request that gets no result. `status` is the HTTP status, `message` the text in `{"error": ...}`."""
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -12,12 +12,12 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the answer: Retry-After (whole seconds) where trying again can help."""
+        """Headers for the answer: Retry-After (whole seconds) where trying again can help."""
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
 class BadRequest(ApiError):
-    """400: the request itself is wrong; sending it again gives the same answer."""
+    """400: the request itself is wrong; sending it again would give the same answer."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)
@@ -36,14 +36,14 @@ class ModelNotFound(ApiError):
 
 
 class ModelNotReady(ApiError):
-    """503: the model is known, but is not loaded (now)."""
+    """503: the model is known, but not loaded now."""
 
     def __init__(self, name: str, state: str) -> None:
         super().__init__(503, f"model {name!r} is not ready: {state}", retry_after=1)
 
 
 class Overloaded(ApiError):
-    """503: the queue is full; the answer comes at once, and the work is not begun."""
+    """503: there is too much to do; the answer comes at once, and the work is never begun."""
 
     def __init__(self, message: str = "the queue is full") -> None:
         super().__init__(503, message, retry_after=1)
@@ -57,7 +57,7 @@ class DeadlineExceeded(ApiError):
 
 
 class ModelLoadError(ApiError):
-    """400: a model's folder cannot be served; the message says what is wrong with it and what mends it."""
+    """400: a model's folder cannot be served; the message says what is wrong with it and how to mend it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)

@@ -6,9 +6,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def without_charset(headers: Headers) -> Headers:
-    """A request's headers; of what they say of a form's type, the boundary alone is left.
+    """Strip a request's headers of all that they say of a form's type but the boundary.
 
-    A charset would be that of the fields' names, which are ours. Starlette decodes them by it, and stumbles over some.
+    A charset would be that of the fields' names, which are ASCII. Starlette decodes them by it, and some make it fail.
     """
     return [(name, _plain(value) if name == b"content-type" else value) for name, value in headers]
 

@@ -1,8 +1,7 @@
-"""What holds for every request, whatever it asks for: an id, the key, the account, an answer come what may."""
+"""What holds for every request: an id, the key, metrics and access log, and an answer even to a failure."""
 
 import asyncio
 import base64
-import binascii
 import hmac
 import itertools
 import logging
@@ -26,9 +25,9 @@ log = logging.getLogger("serve")
 access = logging.getLogger("serve.access")
 
 RECORD = "serve.record"
-OPEN = ("/v2/health/live", "/v2/health/ready")
+KEYLESS = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask for, and Kubernetes
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# A count, as random bytes for each request would mean a call into the kernel, which gives up the interpreter's lock.
+# A count: random bytes for each request would mean a system call, which gives up the interpreter's lock.
 PROCESS = os.urandom(6).hex()
 COUNT = itertools.count(1)
 OUTCOMES = {408: "late", 499: "gone", 503: "overloaded", 504: "late"}
@@ -73,7 +72,7 @@ class Gate:
                 record.status = message["status"]
                 headers = [*message.get("headers", ()), *extra]
                 if self._engine.draining:
-                    # The client should come back by another connection, to another server.
+                    # The client should come back on another connection, to another server.
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)
@@ -87,7 +86,7 @@ class Gate:
         except Gone:
             record.status = 499
         except asyncio.CancelledError:
-            # The time for finishing accepted work is over: the client waits, and should know.
+            # The time for finishing accepted work is over: the client still waits, and should know.
             if not self._engine.draining or record.status:
                 raise
             ended = error_response(503, "the server is shutting down", {"retry-after": "1"})
@@ -103,17 +102,17 @@ class Gate:
             self._account(scope, record, time.perf_counter() - began)
 
     def _admits(self, scope: Scope) -> bool:
-        if not self._key or route_path(scope) in OPEN:
+        if not self._key or route_path(scope) in KEYLESS:
             return True
         headers = Headers(scope=scope)
         kind, _, value = headers.get("authorization", "").partition(" ")
-        # Header values are Latin-1 by the standard; taken back to bytes, a key may hold any characters.
+        # Header values are read as Latin-1; turned back into bytes, a key may hold any characters.
         offered = [headers.get("x-api-key", "").encode("latin-1")]
         if kind.lower() == "bearer":
             offered.append(value.strip().encode("latin-1"))
         elif kind.lower() == "basic":
             # What a browser sends for the app: any user name, the key as the password.
-            with suppress(binascii.Error):
+            with suppress(ValueError):  # not base64, or not even ASCII
                 offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
         return any(hmac.compare_digest(key, self._key) for key in offered)
 
@@ -133,7 +132,7 @@ class Gate:
                 "request_id": record.id,
                 "client": client[0] if client else "",
                 "method": scope["method"],
-                # A line break in it would be another line of the log.
+                # Quoted: a line break in it would begin another line of the log.
                 "path": quote(scope["path"], safe="/:=@,+~"),
                 "status": status,
                 "milliseconds": round(seconds * 1000, 2),
@@ -149,5 +148,5 @@ def _request_id(scope: Scope) -> str:
 
 
 def _refusal() -> Response:
-    wanted = "this server wants a key: Authorization: Bearer KEY"
+    wanted = "this server needs a key: Authorization: Bearer KEY"
     return error_response(401, wanted, {"www-authenticate": 'Basic realm="key"'})

@@ -1,4 +1,4 @@
-"""Pictures from strangers: bytes in, a picture of the model's own size out, or a BadImage that says why not."""
+"""Pictures from strangers: from bytes to a picture of the model's own size, or a BadImage that says why not."""
 
 import io
 import math
@@ -16,18 +16,18 @@ from serve.settings import Settings
 Measure = Callable[[tuple[int, int]], int]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-# PNG's decoder keeps two rows beside the picture.
+# Most pixels a side: PNG's decoder keeps two rows beside the picture.
 MAX_SIDE = 2**18
 TILE_PIXELS = 1_000_000
-# Bytes before the pixels: texts, colour profiles, previews. Pillow joins the parts of some in a time that grows with
-# the square of their length. A GIF has little to say there; WebP is read whole by a library of its own.
+# The most bytes that may precede the pixels: texts, colour profiles, previews. Pillow's time for some of them grows
+# with the square of their length. GIFs have little there; WebP is read whole by a library of its own.
 MAX_HEAD = {b"GIF8": 2**18, b"RIFF": math.inf}
 MAX_HEAD_ELSE = 2**22
-# A JPEG file may go over its pixels again and again, twelve bytes a time. Progressive ones do it ten times or so.
+# A JPEG file may go over its pixels again and again, twelve bytes each time. Progressive ones do so about ten times.
 MAX_SCANS = 100
 SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 ORIENTATION = 0x0112
-# Where a file may tell its orientation: EXIF, also as PNG's older programs write it, and XMP.
+# Where a file may state its orientation: EXIF, also as older programs write it into PNG, and XMP.
 NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,11 +39,11 @@ UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow's remarks on broken files are for people at a terminal; here strangers would write the log.
+# Pillow's warnings about broken files are for people at a terminal; here strangers would fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# The limit is the caller's, and looked at before anything is decoded.
+# The limit is the caller's, and checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
-# Bytes that a PNG's compressed texts may unpack to; Pillow itself takes eight times as many.
+# Bytes that a PNG's compressed texts may unpack to; Pillow itself allows eight times as many.
 PngImagePlugin.MAX_TEXT_MEMORY = 2**23
 
 
@@ -70,23 +70,23 @@ def decode(
     measure: Measure = min,
     alpha: bool = False,
 ) -> Image.Image:
-    """The picture in `data`: first frame, upright, mode L or RGB, transparency over white; with `alpha`, what has
-    transparency comes as RGBA.
+    """Decode the picture in `data`: first frame, upright, mode L or RGB, transparency over white.
 
-    A picture whose shorter side (with `measure` max, the longer one) is at least twice `enough` pixels is shrunk on the
-    way, which saves most of the time and the memory of a large one. Raises BadImage: 400 where the bytes are broken,
-    413 where the picture is too large, 415 where it is in none of FORMATS.
+    With `alpha`, a picture with transparency becomes RGBA. A picture whose shorter side (with `measure` max, the longer
+    one) is at least twice `enough` pixels is shrunk on the way, which saves most of the time and the memory of a large
+    one. Raises BadImage: 400 where the bytes are broken, 413 where the picture is too large, 415 where it is in none of
+    FORMATS.
     """
     image = open_header(data, max_pixels=max_pixels)
     return finish(image, enough=enough, measure=measure, alpha=alpha)
 
 
 def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.Image:
-    """The picture with its pixels still undecoded; raises as `decode` does."""
+    """Open the picture with its pixels still undecoded; raises as `decode` does."""
     if not data:
         raise BadImage(400, "the picture is empty: 0 bytes")
     most_head = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
-    # Small pictures are spared the counting.
+    # For small pictures nothing need be counted.
     stream = io.BytesIO(data) if len(data) <= most_head else _Stream(data, most_head)
     try:
         image = Image.open(stream, formats=FORMATS)
@@ -104,7 +104,7 @@ def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.
     if image.format in ("JPEG", "MPO") and len(SCAN.findall(data)) > MAX_SCANS:
         raise BadImage(400, f"the picture is made of more than {MAX_SCANS} scans")
     if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] == "bmp_rle":
-        # Four bytes may leap over 255 rows, of which Pillow makes gigabytes.
+        # Four bytes may skip 255 rows, of which Pillow makes gigabytes.
         raise BadImage(415, "BMP with run-length coding is not read")
     if isinstance(stream, _Stream):
         stream.left = math.inf
@@ -114,7 +114,7 @@ def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.
 def finish(
     image: Image.Image, *, enough: int | None = None, measure: Measure = min, alpha: bool = False
 ) -> Image.Image:
-    """Decodes what `open_header` gave; see `decode`."""
+    """Decode what `open_header` gave; see `decode`."""
     try:
         if enough is not None:
             image.draft(None, (enough, enough))
@@ -133,8 +133,10 @@ def _broken(error: Exception) -> BadImage:
 
 
 def _shrunk(image: Image.Image, factor: int, alpha: bool) -> Image.Image:
-    """The plain picture at 1/`factor` of its size, made tile by tile: a second whole copy would be the larger part of
-    all memory that a picture takes."""
+    """Shrink the plain picture to 1/`factor` of its size, tile by tile.
+
+    A second whole copy would be the larger part of all memory that a picture takes.
+    """
     width, height = image.size
     columns = min(width, factor * max(1, TILE_PIXELS // factor**2))
     rows = factor * max(1, TILE_PIXELS // (columns * factor))
@@ -150,7 +152,7 @@ def _shrunk(image: Image.Image, factor: int, alpha: bool) -> Image.Image:
 
 
 def _plain(image: Image.Image, alpha: bool) -> Image.Image:
-    """The picture in mode L or RGB; RGBA where it has transparency that is to be kept."""
+    """Convert to mode L or RGB; to RGBA where there is transparency that is to be kept."""
     if image.mode.startswith("I"):
         # 16-bit grey keeps its high byte; Pillow's own conversion clips.
         image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
@@ -162,19 +164,21 @@ def _plain(image: Image.Image, alpha: bool) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # Pillow looks for a note in all of these; to build its answer takes longer than to see that there is none.
+    # Pillow reads all of these, which takes longer than to see that none is there.
     if not any(key in image.info for key in NOTES):
         return None
     try:
         return UPRIGHT.get(image.getexif().get(ORIENTATION))
     except Exception:
-        # A camera's broken note about the picture does not spoil the picture.
+        # A broken note about the picture does not spoil the picture.
         return None
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> Images:
-    """uint8 [H, W, C] of `shape`: the centre square, resized with antialiasing, grey where C is 1, as pictures of other
-    sizes are read for training. One that has this size already stays as it is, to the bit."""
+    """Fit a picture to `shape`, uint8 [H, W, C]: its centre square, resized with antialiasing, grey where C is 1.
+
+    Pictures of other sizes are read so for training, too. One that has this size already stays as it is, to the bit.
+    """
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:

@@ -1,4 +1,4 @@
-"""The end of listening, without losing a client."""
+"""How to stop listening without losing a client."""
 
 import asyncio
 import ctypes
@@ -9,9 +9,9 @@ import time
 
 # From Linux's asm-generic/socket.h; Python has no name for it.
 _SO_ATTACH_FILTER = 26
-# What a client that is half-way through the handshake needs for the rest of it.
+# Seconds that a client half-way through the handshake needs for the rest of it.
 HANDSHAKE = 0.25
-# What accepting those takes at most: without a free file descriptor it would not end.
+# The most seconds to accept those: without a free file descriptor it would not end.
 ACCEPTING = 3.0
 
 # Instructions of the kernel's packet filter, (code, jump if true, jump if false, operand), run on every packet that
@@ -26,18 +26,18 @@ _DROP_SYN = (
 
 
 async def finish_listening(sockets: list[socket.socket]) -> None:
-    """Has listening sockets begin no new connections, and returns once those that had begun are accepted, or could not
-    be within ACCEPTING seconds.
+    """Have listening sockets begin no new connections, and return once those that had begun are accepted, or after
+    ACCEPTING seconds.
 
-    A socket that is closed while the kernel holds connections for it resets them, though their clients may have sent a
+    Closing a socket resets the connections that the kernel still holds for it, though their clients may have sent a
     request. So new ones are kept out first. Their clients try again a second later, when the closed port refuses them.
     """
     for entry in sockets:
         if not drop_handshakes(entry):
-            entry.listen(0)  # as few as can be
+            entry.listen(0)  # as few as possible
     await asyncio.sleep(HANDSHAKE)
     end = time.monotonic() + ACCEPTING
-    # The default selector takes a file descriptor, and there may be none left.
+    # The default selector needs a file descriptor, and there may be none left.
     with selectors.PollSelector() as waiting:
         for entry in sockets:
             waiting.register(entry, selectors.EVENT_READ)
@@ -46,7 +46,7 @@ async def finish_listening(sockets: list[socket.socket]) -> None:
 
 
 def drop_handshakes(listener: socket.socket) -> bool:
-    """Has the kernel drop what would begin a connection to a listening socket; False where it cannot (not Linux)."""
+    """Have the kernel drop what would begin a connection to a listening socket; False where it cannot (not Linux)."""
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in _DROP_SYN))
     try:
         listener.setsockopt(

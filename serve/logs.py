@@ -8,7 +8,7 @@ from serve.settings import Settings
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; a record whose arguments are a mapping (the access lines) gives them as fields."""
+    """One JSON object per line; where a record's arguments are a mapping (access lines), they become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Sets up the loggers of the server and of what it runs in; meant for a process of its own."""
+    """Set up the loggers of the server and of its libraries; meant for a process of its own."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(levelname)s: %(message)s")
@@ -35,6 +35,6 @@ def configure(settings: Settings) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("serve").setLevel(logging.INFO)
-    # They warn of broken requests, by which strangers would write the log.
+    # They warn of broken requests, with which strangers would fill the log.
     for name in ("uvicorn", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)

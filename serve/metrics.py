@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. One registry a server, so that several in one process do not mix."""
+"""What Prometheus reads at /metrics. One registry per server, so that several in one process do not mix."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -35,7 +35,7 @@ class Metrics:
         self.models = Gauge("serve_models_ready", "Models ready to run", registry=self.registry)
 
     def ran(self, model: str, images: int, seconds: float, waits: list[float]) -> None:
-        """Accounts for one run of `images` images, whose requests waited for `waits` seconds."""
+        """Record one run of `images` images, whose requests waited for `waits` seconds."""
         self.batch.labels(model).observe(images)
         self.run.labels(model).observe(seconds)
         queued = self.queued.labels(model)
@@ -43,5 +43,5 @@ class Metrics:
             queued.observe(wait)
 
     def render(self) -> bytes:
-        """The text exposition format, version 0.0.4."""
+        """Write the text exposition format, version 0.0.4."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""From a folder with `model.onnx` and `model.int8.onnx` to a network that runs; sessions live here and nowhere else."""
+"""From a folder with `model.onnx` and `model.int8.onnx` to a network that runs; no other module has sessions."""
 
 import ctypes
 import json
@@ -29,7 +29,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a ready model. `accuracy` is percent of the test split, of this very file."""
+    """What is known of a ready model. `accuracy` is that of the loaded file on the test split, percent."""
 
     name: str
     labels: list[str]
@@ -42,11 +42,11 @@ class ModelInfo:
 
 
 class Model:
-    """A loaded network. One thread at a time may call `run`, as many as there are cores `run_on_one_core`.
+    """A loaded network. One thread at a time may call `run`; as many as there are cores may call `run_on_one_core`.
 
     Attributes:
-        lone_seconds: what a run of one image took when it was loaded; infinite before `warm`.
-        shares_cores: whether runs of one core each do the work sooner than runs on all of them, one after another.
+        single_image_seconds: how long a run of one image took in `warm`; infinite before that.
+        shares_cores: whether runs side by side, on one core each, do more than runs on all cores, one after another.
     """
 
     def __init__(
@@ -57,29 +57,29 @@ class Model:
         sizes: tuple[int, ...] = (),
     ) -> None:
         self.info = info
-        self.lone_seconds = math.inf
+        self.single_image_seconds = math.inf
         self.shares_cores = on_one_core is not None
         self._session = session
         self._on_one_core = on_one_core or session
         self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
 
     def warm(self, max_batch: int) -> None:
-        """The first runs allocate, and on a GPU choose kernels: they are slow, and nobody should wait for them."""
+        """Make the first runs: they allocate, and choose kernels on a GPU, so they are slow and nobody should wait."""
         for size in self._sizes or sorted({1, max_batch}):
             self.run(np.zeros((size, *self.info.image_size), np.uint8))
         for _ in range(3):
             began = time.perf_counter()
             self.run(np.zeros((1, *self.info.image_size), np.uint8))
-            self.lone_seconds = min(self.lone_seconds, time.perf_counter() - began)
+            self.single_image_seconds = min(self.single_image_seconds, time.perf_counter() - began)
         if self.shares_cores:
             self.run_on_one_core(np.zeros((1, *self.info.image_size), np.uint8))
 
     def run(self, images: Images) -> tuple[Scores, Scores]:
-        """uint8 [n, H, W, C] -> logits and probabilities, float32 [n, classes] each; on all cores."""
+        """Run uint8 [n, H, W, C] on all cores; return logits and probabilities, float32 [n, classes] each."""
         return self._run(self._session, images)
 
     def run_on_one_core(self, images: Images) -> tuple[Scores, Scores]:
-        """The same on the core of the thread that calls, beside other such runs."""
+        """Do the same on the calling thread alone, beside other such runs."""
         return self._run(self._on_one_core, images)
 
     def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, Scores]:
@@ -92,8 +92,11 @@ class Model:
 
 
 def find(folder: Path) -> list[str]:
-    """Names of the models under `folder`: every folder in it that holds weights or ONNX files, or cannot be read; then
-    loading tells why. Names that cannot be printed are left out. None where `folder` itself cannot be read."""
+    """List the names of the models under `folder`: of every folder that holds weights or ONNX files.
+
+    One that cannot be read is listed too: loading it tells why. Names that cannot be printed are left out. The list is
+    empty where `folder` itself cannot be read.
+    """
     try:
         return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
     except OSError:
@@ -101,7 +104,7 @@ def find(folder: Path) -> list[str]:
 
 
 def _may_hold_model(folder: Path) -> bool:
-    if not folder.name.isprintable():  # nobody could ask for it: in part it is no text
+    if not folder.name.isprintable():  # nobody could ask for it: part of it is no text
         return False
     try:
         return not {*FILES.values(), "model.safetensors"}.isdisjoint(os.listdir(folder))
@@ -112,7 +115,7 @@ def _may_hold_model(folder: Path) -> bool:
 
 
 def load(folder: Path, settings: Settings) -> Model:
-    """Loads and warms the model in `folder`. Raises ModelLoadError, which says what is wrong and what mends it."""
+    """Load and warm the model in `folder`. Raises ModelLoadError, which says what is wrong and how to mend it."""
     if settings.device != "cpu" and has_cuda():
         try:
             return _load(folder, settings, "cuda")
@@ -130,7 +133,7 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
         precision = _choose(folder, settings.precision, device)
         path = folder / FILES[precision]
         on_one_core = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
-        # Several threads share a convolution better than they do a matrix product: runs on all cores stay as they are.
+        # Several threads share a convolution better than a matrix product: runs on all cores take the file as it is.
         session = _open(path, settings.cores, device, on_one_core if settings.cores == 1 else None)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
@@ -140,7 +143,7 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise
-    except Exception as error:  # ONNX Runtime raises a class of its own for each thing wrong with a file or a device
+    except Exception as error:  # ONNX Runtime has a class for each thing that can be wrong with a file or a device
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if device == "cuda":
             raise _CudaFailed(f"{folder} does not run on CUDA: {reason}") from error
@@ -149,11 +152,11 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
 
 
 class _CudaFailed(Exception):
-    """The model does not load or does not run there; on the CPU it may."""
+    """The model does not load or does not run on CUDA; on the CPU it may."""
 
 
 def _choose(folder: Path, wanted: str, device: str) -> str:
-    """The precision to load. On a GPU the 8-bit graph is the slower one, as on CPUs without 8-bit dot products."""
+    """Choose the precision to load. The 8-bit graph is slower on a GPU, and on CPUs without 8-bit dot products."""
     present = [precision for precision, name in FILES.items() if (folder / name).is_file()]
     order = ("int8", "fp32") if device == "cpu" and has_int8_dot_product() else ("fp32", "int8")
     for precision in order if wanted == "auto" else (wanted,):
@@ -164,7 +167,7 @@ def _choose(folder: Path, wanted: str, device: str) -> str:
 
 
 def has_cuda() -> bool:
-    """Whether the driver reports a GPU; whether ONNX Runtime can use it shows when a session is built."""
+    """Tell whether the driver reports a GPU; whether ONNX Runtime can use it shows when a session is built."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return False
     try:
@@ -175,36 +178,36 @@ def has_cuda() -> bool:
 
 
 def _for_this_processor(path: Path) -> bytes | None:
-    """What to load in place of an int8 file; None where that is the file as it is."""
+    """Make what to load in place of an int8 file; None where the file is loaded as it is."""
     if has_int8_tiles():
-        with suppress(IndexError, ValueError):  # no ONNX file: the session says so better
+        with suppress(IndexError, ValueError):  # not an ONNX file: the session's error is the better one
             return with_tiles(path.read_bytes())
     return None
 
 
 def _open(path: Path, cores: int, device: str, graph: bytes | None) -> onnxruntime.InferenceSession:
-    """A session of the model in `path`, or of `graph`, which is what has become of it."""
+    """Open a session of the model in `path`, or of `graph`, which was made from it."""
     options = onnxruntime.SessionOptions()
-    if graph:  # bytes have no folder in which to look for what large models keep beside them
+    if graph:  # bytes have no folder, where the other files of large models would be
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
-    # Threads that wait for each other within a run should spin rather than sleep, but not for long: else they take the
+    # Threads that wait for each other within a run should spin rather than sleep, but not for long: they would take the
     # cores from the thread that reads requests, and from other processes.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
-    # Without 8-bit dot products (VNNI) an x86 processor would else let sums of two products run over, and answer worse
-    # than the model's card states. With them nothing runs over, and the kernels for it would take twice the time.
+    # Without 8-bit dot products (VNNI), sums of two products could overflow on x86, and the answers would be worse than
+    # the model's card states. With them nothing overflows, and the kernels that prevent it would take twice the time.
     if not has_int8_dot_product():
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device == "cuda":
         onnxruntime.preload_dlls()
-        # The exhaustive search, the default, is made anew for every shape.
+        # The default, an exhaustive search, is repeated for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
-    # Its fallback would open the session, or run it, on the CPU without a word to us.
+    # Its fallback would silently open the session, or run it, on the CPU.
     session = onnxruntime.InferenceSession(graph or path, options, providers=providers, enable_fallback=False)
-    # get_available_providers() lists CUDA where its libraries are missing too; only a session tells.
+    # get_available_providers() lists CUDA even where its libraries are missing; only a session tells.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError("ONNX Runtime's CUDA provider did not load")
     return session
@@ -216,7 +219,7 @@ def _padded_sizes(max_batch: int) -> tuple[int, ...]:
 
 
 def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, device: str) -> ModelInfo:
-    """Checks that the graph keeps the contract, and reads what its metadata tells."""
+    """Check that the graph has the expected inputs and outputs, and read its metadata."""
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name: entry for entry in session.get_outputs()}
     if set(inputs) != {"image"} or not set(OUTPUTS) <= set(outputs):

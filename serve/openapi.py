@@ -1,13 +1,17 @@
-"""What the API's description says of bodies that the routes read and write themselves."""
+"""The API's description of bodies, which the routes read and write without FastAPI."""
 
 from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from serve.classify import TOP
+from serve.models import OUTPUTS
+from serve.v2_tensors import HEADER
+
 
 class Error(BaseModel):
-    """Every answer that is no success."""
+    """Every answer other than a success."""
 
     error: str = Field(description="what is wrong, and what would be right")
 
@@ -104,7 +108,7 @@ REASONS = {
     404: "unknown model",
     408: "the body did not arrive in time",
     413: "too many bytes, pixels or images",
-    415: "a format or coding that is not read",
+    415: "a format or coding that is not supported",
     422: "a parameter is wrong",
     503: "not ready, or overloaded: try again after Retry-After seconds",
     504: "no result in time",
@@ -148,7 +152,7 @@ INFER: dict[str, Any] = {
                         "items": {"type": "integer", "minimum": 1},
                         "minItems": 4,
                         "maxItems": 4,
-                        "description": "[n, H, W, C], as the model's metadata say",
+                        "description": "[n, H, W, C], as in the model's metadata",
                     },
                     "datatype": {"const": "UINT8"},
                     "data": JSON_NUMBERS,
@@ -165,7 +169,7 @@ INFER: dict[str, Any] = {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": {"enum": ["logits", "probabilities"]},
+                    "name": {"enum": list(OUTPUTS)},
                     "parameters": OUTPUT_PARAMETERS,
                 },
             },
@@ -175,7 +179,7 @@ INFER: dict[str, Any] = {
 
 
 def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for its `responses`."""
+    """Describe the error answers of a route, for its `responses`."""
     return {code: {"model": Error, "description": REASONS[code]} for code in codes}
 
 
@@ -184,10 +188,10 @@ TOP_K: dict[str, Any] = {
     "in": "query",
     "required": False,
     "description": "how many classes to answer with",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": TOP},
 }
 LENGTH: dict[str, Any] = {
-    "name": "Inference-Header-Content-Length",
+    "name": HEADER,
     "in": "header",
     "required": False,
     "description": "bytes of JSON, where raw tensors follow it",
@@ -218,7 +222,7 @@ INFERENCE: dict[str, Any] = {
 
 
 def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
-    """A parameter in the path."""
+    """Describe a parameter in the path."""
     found: dict[str, Any] = {
         "name": name,
         "in": "path",
@@ -230,15 +234,15 @@ def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
 
 
 def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
-    """A JSON body."""
+    """Describe a JSON body."""
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
 def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """The description of a server that wants a key for every path but those of `free`."""
+    """Add to the description that every path but those in `free` needs a key."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
-        "basic": {"type": "http", "scheme": "basic", "description": "any name, the key as the password"},
+        "basic": {"type": "http", "scheme": "basic", "description": "any user name, the key as the password"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     description["components"]["securitySchemes"] = schemes
@@ -249,5 +253,5 @@ def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, An
             if path in free:
                 operation["security"] = []
             else:
-                operation["responses"]["401"] = {"description": "the key is missing, or another", "content": content}
+                operation["responses"]["401"] = {"description": "the key is missing or wrong", "content": content}
     return description

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with limits on what comes before there is a request to answer."""
+"""HTTP/1.1 as uvicorn speaks it, with limits on what may come before there is a request to answer."""
 
 import asyncio
 
@@ -7,17 +7,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.upgrades import Parser
 
-# Bytes of a request's head, or of what else is no body.
+# The most bytes of a request's head, or of anything else that is not a body.
 MAX_HEAD = 64 * 2**10
-# Seconds for a request's head to come.
+# Seconds in which a request's head must have come.
 HEAD_SECONDS = 30.0
 
 
 class HeadWithBody(asyncio.Transport):
     """A connection's transport for one answer: its head leaves with the first bytes of its body.
 
-    uvicorn writes them one after the other. That would be two packets, and a client woken up twice, for the least of
-    answers. A head whose body is not there yet waits for no more than the event loop's turn.
+    uvicorn writes them one after the other. That would be two packets, and two wake-ups of the client, for even the
+    smallest answer. A head whose body is not there yet waits until the end of the event loop's turn at most.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,15 +51,18 @@ class HeadWithBody(asyncio.Transport):
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection. One whose request does not come, or whose head does not end, is closed: uvicorn would keep it, and
-    all its bytes, for ever. What is no HTTP is answered in the form of all errors."""
+    """A connection.
+
+    One whose request does not come, or whose head does not end, is closed: uvicorn would keep it, and all its bytes,
+    for ever. What is not HTTP is answered in the same form as all errors.
+    """
 
     parser: Parser
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = Parser(self)
-        self._part = 0  # bytes that came last
+        self._part = 0  # size of the bytes that came last
         self._loose = 0  # bytes since the last body or complete head
         self._in_head = True
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +79,7 @@ class Protocol(HttpToolsProtocol):
         if self._loose > MAX_HEAD:
             self.refuse(431, f"the request's head is too large: at most {MAX_HEAD:,} bytes")
         elif self._timer is None and (self._in_head or self._answered()):
-            # uvicorn waits no longer for the next request once anything has come after an answer.
+            # Once anything has come after an answer, uvicorn no longer limits the wait for the next request.
             self._watch()
 
     def on_message_begin(self) -> None:
@@ -85,7 +88,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # it is read once more
+            return  # it is going to be read once more
         self._in_head = False
         self._loose = -self._part
         self._unwatch()
@@ -96,7 +99,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._loose = -self._part
-        self._unwatch()  # one that goes on coming after its answer has its time anew
+        self._unwatch()  # the time starts anew with each part of a body that goes on after its answer
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -104,7 +107,7 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self.refuse(400, "this is no valid HTTP request")
+        self.refuse(400, "this is not a valid HTTP request")
 
     def _watch(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -115,18 +118,18 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def _give_up(self) -> None:
-        # Browsers open connections for later; an answer without a request would confuse them.
+        # Browsers open connections in advance; an answer without a request would confuse them.
         if self._in_head and self._loose:
             self.refuse(408, f"the request's head did not come within {HEAD_SECONDS:g} s")
         else:
             self.transport.close()
 
     def _answered(self) -> bool:
-        """Whether no request is under way."""
+        """Tell whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def refuse(self, status: int, message: str) -> None:
-        """Answers, unless another request's answer is on its way, and closes the connection."""
+        """Answer, unless another request is being answered, and close the connection."""
         if self.transport.is_closing():
             return
         if self._answered():

@@ -1,4 +1,4 @@
-"""Models come and go: what is in the folder, what of it is loaded, and why the rest is not."""
+"""Models come and go: what the folder holds, which of it is loaded, and why the rest is not."""
 
 import ctypes
 import gc
@@ -20,7 +20,7 @@ log = logging.getLogger("serve")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model's place: `state` as the protocol's repository extension spells it, and `reason` where it is not READY."""
+    """A model's entry: `state` as the protocol's repository extension spells it, and `reason` where it is not READY."""
 
     name: str
     state: str
@@ -29,8 +29,7 @@ class Entry:
 
 
 class Repository:
-    """The folder's models. Loading happens in the caller's thread, one change of a model after another; readers never
-    wait for it."""
+    """The folder's models. They are loaded in the caller's thread, one after another; readers never wait for that."""
 
     def __init__(self, settings: Settings) -> None:
         self.settled = threading.Event()  # every model of the folder was tried once
@@ -39,12 +38,12 @@ class Repository:
         self._change = threading.Lock()
 
     def start(self) -> None:
-        """Begins to load all models of the folder in threads, and returns; called again, loads them anew."""
+        """Begin to load all models of the folder in threads, and return; called again, load them anew."""
         names = find(self._settings.models)
         if not names:
             log.warning("no models can be found in %s", self._settings.models)
         self._entries = {name: Entry(name, "LOADING") for name in names}
-        # Another one each time: what was begun before may still be loading, and tells only those who waited for it.
+        # A new event each time: an earlier start may still be loading, and sets the event that its callers wait for.
         self.settled = threading.Event()
         _thread(self._load_all, names, self.settled).start()
 
@@ -74,7 +73,7 @@ class Repository:
                     log.exception("%s does not load", name)
 
     def get(self, name: str) -> Model:
-        """The ready model `name`. Raises ModelNotFound, or ModelNotReady with the reason."""
+        """Return the ready model `name`. Raises ModelNotFound, or ModelNotReady with the reason."""
         entry = self._entries.get(name)
         if entry is None:
             raise ModelNotFound(name, list(self._entries))
@@ -83,18 +82,20 @@ class Repository:
         return entry.model
 
     def ready(self) -> dict[str, Model]:
-        """The models that run, by name."""
+        """Return the loaded models by name."""
         return {name: entry.model for name, entry in list(self._entries.items()) if entry.model is not None}
 
     def index(self) -> list[Entry]:
-        """Every model: the loaded, the broken, and those that have come into the folder since."""
+        """List every model: the loaded, the broken, and those that have come into the folder since."""
         new = [Entry(name, "UNAVAILABLE", "not loaded") for name in find(self._settings.models)]
         return sorted({**{entry.name: entry for entry in new}, **self._entries}.values(), key=lambda entry: entry.name)
 
     def load(self, name: str) -> None:
-        """Loads `name`, or loads it anew: the new version is warm before it takes the place of the old one, which stays
-        where the new one fails. Raises ModelNotFound, ModelLoadError."""
-        # Only names that the folder itself lists: a path is none.
+        """Load `name`, or load it anew. Raises ModelNotFound, ModelLoadError.
+
+        The new version is warm before it replaces the old one, which stays where the new one fails.
+        """
+        # Only names that the folder itself lists: a path is not one.
         names = find(self._settings.models)
         if name not in names:
             raise ModelNotFound(name, names)
@@ -114,7 +115,7 @@ class Repository:
         log.info("%s is ready: %s on %s", name, model.info.precision, model.info.device)
 
     def unload(self, name: str) -> None:
-        """Takes `name` out of service; jobs that wait for it are still done. Raises ModelNotFound."""
+        """Take `name` out of service; jobs that wait for it are still done. Raises ModelNotFound."""
         with self._change:
             if name not in self._entries:
                 raise ModelNotFound(name, list(self._entries))
@@ -124,12 +125,12 @@ class Repository:
 
 
 def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
-    """A thread that does not keep a process which is told to end, as a pool's would."""
+    """Make a thread that does not keep a process from ending, as a pool's would."""
     return threading.Thread(target=work, args=arguments, name="loader", daemon=True)
 
 
 def _give_back_memory() -> None:
-    """Freed memory stays with the C library otherwise, and the process looks as large as before."""
+    """Return freed memory to the system: the C library would keep it, and the process look as large as before."""
     gc.collect()
     # Only the GNU library has it.
     with suppress(OSError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""The API's routes as one table: what is where, what it answers, and what it tells of itself in /docs."""
+"""The API's routes as one table: what is where, what it answers, and how /docs describes it."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/
 
 
 def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
-    """All routes but the app's."""
+    """Build all routes but the app's."""
     router = APIRouter()
 
     def add(
@@ -53,10 +53,10 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
     bodies = (408, 413, 415, 503)
     add("POST", "/classify/{model}", classify.post, "Classify a picture", openapi.Classification,
         400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE,
-        description="The picture's centre square, reduced to the model's pixels. Digits are expected as MNIST's are: "
+        description="The picture's centre square, resized to the model's input. Digits are expected as in MNIST: "
         "white on black, centred.")  # fmt: skip
     add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
-    add("GET", "/v2/health/live", v2.live, "Whether the process lives", openapi.Live)
+    add("GET", "/v2/health/live", v2.live, "Whether the process is alive", openapi.Live)
     add("GET", "/v2/health/ready", v2.ready, "Whether all models are ready", openapi.Ready, 503)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add("GET", path, v2.model, "A model's tensors and metadata", openapi.ModelMetadata, 404, 503)
@@ -64,12 +64,12 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
         add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
             parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER),
-            description="The Open Inference Protocol: the tensor `image` as JSON, or raw behind the JSON.")  # fmt: skip
+            description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON.")  # fmt: skip
     add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
         body=openapi.json_body(openapi.INDEX, required=False))  # fmt: skip
-    add("POST", "/v2/repository/models/{model}/load", v2.load, "Load, or load anew", openapi.Empty, 400, 404, *bodies,
-        body=openapi.json_body(openapi.LOAD, required=False))  # fmt: skip
-    add("POST", "/v2/repository/models/{model}/unload", v2.unload, "Unload", openapi.Empty, 400, 404, *bodies,
+    add("POST", "/v2/repository/models/{model}/load", v2.load, "Load or reload a model", openapi.Empty, 400, 404,
+        *bodies, body=openapi.json_body(openapi.LOAD, required=False))  # fmt: skip
+    add("POST", "/v2/repository/models/{model}/unload", v2.unload, "Unload a model", openapi.Empty, 400, 404, *bodies,
         body=openapi.json_body(openapi.OBJECT, required=False))  # fmt: skip
 
     async def render(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The process's life: listening, ready, SIGTERM, the last answer."""
+"""The life of the process: listening, ready, SIGTERM, the last answer."""
 
 import asyncio
 import gc
@@ -19,22 +19,22 @@ from serve.listening import finish_listening
 from serve.protocol import Protocol
 from serve.settings import Settings
 
-# New connections whose request is still on its way when listening ends.
+# Seconds for the requests of new connections to come when listening has ended.
 LAST_REQUESTS = 1.0
-# Answers to requests for which there was no more time.
+# Seconds for the answers to requests for which there was no more time.
 LAST_ANSWERS = 1.0
-# What `shutdown_timeout` may be exceeded by; a run that hangs would hold up the end.
+# Seconds beyond `shutdown_timeout` after which the process is ended, even if a run hangs.
 LAST_RESORT = 6.0
 
 
 class Server(uvicorn.Server):
     """uvicorn, with three differences: it says when the models are ready, does not poll, and loses nothing on SIGTERM.
 
-    From SIGTERM on the server is not ready, and goes on serving for `settings.linger` seconds while load balancers
-    learn of it; every answer closes its connection. Then it stops listening and finishes what it has accepted, for at
-    most `settings.shutdown_timeout` seconds; answers without an end, of which an open page has one, are ended. SIGINT
-    skips the lingering; a second signal ends the process at once. Threads that load a model or decode a picture are
-    never waited for.
+    From SIGTERM on the server reports that it is not ready, and goes on serving for `settings.linger` seconds while
+    load balancers learn of it; every answer closes its connection. Then it stops listening and finishes what it has
+    accepted, for at most `settings.shutdown_timeout` seconds; answers without an end, of which each open page has one,
+    are ended. SIGINT skips the lingering; a second signal ends the process at once. Threads that load a model or decode
+    a picture are never waited for.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -47,11 +47,11 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                # What has to be cut off is answered by the engine first.
+                # Requests that have to be cut off are answered by the engine first.
                 timeout_graceful_shutdown=int(settings.shutdown_timeout) + 2,
             )
         )
-        # The engine's thread needs the interpreter's lock between two runs, and would else get it 5 ms late under load.
+        # The engine's threads need the interpreter's lock between runs, and under load would else get it 5 ms late.
         sys.setswitchinterval(0.0005)
         self.engine: Engine = app.state.engine
         self._streams: set[asyncio.Task[Any]] = app.state.streams
@@ -61,11 +61,11 @@ class Server(uvicorn.Server):
         self._linger = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until a signal comes, and ends the process with status 0; returns where no model could be loaded."""
+        """Serve until a signal comes, and end the process with status 0; return where no model could be loaded."""
         with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
             runner.run(self.serve(sockets))
             if not self.failed:
-                _leave()  # here, as the runner and the interpreter would wait for all threads
+                _leave()  # here: the runner and the interpreter would wait for all threads
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,14 +75,14 @@ class Server(uvicorn.Server):
         yield
 
     def _signalled(self, number: int) -> None:
-        # The next one ends the process by itself: the event loop may be busy then.
+        # A second signal ends the process directly: the event loop may be busy then.
         for later in (signal.SIGTERM, signal.SIGINT):
             signal.signal(later, lambda *_: _leave())
         self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
         self._stop.set()
 
     async def main_loop(self) -> None:
-        """Until a signal; also ends when not one model could be loaded."""
+        """Wait for a signal, or until no model could be loaded."""
         announced = asyncio.create_task(self._announce())
         await self._stop.wait()
         announced.cancel()
@@ -91,8 +91,8 @@ class Server(uvicorn.Server):
 
     async def _announce(self) -> None:
         await asyncio.to_thread(self.engine.wait)
-        # What is there now stays: to walk through it again and again (the app brings 200,000 objects) would
-        # hold up requests for a tenth of a second each time.
+        # The objects that exist now stay (the app has 200,000): to walk through them in each collection would hold up
+        # requests for a tenth of a second.
         gc.collect()
         gc.freeze()
         count = len(self.engine.models())
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
         print(f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accepts who has come, stops listening, answers, closes."""
+        """Accept who has come, stop listening, answer, close."""
         await finish_listening(sockets or [])
         for server in self.servers:
             server.close()
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
         last.start()
         await super().shutdown(sockets)
         cut.cancel()
-        if self.server_state.tasks:  # cut off, but they have their answers to send yet
+        if self.server_state.tasks:  # cut off, but their answers are still to be sent
             await asyncio.wait(self.server_state.tasks, timeout=LAST_ANSWERS)
 
 

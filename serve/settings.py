@@ -1,4 +1,4 @@
-"""Every setting of the server, once: the command line, the environment and the tests all start from `Settings`."""
+"""Every setting of the server, in one place: command line, environment and tests all start from `Settings`."""
 
 import os
 from collections.abc import Mapping
@@ -27,16 +27,15 @@ LOWEST = {
     "shutdown_timeout": 0,
 }
 MAX_IMAGES = 128
-# Threads cannot wait for many more seconds than this.
+# Threads cannot wait for much longer than this many seconds.
 HIGHEST = 2**31
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server can be told. Raises ValueError, with the bad value and the valid ones, where a field makes no
-    sense."""
+    """What the server can be told. A field that makes no sense raises ValueError, with its value and the valid ones."""
 
-    models: Path = Path("model_cards")  # one folder a model
+    models: Path = Path("model_cards")  # one folder per model
     host: str = "127.0.0.1"
     port: int = 8000  # 0: a free one
     device: str = "auto"
@@ -54,7 +53,7 @@ class Settings:
     linger: float = 1.0  # seconds to go on serving after SIGTERM
     shutdown_timeout: float = 30.0  # seconds to finish accepted work after that
 
-    access_log: bool = False  # a line a request
+    access_log: bool = False  # a line per request
     log_format: str = "text"
     api_key: str | None = field(default=None, repr=False)
 
@@ -74,22 +73,24 @@ class Settings:
         if self.api_key == "":
             raise ValueError("api_key is empty; leave it out to serve everybody")
         if self.api_key is not None and (self.api_key != self.api_key.strip() or not self.api_key.isprintable()):
-            # Not the key itself: who sees the message may be another.
+            # Without the key itself: somebody else may see the message.
             raise ValueError(
                 "api_key begins or ends with white space, or holds what cannot be printed, as a line break"
             )
 
     @property
     def cores(self) -> int:
-        """How many inference may use."""
+        """How many cores inference may use."""
         return self.threads or usable_cores()
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The fields of `Settings` that variables give: SERVE_MODELS, SERVE_MAX_BATCH, SERVE_API_KEY and so on."""
-    given = {entry.name: environment.get(PREFIX + entry.name.upper()) for entry in fields(Settings)}
-    kinds = {entry.name: type(entry.default) for entry in fields(Settings)}
-    return {name: _parse(name, kinds[name], text) for name, text in given.items() if text is not None}
+    """Read the fields of `Settings` that variables give: SERVE_MODELS, SERVE_MAX_BATCH, SERVE_API_KEY and so on."""
+    return {
+        entry.name: _parse(entry.name, type(entry.default), text)
+        for entry in fields(Settings)
+        if (text := environment.get(PREFIX + entry.name.upper())) is not None
+    }
 
 
 def _parse(name: str, kind: type, text: str) -> Any:

@@ -1,8 +1,9 @@
-"""Where the processor multiplies int8 matrices in tiles (AMX): graphs whose convolutions do so too.
+"""For processors that multiply int8 matrices in tiles (AMX): graphs whose convolutions use the tiles too.
 
-ONNX Runtime has convolutions of their own for weights whose zero point is 0, made for 8-bit dot products. They know no
-tiles; all others are matrix products, which do. So here the weights and their zero points are told one lower: the same
-network, to the bit, on one core in half to nine tenths of the time. Without tiles it would take a fifth longer.
+For weights whose zero point is 0, ONNX Runtime has special convolutions, made for 8-bit dot products. They use no
+tiles; all other convolutions become matrix products, which do. So here the weights and their zero points are lowered by
+one: the same network, to the bit, in half to nine tenths of the time on one core. Without tiles it would take a fifth
+longer.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Of ONNX's protocol buffers, whose package takes longer to import than a model to load: numbers of fields and types.
+# Numbers of fields and types in ONNX's protocol buffers: their package takes longer to import than a model to load.
 GRAPH, INITIALIZER = 7, 5
 DIMS, DATA_TYPE, NAME, RAW_DATA = 1, 2, 8, 9
 INT8 = 3
@@ -26,8 +27,10 @@ class _Tensor:
 
 
 def with_tiles(model: bytes) -> bytes | None:
-    """The ONNX model with its int8 convolutions' zero points at -1; None where it has none at 0, as
-    `train/export.py` names and stores them."""
+    """Move the zero points of an ONNX model's int8 convolutions to -1; None where it has none at 0.
+
+    They are found by how `train/export.py` names and stores them.
+    """
     changed = bytearray(model)
     tensors = dict(_initializers(memoryview(changed)))
     found = False
@@ -35,7 +38,7 @@ def with_tiles(model: bytes) -> bytes | None:
         zero = tensors.get(name.removesuffix("_quantized") + "_zero_point")
         if not name.endswith("_quantized") or weight.type != INT8 or weight.sides != 4:
             continue
-        # -128 has no int8 below it; the exporter makes weights of -127 to 127.
+        # There is no int8 below -128; the exporter makes weights of -127 to 127.
         if (
             zero is None
             or zero.type != INT8
@@ -59,7 +62,7 @@ def _initializers(model: memoryview) -> Iterator[tuple[str, _Tensor]]:
                 continue
             name, sides, kind, values = "", 0, 0, memoryview(b"")
             for number, value in _fields(tensor):
-                if number == DIMS:  # one a field, or all in one
+                if number == DIMS:  # one per field, or all in one
                     sides += 1 if isinstance(value, int) else sum(byte < 0x80 for byte in value)
                 elif isinstance(value, int):
                     kind = value if number == DATA_TYPE else kind
@@ -71,7 +74,7 @@ def _initializers(model: memoryview) -> Iterator[tuple[str, _Tensor]]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Numbers and values of a message's fields: an int, or the bytes of what has a length."""
+    """Read the numbers and values of a message's fields: an int, or the bytes of what has a length."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -92,7 +95,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, seven bits a byte, the lowest first; and where it ends."""
+    """Read a number, seven bits per byte, the lowest first; return it, and where it ends."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -1,4 +1,4 @@
-"""Offers of another protocol, which HTTP/1.1 lets a server ignore."""
+"""Requests that offer another protocol, which HTTP/1.1 lets a server ignore."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Parser(httptools.HttpRequestParser):
-    """httptools' parser, but for requests that offer another protocol: they are what they would be without the offer
-    (RFC 9110, 7.8). None is taken here; there are no websockets.
+    """httptools' parser, except that requests which offer another protocol are read as if they did not (RFC 9110, 7.8).
 
-    httptools stops at the head of each such request, and reads its body as the next one: with the server behind a
-    proxy, a stranger's body could be a request in another's name. Java's HttpClient and `curl --http2` offer HTTP/2 by
-    themselves. So such a head is read anew without the offer. CONNECT counts as one too, and has no answer here.
+    No offer is accepted here; there are no websockets. httptools stops at the head of each such request, and reads its
+    body as the next request: behind a proxy, a stranger's body could pass for a request in another client's name.
+    Java's HttpClient and `curl --http2` offer HTTP/2 by default. So such a head is parsed again without the offer.
+    CONNECT counts as an offer too, and is refused.
     """
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
-        # Lets the answer to a request that closes the connection go out where more bytes follow it, as uvicorn has it.
+        # As in uvicorn: a request that closes the connection is answered even where more bytes follow it.
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:

@@ -20,12 +20,12 @@ from serve.engine import Engine
 from serve.errors import ApiError, BadRequest
 from serve.gate import RECORD
 from serve.models import OUTPUTS, ModelInfo
+from serve.v2_tensors import HEADER
 
 NAME = "deep-image-zoo"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
-# A folder holds one version of a model; which one it is, the weights' SHA-256 in the metadata tells.
+# A folder holds one version of a model; the weights' SHA-256 in the metadata tells which.
 VERSION = "1"
-HEADER = "Inference-Header-Content-Length"
 
 
 class V2:
@@ -35,7 +35,7 @@ class V2:
         self._engine = engine
         self._bodies = bodies
         self._version = version
-        # Changes of models go one after another; waiting in threads that others need they would hold those up.
+        # Models are changed one after another, in a separate thread: in shared ones, waiting would hold up others.
         self._changes = ThreadPoolExecutor(1, "change")
 
     async def server(self, request: Request) -> Response:
@@ -86,10 +86,10 @@ class V2:
         return _json({"name": info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        """Raises ApiError: 400, 404, 408, 413, 415, 503, 504."""
+        """Run a model on the tensors of a request. Raises ApiError: 400, 404, 408, 413, 415, 503, 504."""
         began = time.monotonic()
+        deadline = began + self._engine.settings.timeout
         info = self._info(request, "v2_infer")
-        seconds = self._engine.settings.timeout
         async with self._bodies.read(request) as body:
             most = self._engine.settings.max_images
             length = v2_tensors.header_length(request.headers.get(HEADER), len(body))
@@ -99,11 +99,9 @@ class V2:
             else:
                 message = v2_tensors.parse(body, length, info.image_size, max_images=most)
             if message.seconds is not None:
-                seconds = min(seconds, message.seconds)
+                deadline = min(deadline, began + message.seconds)
             async with ClientWaits(request.receive):
-                result = await self._engine.infer(
-                    info.name, message.images, timeout=seconds - (time.monotonic() - began)
-                )
+                result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
         answer, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
         return _coded(answer, headers, request.headers.get("accept-encoding", ""))
@@ -162,14 +160,14 @@ class V2:
         return message
 
 
-# Reading a megabyte of JSON numbers takes long enough to hold up others.
+# Bytes from which JSON is parsed in another thread: a megabyte of numbers takes long enough to hold up others.
 SLOW_JSON = 256 * 2**10
-# Bytes that a number of a tensor takes in JSON, with commas, brackets and spaces.
+# Bytes that a number of a tensor may take in JSON, with commas, brackets and spaces.
 NUMBER = 8
 
 
 def _limit_json(length: int, most: int) -> None:
-    # Parsed, JSON can take thirty times its bytes.
+    # Once parsed, JSON can take thirty times its bytes.
     if length > most:
         raise ApiError(
             413, f"{length:,} bytes of JSON are too many: at most {most:,}; tensors can be sent as raw bytes"
@@ -181,7 +179,10 @@ def _json(message: Any) -> Response:
 
 
 def _coded(body: bytes, headers: dict[str, str], accepted: str) -> Response:
-    """A client that names one coding wants it; libraries' usual lists are no wish, and small answers do not shrink."""
+    """Compress an answer for a client that names one coding alone.
+
+    The lists that libraries send by default do not ask for it, and small answers hardly shrink.
+    """
     if accepted in ("gzip", "deflate"):
         body = gzip.compress(body, 1) if accepted == "gzip" else zlib.compress(body, 1)
         headers["content-encoding"] = accepted

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's inference messages: JSON with, or without, raw tensors behind it.
+"""The Open Inference Protocol's inference messages: JSON with or without raw tensors after it.
 
-Bytes to `Request` and `Result` to bytes; no HTTP and no engine in here.
+From bytes to a `Request`, and from a `Result` to bytes; without HTTP or the engine.
 """
 
 import itertools
@@ -12,16 +12,18 @@ import numpy as np
 import orjson
 
 from serve.errors import BadRequest
-from serve.lines import Result
-from serve.models import OUTPUTS, Images
+from serve.models import OUTPUTS, Images, Scores
+from serve.queues import Result, ranked
 
+# Tells how many bytes of a body are JSON, where raw tensors follow.
+HEADER = "Inference-Header-Content-Length"
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that is asked for: raw or JSON, or, with `classes`, its best classes as text."""
+    """A tensor that is asked for, raw (`binary`) or as JSON; with `classes`, that many best classes as text."""
 
     name: str
     binary: bool
@@ -30,7 +32,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An inference request. `seconds` is the time that the client grants, None without one."""
+    """An inference request. `seconds` is how long the client waits, None where it does not say."""
 
     id: str | None
     images: Images
@@ -39,9 +41,9 @@ class Request:
 
 
 def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: int) -> Request:
-    """The request in `body`, whose first `length` bytes are JSON.
+    """Parse the request in `body`, whose first `length` bytes are JSON.
 
-    `shape` is (H, W, C) of the model. Raises BadRequest with what is wrong, and what would be right.
+    `shape` is (H, W, C) of the model. Raises BadRequest, which says what is wrong, and what would be right.
     """
     try:
         message = orjson.loads(memoryview(body)[:length])
@@ -63,11 +65,11 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
 
 
 def header_length(header: str | None, total: int) -> int:
-    """How many of a body's `total` bytes are JSON: what the header tells, all without it. Raises BadRequest."""
+    """Tell how many of a body's `total` bytes are JSON: what the header says; without it, all. Raises BadRequest."""
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
-        raise BadRequest(f"Inference-Header-Content-Length is {header!r:.50}; valid are 0 to {total}")
+        raise BadRequest(f"{HEADER} is {header!r:.50}; valid are 0 to {total}")
     return int(header)
 
 
@@ -97,9 +99,11 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
     if tensor.get("datatype") != "UINT8":
         raise BadRequest(f"datatype of 'image' is {tensor.get('datatype')!r:.50}; valid is 'UINT8'")
     size = tensor.get("shape")
-    if not isinstance(size, list) or not all(type(part) is int and part > 0 for part in size):
-        raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
-    if tuple(size[1:]) != shape:
+    if (
+        not isinstance(size, list)
+        or not all(type(part) is int and part > 0 for part in size)
+        or tuple(size[1:]) != shape
+    ):
         raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
     if size[0] > max_images:
         raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
@@ -121,10 +125,10 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
 
 
 def _from_json(data: Any, size: list[int]) -> Images:
-    """Flat or nested, as the protocol allows."""
+    """Read an image from JSON, flat or nested, as the protocol allows."""
     if not isinstance(data, list):
         raise BadRequest("'image' has neither a list of data nor binary_data_size")
-    # Not by NumPy, which makes one array of whatever it is given: of one long text among many short ones, a huge one.
+    # Not by NumPy, which makes one array of whatever it is given: with one long text among short ones, a huge one.
     values = data
     lengths = size if data and isinstance(data[0], list) else [math.prod(size)]
     for depth, length in enumerate(lengths):
@@ -174,37 +178,35 @@ def _no_shared_memory(parameters: dict[str, Any]) -> None:
 
 
 def render(request: Request, result: Result, version: str) -> tuple[bytes, int | None]:
-    """The response's body, and the length of its JSON when raw tensors follow it, else None."""
+    """Write the response's body; return it, and the length of its JSON when raw tensors follow it, else None."""
     raw: list[bytes] = []
     message: dict[str, Any] = {"model_name": result.model.name, "model_version": version, "outputs": []}
     if request.id is not None:
         message["id"] = request.id
     for output in request.outputs:
-        values = getattr(result, output.name)
+        scores = getattr(result, output.name)
+        texts: list[str] | None = None
         if output.classes:
-            texts = _best(values, result.model.labels, output.classes)
-            entry: dict[str, Any] = {"name": output.name, "datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
-            flat = [text for row in texts for text in row]
-            data: Any = flat
-            packed = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in flat)
+            rows = _best(scores, result.model.labels, output.classes)
+            kind, shape, texts = "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
         else:
-            entry = {"name": output.name, "datatype": "FP32", "shape": list(values.shape)}
-            data, packed = values, b""
+            kind, shape = "FP32", list(scores.shape)
+        entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": shape}
         if output.binary:
-            packed = packed or values.astype("<f4", copy=False).tobytes()
-            entry["parameters"] = {"binary_data_size": len(packed)}
-            raw.append(packed)
+            raw.append(scores.astype("<f4", copy=False).tobytes() if texts is None else _packed(texts))
+            entry["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            entry["data"] = data if output.classes else values.ravel().tolist()
+            entry["data"] = scores.ravel().tolist() if texts is None else texts
         message["outputs"].append(entry)
     head = orjson.dumps(message)
     return b"".join([head, *raw]), len(head) if raw else None
 
 
-def _best(values: Any, labels: list[str], classes: int) -> list[list[str]]:
-    """`value:index:label` of the best classes of each row, best first."""
-    rows = []
-    for row in values.tolist():
-        order = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:classes]
-        rows.append([f"{row[index]:f}:{index}:{labels[index]}" for index in order])
-    return rows
+def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
+    """Write the best classes of each row of float32 [n, classes] as `score:index:label`, best first."""
+    return [[f"{row[index]:f}:{index}:{labels[index]}" for index in ranked(row, classes)] for row in scores]
+
+
+def _packed(texts: list[str]) -> bytes:
+    """Pack a BYTES tensor: each text after its length, four bytes, little-endian."""
+    return b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, texts))

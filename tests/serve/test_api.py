@@ -230,6 +230,7 @@ def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
                 {"authorization": "Bearer wrong"},
                 {"authorization": "Bearer"},
                 {"authorization": "Basic !!!"},
+                {"authorization": b"Basic \xe9"},
                 {"authorization": f"Basic {base64.b64encode(bytes([255, 58, 255])).decode()}"},
                 {"x-api-key": ""},
             ]

@@ -3,9 +3,11 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,13 +15,16 @@ from PIL import Image
 from serve.app_answer import Answer, digit_answer, picture_answer, title
 from serve.app_ask import digit_from_drawing, digit_from_file, ready
 from serve.app_cards import cards, markdown, mistakes
-from serve.app_study import GRID, attention, cover
+from serve.app_occlusion import GRID, cover, occlusion_map
+from serve.app_parts import Seen, chooser
 from serve.app_tables import comparison, confusions, published
+from serve.app_tabs import digit_tab
 from serve.decoding import Decoder
 from serve.drawing import Digit
 from serve.errors import BadImage
 from serve.metrics import Metrics
 from serve.models import ModelInfo
+from serve.queues import ranked
 from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
@@ -36,6 +41,12 @@ def test_titles() -> None:
     assert title("improved_googlenet.cifar10") == "Improved GoogLeNet"
     assert title("vanilla_vgg16.mnist") == "Vanilla VGG16"
     assert title("other") == "Other"
+
+
+def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
+    scores = np.float32([0.1, 0.3, 0.1, 0.3, 0.2])
+    assert ranked(scores) == [1, 3, 4, 0, 2]
+    assert ranked(scores, 2) == [1, 3]
 
 
 def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
@@ -98,6 +109,27 @@ def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: P
     image.paste((255, 255, 255, 255), (90, 40, 105, 160))
     image.save(tmp_path / "canvas.png")
     assert asyncio.run(digit_from_file(decoder, str(tmp_path / "canvas.png"))).problem is None
+
+
+@pytest.mark.parametrize(("event", "broken"), [("draw", "data:image/png;base64,aGVsbG8="), ("photograph", "photo.png")])
+def test_a_digit_that_is_no_longer_shown_is_not_studied(
+    decoder: Decoder, tmp_path: Path, event: str, broken: str
+) -> None:
+    (tmp_path / "photo.png").write_text("no picture")
+
+    async def work() -> None:
+        with gr.Blocks() as page:  # outside of an event loop it would make one, and leave it open
+            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(Seen()))  # type: ignore[arg-type]
+        (show,) = (function.fn for function in page.fns.values() if function.name == event)
+        given = str(tmp_path / broken) if event == "photograph" else broken
+        html, digit, seen = await show(given, None, Seen(mnist=PIXELS))
+        assert "Not a picture" in html
+        assert digit.pixels is None
+        assert seen.mnist is None
+        _, _, seen = await show(None, None, Seen(mnist=PIXELS))
+        assert seen.mnist is None
+
+    asyncio.run(work())
 
 
 def running_model(accuracy: float, precision: str) -> ModelInfo:
@@ -209,10 +241,10 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     engine = OneSpot(*spot)
     pixels = np.zeros((28, 28, 1), np.uint8)
     pixels[spot] = 255
-    found = asyncio.run(attention(engine, "one.mnist", pixels))  # type: ignore[arg-type]
+    found = asyncio.run(occlusion_map(engine, "one.mnist", pixels))  # type: ignore[arg-type]
     assert found.answer.best == 1
-    assert found.loss == pytest.approx(0.88 / 0.9, abs=1e-3)
-    assert found.evidence == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
+    assert found.probability_drop == pytest.approx(0.88 / 0.9, abs=1e-3)
+    assert found.log_odds_drop == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
     hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
     assert np.abs(hottest - spot).max() <= 4
     assert found.heat[spot] > 0.9
@@ -238,5 +270,13 @@ def test_ready_models_come_by_dataset_and_accuracy() -> None:
         for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))
     }
     engine = SimpleNamespace(models=lambda: infos)
-    assert ready(engine, "mnist") == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
-    assert ready(engine, "cifar10") == ["c.cifar10"]  # type: ignore[arg-type]
+    assert [model.name for model in ready(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
+    assert ready(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
+
+
+def test_the_page_can_be_opened_while_a_model_becomes_ready() -> None:
+    digits = replace(running_model(99.6, "fp32"), name="vanilla_vgg16.mnist")
+    readings = [{}, {digits.name: digits}]
+    engine = SimpleNamespace(models=lambda: readings.pop(0) if len(readings) > 1 else readings[0])
+    assert chooser(engine, "mnist").choices == []  # type: ignore[arg-type]
+    assert chooser(engine, "mnist").choices == [("Vanilla VGG16 · 99.60 % in fp32", digits.name)]  # type: ignore[arg-type]

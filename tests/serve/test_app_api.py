@@ -84,6 +84,12 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
         served.client.predict(image=digit, model="nonsense", api_name="/classify_digit")
     with pytest.raises(AppError, match="valid are mnist and cifar10"):
         served.client.predict(image=image, dataset="imagenet", api_name="/compare")
+    for call in ({}, {"dataset": "mnist"}):
+        with pytest.raises(AppError, match="no picture was given"):
+            served.client.predict(image=None, **call, api_name="/compare")
+    for name in ("/classify_digit", "/classify_picture"):
+        with pytest.raises(AppError, match="no picture was given"):
+            served.client.predict(image=None, api_name=name)
 
 
 def test_the_key_opens_the_calls(running: type, tiny: type, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_help_names_every_setting() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--models", "nowhere"), "nowhere is no folder"),
+        (("--models", "nowhere"), "nowhere is not a folder"),
         (("--models", "serve"), "serve holds no models; build one with: python train/export.py serve/NAME"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
         (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
@@ -43,7 +43,7 @@ def test_help_names_every_setting() -> None:
         (("--timeout", "nan"), "timeout is nan"),
         (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
-        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is no host name"),
+        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is not a host name"),
         (("--max-images", "300"), "more than the 256 of max_queue"),
     ],
 )

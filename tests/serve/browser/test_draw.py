@@ -105,6 +105,47 @@ def test_drawing_with_the_keyboard(page: Page) -> None:
     expect(answer(page)).to_contain_text("Nothing to read yet")
 
 
+@pytest.mark.parametrize("key", ["Control+z", "Delete"])
+def test_a_stroke_taken_back_while_it_is_drawn_is_over(browser: Browser, url: str, key: str) -> None:
+    """A second finger can draw then, though the first still moves on the pad."""
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        box = pad(page)
+        devtools = context.new_cdp_session(page)
+
+        def touch(kind: str, *spots: tuple[float, float]) -> None:
+            points = [{"x": box["x"] + x, "y": box["y"] + y, "id": i} for i, (x, y) in enumerate(spots)]
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", (60, 150))
+        for x in range(60, 250, 10):
+            touch("touchMove", (x, 150))
+        page.keyboard.press(key)
+        expect(page.get_by_role("button", name="Clear", exact=True)).to_be_disabled()
+        touch("touchMove", (60, 250))
+        touch("touchStart", (60, 250), (150, 60))
+        for y in range(60, 250, 10):
+            touch("touchMove", (60, 310 - y), (150, y))
+        touch("touchEnd")
+        expect(says(page)).to_have_text(re.compile("^1 "))
+
+
+def test_the_space_key_draws_nothing_while_the_mouse_does(page: Page) -> None:
+    errors: list[object] = []
+    page.on("pageerror", errors.append)
+    box = pad(page)
+    page.mouse.move(box["x"] + 150, box["y"] + 60)
+    page.mouse.down()
+    page.keyboard.press(" ")
+    page.mouse.move(box["x"] + 150, box["y"] + 300, steps=10)
+    page.mouse.up()
+    page.keyboard.press("ArrowLeft")
+    expect(says(page)).to_have_text(re.compile("^1 "))
+    page.get_by_role("button", name="Undo").click()
+    expect(answer(page)).to_contain_text("Nothing to read yet")
+    assert errors == []
+
+
 def test_a_dot_two_digits_and_a_scribble_are_no_digit(page: Page) -> None:
     draw(page, [[(50, 50), (50.5, 50.5)]])
     expect(answer(page)).to_contain_text("only a dot")
