@@ -275,7 +275,7 @@ def test_card_is_parsed_back(card: Path) -> None:
     (result,) = parsed.data.eval_results
     assert result.metric_value == pytest.approx(metrics["test_accuracy"] / 100)
     assert (result.dataset_type, result.dataset_split) == (data.HUB_IDS[metrics["dataset"]], "test")
-    assert parsed.data.library_name == "timm"
+    assert (parsed.data.library_name, parsed.data.license) == ("timm", "apache-2.0")
     assert f"{metrics['epochs']} epochs" in parsed.text
     assert metrics["device"] in parsed.text
 

@@ -129,6 +129,15 @@ def test_what_runs_out_of_a_photo_is_not_ink_of_the_digit() -> None:
     assert difference(prepare(photo), prepare(drawn(SEVEN))) < 0.2
 
 
+@pytest.mark.parametrize("paper", [False, True])
+def test_specks_beside_a_digit_are_no_ink_of_it(paper: bool) -> None:
+    clean = drawn(SEVEN, width=9 if paper else 20)
+    spotted = clean.copy()
+    ImageDraw.Draw(spotted).ellipse([20, 244, 26, 250], fill=255)
+    one, other = (prepare(on_paper(image) if paper else image) for image in (clean, spotted))
+    assert difference(one, other) < 0.05
+
+
 def test_a_picture_of_the_datasets_size_stays_as_it_is() -> None:
     pixels = np.zeros((SIDE, SIDE), np.uint8)
     pixels[5:23, 12:15] = 200

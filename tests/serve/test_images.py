@@ -89,6 +89,16 @@ def test_orientations(encode: Encode, orientation: int, kind: str) -> None:
         assert corners(read(data))[0, 0].argmax() == 2
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_orientations_in_xmp(encode: Encode, kind: str) -> None:
+    """Where programs for photographs write them; `test_orientations` has EXIF's."""
+    note = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", note.decode())
+    data = encode(CORNERS, kind, **({"pnginfo": info} if kind == "PNG" else {"xmp": note}))
+    assert corners(read(data))[0, 0].argmax() == 2
+
+
 def test_a_broken_orientation_does_not_spoil_the_picture(encode: Encode) -> None:
     data = encode(CORNERS, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken", quality=100)
     np.testing.assert_allclose(corners(read(data)), corners(CORNERS), atol=12)
@@ -229,6 +239,15 @@ def test_the_limit_on_pixels_is_the_callers_alone(encode: Encode) -> None:
     assert images.open_header(data, max_pixels=180_000_000).size == (20_000, 9_000)
     with pytest.raises(BadImage, match="20000x9000, at most 179,999,999 pixels") as caught:
         images.open_header(data, max_pixels=179_999_999)
+    assert caught.value.status == 413
+
+
+def test_of_webp_half_as_many_pixels_are_taken(encode: Encode) -> None:
+    """Its decoder takes twice the memory."""
+    data = encode(CORNERS, "WEBP")
+    assert images.open_header(data, max_pixels=2 * 32 * 32).size == (32, 32)
+    with pytest.raises(BadImage, match="32x32, at most 1,023 pixels") as caught:
+        images.open_header(data, max_pixels=2 * 32 * 32 - 1)
     assert caught.value.status == 413
 
 

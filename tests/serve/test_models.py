@@ -4,6 +4,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -24,6 +25,19 @@ def test_precisions(tiny: Any, tmp_path: Path) -> None:
     ):
         with Engine(Settings(models=tmp_path, precision=precision, device="cpu")) as engine:
             assert {name: info.precision for name, info in engine.models().items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "dot_product", "precision"), [("cpu", True, "int8"), ("cpu", False, "fp32"), ("cuda", True, "fp32")]
+)
+def test_the_usual_precision_is_the_faster_one(
+    device: str, dot_product: bool, precision: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import models
+
+    tiny(tmp_path / "both").write().write("int8")
+    monkeypatch.setattr(models, "has_int8_dot_product", lambda: dot_product)
+    assert models._choose(tmp_path / "both", "auto", device) == precision
 
 
 @pytest.mark.parametrize("dot_product", [True, False])
@@ -108,6 +122,29 @@ def test_cuda_is_used_only_where_it_works(
     assert model.info.device == ("cuda" if works else "cpu")
     assert model.shares_cores == (not works)
     assert (why in caplog.text) == (device == "auto" and not works)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))])
+def test_on_a_gpu_runs_are_of_few_sizes(most: int, sizes: tuple[int, ...]) -> None:
+    """It chooses its kernels anew for each; what fills a run up has no part in the answers."""
+    from serve import models
+
+    ran: list[int] = []
+
+    class Session:
+        def run(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+            ran.append(len(inputs["image"]))
+            return [inputs["image"].astype(np.float32).reshape(-1, 4)] * 2
+
+    assert models._padded_sizes(most) == sizes
+    info: Any = None
+    session: Any = Session()
+    model = models.Model(info, session, sizes=sizes)
+    for count in range(1, most + 1):
+        images = np.arange(4 * count, dtype=np.uint8).reshape(count, 2, 2, 1)
+        for scores in model.run(images):
+            np.testing.assert_array_equal(scores, images.reshape(-1, 4))
+    assert set(ran) == set(sizes)
 
 
 def test_a_broken_file_is_not_laid_at_the_gpus_door(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
         for thread in threads:
             thread.join()
     assert [answer.status_code for answer in answers] == [503] * 42
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert [answer.json()["error"] for answer in answers] == [
         "not ready: loading models",
         "model 'model' is not ready: loading",
