@@ -43,7 +43,7 @@ def section(metrics: dict, config: dict) -> list[str]:
         f"{_sizes(recipe, config)}; augmentation: {', '.join(augmentation(recipe.augmentation)) or 'none'}.{distilled}",
         "",
         f"Hardware: {metrics['device']}, CPU threads: {metrics['threads']}; {_time(metrics['train_seconds'])} of "
-        f"training ({_rate_of(metrics['images_per_second'])} images/s) in {_gigabytes(metrics)}, "
+        f"training ({_images_per_second(metrics['images_per_second'])} images/s) in {_gigabytes(metrics)}, "
         f"{precision(metrics)}. "
         f"torch {metrics['versions']['torch']}, timm {metrics['versions']['timm']}, commit `{metrics['git_commit']}`"
         f"{''.join(f', resumed at `{commit}`' for commit in metrics.get('resumed_at_commits', []))}.",
@@ -56,7 +56,7 @@ def all_epochs(metrics: dict) -> str:
     return " + ".join(str(run["epochs"]) for run in (*metrics.get("earlier", []), metrics))
 
 
-def taught(metrics: dict) -> str:
+def recipe_and_teacher(metrics: dict) -> str:
     """By which recipe and teacher a card's weights were trained: "`fast`, taught by `improved_vgg16.cifar10`"."""
     teacher = metrics.get("teacher")
     return f"`{metrics['recipe']}`" + (f", taught by `{teacher['name']}`" if teacher else "")
@@ -106,8 +106,8 @@ def _sizes(recipe: recipes.Recipe, config: dict) -> str:
     return f"; input {', '.join(stages)}, then {full[1]}x{full[0]}" if stages else ""
 
 
-def _rate_of(images_per_second: float) -> str:
-    return f"{images_per_second:.{0 if images_per_second >= 10 else 1}f}"
+def _images_per_second(value: float) -> str:
+    return f"{value:.{0 if value >= 10 else 1}f}"
 
 
 def _gigabytes(metrics: dict) -> str:

@@ -205,8 +205,8 @@ def _source(name: str, data_dir: Path | None) -> tuple[str, str | None]:
         return str(Path(name).resolve()), None
     if Path(name).is_absolute():
         raise DataError(
-            f"no folder {name!r} here (where a run or a card names it: `dataset` in its args.json or config.json says "
-            "where it lies now)"
+            f"no folder {name!r} here: where a run or a card names it, change `dataset` in its args.json or its "
+            "config.json"
         )
     if name.startswith("."):
         raise DataError(f"no folder {name!r} here")

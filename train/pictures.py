@@ -34,7 +34,8 @@ class PicturesError(UserError):
 
 def is_folder_of_pictures(folder: Path) -> bool:
     """Whether a folder holds pictures by class; not tables, as a dataset downloaded from the Hub does."""
-    tables = (path for pattern in ("*", "data/*", "*/*.parquet", "*/metadata.*") for path in folder.glob(pattern))
+    places = ("*", "data/*", "*/*.parquet", "*/*/*.parquet", "*/metadata.*")
+    tables = (path for place in places for path in folder.glob(place))
     return any(_folders(folder)) and not any(path.suffix in TABLES for path in tables)
 
 
@@ -48,7 +49,7 @@ def load(folder: Path) -> datasets.DatasetDict:
         PicturesError: there are folders within a class, or pictures outside of one, or in `test` a class that `train`
             has not.
     """
-    top = list(_folders(folder))
+    top = _folders(folder)
     names = {path: SPLITS.get(path.name.lower()) for path in top}
     if "train" not in names.values() or None in names.values():  # a class may be called "train"
         return datasets.DatasetDict(train=_split(folder, None))
@@ -67,7 +68,8 @@ def _hidden(path: Path) -> bool:
 
 
 def _split(folder: Path, classes: list[str] | None) -> datasets.Dataset:
-    """
+    """The pictures of one split, a sub-folder for each class.
+
     Args:
         classes: the names of all; None: those of the sub-folders.
     """

@@ -87,7 +87,7 @@ def costs(published: Runs) -> Iterator[str]:
         yield _row(
             title(dataset, model),
             f"{metrics['parameters']:,}",
-            card_training.taught(metrics),
+            card_training.recipe_and_teacher(metrics),
             card_training.all_epochs(metrics),
             number(sum(run["train_seconds"] for run in runs) / 60, 0),
             metrics["device"],

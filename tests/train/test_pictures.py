@@ -223,6 +223,17 @@ def test_folders_of_splits_in_any_case(tmp_path: Path, names: tuple[str, str]) -
     assert tested == set().union(*map(keys, (alone.train, alone.validation, alone.test)))
 
 
+def test_tables_by_configuration_and_split_are_no_folder_of_pictures(samples: Path, tmp_path: Path) -> None:
+    """The layout that the Hub converts datasets to."""
+    for split in ("train", "test"):
+        (tmp_path / "digits" / "default" / split).mkdir(parents=True)
+        shutil.copy(
+            samples / "mnist" / "mnist" / f"{split}-00000-of-00001.parquet",
+            tmp_path / "digits" / "default" / split / "0000.parquet",
+        )
+    assert data.load(str(tmp_path / "digits"), image_size=28).class_names == tuple("0123456789")
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for label in ("bus", "car", "train"):
         for i in range(5):
