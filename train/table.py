@@ -23,7 +23,8 @@ def with_rows(readme: str, cards: list[Path]) -> str:
         rows.append(
             f"| [`{folder.name}`](model_cards/{quote(folder.name)}) | {metrics['test_accuracy']:.2f} "
             f"| {'-' if reported is None else f'{reported:.2f}'} | {onnx['fp32']:.2f} / {onnx['int8']:.2f} "
-            f"| recipe {card_training.recipe_and_teacher(metrics)}, {epochs} epochs, seed {metrics['seed']}, {metrics['device']} |"
+            f"| recipe {card_training.recipe_and_teacher(metrics)}, {epochs} epochs, seed {metrics['seed']}, "
+            f"{metrics['device']} |"
         )
     before, rest = readme.split(BEGIN)
     return "\n".join([before + BEGIN, *rows, END]) + rest.split(END)[1]
