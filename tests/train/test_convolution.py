@@ -1,4 +1,4 @@
-"""The faster 3x3 convolutions give what PyTorch's own give."""
+"""The faster convolutions give what PyTorch's own give."""
 
 import copy
 from typing import Any
@@ -14,10 +14,10 @@ import zoo  # noqa: F401
 from train import convolution
 
 
-def both(channels: int, out: int, bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
+def both(channels: int, out: int, bias: bool = True, kernel: int = 3, stride: int = 1) -> tuple[nn.Conv2d, nn.Conv2d]:
     """The same convolution twice: PyTorch's in double precision, and the faster one."""
-    own = nn.Conv2d(channels, out, 3, padding=1, bias=bias).double()
-    faster = nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+    own = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias).double()
+    faster = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias)
     faster.load_state_dict(own.state_dict())
     convolution.use_faster(faster)
     assert type(faster) is convolution.Conv2d
@@ -41,17 +41,19 @@ def relative(expected: Tensor, found: Tensor) -> float:
     height=st.integers(1, 13),
     width=st.integers(1, 13),
     bias=st.booleans(),
+    kernel=st.sampled_from([1, 3, 3]),
+    stride=st.sampled_from([1, 1, 2, 3]),
     seed=st.integers(0, 99),
 )
 def test_values_and_all_gradients(
-    n: int, channels: int, out: int, height: int, width: int, bias: bool, seed: int
+    n: int, channels: int, out: int, height: int, width: int, bias: bool, kernel: int, stride: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    own, faster = both(channels, out, bias)
+    own, faster = both(channels, out, bias, kernel, stride)
     x = torch.randn(n, channels, height, width, dtype=torch.float64)
-    gradient = torch.randn(n, out, height, width, dtype=torch.float64)
     exact, x = x.requires_grad_(), x.detach().float().requires_grad_()
     expected, y = own(exact), faster(x)
+    gradient = torch.randn_like(expected)
     expected.backward(gradient)
     y.backward(gradient.float())
     assert y.shape == expected.shape
@@ -65,26 +67,35 @@ def test_values_and_all_gradients(
         assert error(wanted.grad, found.grad) < 1e-5
 
 
-@pytest.mark.parametrize(("side", "most"), [(1, 0.004), (2, 0.004), (3, 0.02), (8, 0.02), (13, 0.02)])
-def test_values_and_all_gradients_under_autocast(side: int, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small maps are as exact as PyTorch's bf16; Winograd's transforms enlarge the rounding errors some six times."""
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side", "tiles", "most"),
+    [
+        (3, 1, 1, False, 0.004), (3, 1, 2, False, 0.004), (3, 2, 3, False, 0.004), (3, 2, 8, True, 0.004),
+        (1, 1, 8, False, 0.004), (1, 1, 8, True, 0.004), (1, 2, 4, False, 0.004),
+        (3, 1, 3, False, 0.02), (3, 1, 8, False, 0.02), (3, 1, 13, False, 0.02), (3, 1, 4, True, 0.02),
+    ],
+)  # fmt: skip
+def test_values_and_all_gradients_under_autocast(
+    kernel: int, stride: int, side: int, tiles: bool, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products are as exact as PyTorch's bf16; Winograd's transforms enlarge the rounding errors some six times."""
     torch.manual_seed(0)
-    own, faster = both(64, 128)
+    own, faster = both(64, 128, kernel=kernel, stride=stride)
     x = torch.randn(40, 64, side, side, dtype=torch.float64, requires_grad=True)
-    gradient = torch.randn(40, 128, side, side, dtype=torch.float64)
+    expected = own(x)
+    gradient = torch.randn_like(expected)
     rounded = x.detach().float().requires_grad_()
 
     def never(*args: Any) -> None:
         raise AssertionError("PyTorch's own way was taken")
 
     monkeypatch.setattr(nn.Conv2d, "forward", never)
-    monkeypatch.setattr(convolution, "_has_tiles", lambda dtype: False)
+    monkeypatch.setattr(convolution, "_has_tiles", lambda dtype: tiles)
     with torch.autocast("cpu", torch.bfloat16):
         y = faster(rounded)
     monkeypatch.undo()
     assert y.dtype == torch.bfloat16
     y.backward(gradient.bfloat16())
-    expected = own(x)
     expected.backward(gradient)
     assert relative(expected, y) < most
     assert relative(x.grad, rounded.grad) < most  # type: ignore[arg-type]
@@ -114,18 +125,32 @@ def test_a_result_may_be_changed_in_place(side: int) -> None:
     assert error(x_grad, x.grad) < 1e-5  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("side", "winograd"), [(4, True), (5, False), (16, False)])
-def test_with_tiles_larger_maps_are_pytorchs(side: int, winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bf16 products are cheap, Winograd's transforms cost more than they save; float32 has no such products."""
-    _, faster = both(128, 128)
-    calls: list[torch.dtype] = []
-    apply = convolution._Winograd.apply
+@pytest.mark.parametrize(
+    ("stride", "side", "bf16", "float32"),
+    [
+        (1, 2, "_Dense", "_Dense"), (1, 4, "_Winograd", "_Winograd"), (1, 5, "", "_Winograd"),
+        (1, 16, "", "_Winograd"), (2, 4, "_Product", "_Product"), (2, 8, "_Product", ""), (2, 16, "", ""),
+    ],
+)  # fmt: skip
+def test_with_tiles_larger_maps_are_pytorchs(
+    stride: int, side: int, bf16: str, float32: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bf16 products are cheap, Winograd's transforms cost more than they save, and rows of pixels less than
+    PyTorch's strided convolutions; float32 has no such products."""
+    _, faster = both(128, 128, stride=stride)
+    calls: list[tuple[str, torch.dtype]] = []
 
-    def noted(x: Tensor, *others: Any) -> Tensor:
-        calls.append(x.dtype)
-        return apply(x, *others)
+    def note(way: str) -> None:
+        apply = getattr(convolution, way).apply
 
-    monkeypatch.setattr(convolution._Winograd, "apply", noted)
+        def noted(x: Tensor, *others: Any) -> Tensor:
+            calls.append((way, x.dtype))
+            return apply(x, *others)
+
+        monkeypatch.setattr(getattr(convolution, way), "apply", noted)
+
+    for way in ("_Product", "_Dense", "_Winograd"):
+        note(way)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     convolution._has_tiles.cache_clear()
     try:
@@ -135,7 +160,7 @@ def test_with_tiles_larger_maps_are_pytorchs(side: int, winograd: bool, monkeypa
         faster(x)
     finally:
         convolution._has_tiles.cache_clear()
-    assert calls == [torch.bfloat16] * winograd + [torch.float32]
+    assert calls == [(way, dtype) for way, dtype in ((bf16, torch.bfloat16), (float32, torch.float32)) if way]
 
 
 def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +170,11 @@ def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any) -> None:
         raise AssertionError("the faster way was taken")
 
+    monkeypatch.setattr(convolution._Product, "apply", never)
     monkeypatch.setattr(convolution._Winograd, "apply", never)
-    with pytest.raises(AssertionError, match="faster way"):
-        faster(x)
+    for other in (faster, both(32, 32, kernel=1)[1]):
+        with pytest.raises(AssertionError, match="faster way"):
+            other(x)
     with torch.autocast("cpu", torch.bfloat16):  # too few channels for bf16
         assert faster(x).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.float16):
@@ -160,15 +187,15 @@ def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_what_fits_is_changed_and_all_of_it_back() -> None:
     model = timm.create_model("vanilla_googlenet", num_classes=10)
     others = nn.Sequential(
-        nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=2, dilation=2),
-        nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Conv2d(32, 32, 3, padding="same"),
-        nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"), nn.Conv2d(32, 32, 5, padding=1),
+        nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 5, padding=2), nn.Conv2d(32, 32, 1, padding=1),
+        nn.Conv2d(32, 32, 1, groups=2), nn.Conv2d(32, 32, 3, padding=1, groups=2), nn.Conv2d(32, 32, 3, padding="same"),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2), nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
     )  # fmt: skip
     convolution.use_faster(others)
     assert {type(module) for module in others} == {nn.Conv2d}
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     convolution.use_faster(model)
-    assert sum(type(module) is convolution.Conv2d for module in model.modules()) == 19
+    assert sum(type(module) is convolution.Conv2d for module in model.modules()) == 56
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     convolution.use_own(model)
     assert not any(type(module) is convolution.Conv2d for module in model.modules())
