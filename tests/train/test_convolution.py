@@ -114,10 +114,10 @@ def test_batches_larger_than_a_chunk(side: int) -> None:
     assert faster(x[:0]).shape == (0, 32, side, side)
 
 
-@pytest.mark.parametrize("side", [1, 8])
-def test_a_result_may_be_changed_in_place(side: int) -> None:
+@pytest.mark.parametrize(("side", "kernel", "stride"), [(1, 3, 1), (8, 3, 1), (8, 1, 1), (4, 3, 2)])
+def test_a_result_may_be_changed_in_place(side: int, kernel: int, stride: int) -> None:
     torch.manual_seed(0)
-    own, faster = both(32, 32)
+    own, faster = both(32, 32, kernel=kernel, stride=stride)
     x = torch.randn(2, 32, side, side).requires_grad_()
     expected, x_grad = own(x.double()).relu(), None
     (x_grad,) = torch.autograd.grad(expected.sum(), x)
@@ -132,7 +132,7 @@ def test_a_result_may_be_changed_in_place(side: int) -> None:
         (1, 16, "", "_Winograd"), (2, 4, "_Product", "_Product"), (2, 8, "_Product", ""), (2, 16, "", ""),
     ],
 )  # fmt: skip
-def test_with_tiles_larger_maps_are_pytorchs(
+def test_what_is_taken_with_tiles_and_without(
     stride: int, side: int, bf16: str, float32: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where bf16 products are cheap, Winograd's transforms cost more than they save, and rows of pixels less than
