@@ -62,6 +62,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     how.add_argument("--learning-rate", type=float, metavar="X", help="(default: the recipe's)")
     how.add_argument(
+        "--full-size", action="store_true",
+        help="begin at the full input size, where the recipe's images grow on the way: for weights that know it",
+    )  # fmt: skip
+    how.add_argument(
         "--teacher", metavar="NAME",
         help="learn from this network's outputs too: a published model, as improved_vgg16.cifar10, or a run folder",
     )  # fmt: skip
@@ -156,8 +160,10 @@ def model_kwargs(pairs: list[str]) -> dict[str, Any]:
 def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
     """The recipe with the command line's overrides."""
     recipe = recipes.get(args.recipe, args.model, args.dataset)
-    changes = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if args.full_size:
+        changes["sizes"] = ()
     if args.overfit:
         changes["augmentation"] = recipes.Augmentation()
         changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))

@@ -10,7 +10,7 @@ import timm
 from train import data, models, recipes
 from train.files import read_json, sha256
 
-# Settings of a recipe that a flag of train/fit.py overrides.
+# Settings of a recipe that a flag of train/fit.py overrides with a value; `--full-size` is another one.
 FLAGS = {
     "epochs": "--epochs",
     "batch_size": "--batch-size",
@@ -69,17 +69,30 @@ def changed_settings(metrics: dict) -> set[str]:
     return changed - {"augmentation"} if metrics.get("overfit") else changed
 
 
+def _beyond_flags(metrics: dict) -> set[str]:
+    """Those of them that no flag brings about."""
+    beyond = changed_settings(metrics) - FLAGS.keys()
+    return beyond - {"sizes"} if _full_size(metrics) else beyond
+
+
+def _full_size(metrics: dict) -> bool:
+    """Whether a run saw the full input size from its first epoch on."""
+    return not recipes.of_settings(metrics["settings"]).sizes
+
+
 def command(metrics: dict) -> str:
     """What trains a published network once more, given a recipe that stands as it did in all that no flag sets."""
-    changed = changed_settings(metrics)
+    changed, beyond_flags = changed_settings(metrics), _beyond_flags(metrics)
     words = ["--model", metrics["model"]]
     if kwargs := metrics.get("model_kwargs"):
         words += ["--model-kwargs", *(f"{key}={value!r}" for key, value in kwargs.items())]
     words += ["--dataset", metrics["dataset"], "--recipe", metrics["recipe"]]
     for name, flag in FLAGS.items():
         # Before a `git checkout`, today's recipe tells nothing of the one that the flags are to override.
-        if name in changed or changed - FLAGS.keys():
+        if name in changed or beyond_flags:
             words += [flag, str(metrics["settings"][name])]
+    if _full_size(metrics) and "sizes" in changed:
+        words.append("--full-size")
     words += ["--seed", str(metrics["seed"])]
     if metrics.get("overfit"):
         words += ["--overfit", str(metrics["overfit"])]
@@ -94,7 +107,7 @@ def command(metrics: dict) -> str:
 def prerequisites(metrics: dict) -> list[str]:
     """What has to be done before the command gives the published network."""
     sentences = []
-    if changed := changed_settings(metrics) - FLAGS.keys():
+    if changed := _beyond_flags(metrics):
         commit = metrics["git_commit"]
         if commit is None:
             stood = "at a commit that is not known"

@@ -32,6 +32,15 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     assert json.loads(json.dumps(vars(command_line.recipe_for(args)), default=vars)) == run["settings"]
     assert "git checkout" not in (card / "README.md").read_text()
 
+    metrics["model"] = "improved_resnet18"  # its images grow
+    grown = recipes.as_settings(recipes.get("fast", metrics["model"], run["dataset"]))
+    args = parsed(metrics | {"settings": grown | {"sizes": []}})
+    assert args.full_size
+    assert command_line.recipe_for(args).sizes == ()
+    assert not parsed(metrics | {"settings": grown}).full_size
+    assert not repeat.prerequisites(metrics | {"settings": grown | {"sizes": []}})
+    assert repeat.prerequisites(metrics | {"settings": grown | {"sizes": [[0.5, 0.25]]}})
+
     more = {"model_kwargs": {"aux": True, "act": "a b"}, "pretrained": "published", "overfit": 32}
     args = parsed(metrics | more)
     assert command_line.model_kwargs(args.model_kwargs) == more["model_kwargs"]
