@@ -66,10 +66,14 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
+        x = autocast(x)
+        y = self.faster(x)
+        return super().forward(x) if y is None else y
+
+    def faster(self, x: Tensor) -> Tensor | None:
+        """What it computes in another way, or None where its parent's is the faster one."""
         if x.device.type == "cpu" and x.dtype in FEWEST_PRODUCTS and self.weight.dtype == torch.float32 and len(x):
-            largest, tiles = max(_positions(x.shape, self.stride)), _has_tiles(x.dtype)
+            largest, tiles = max(positions(x.shape, self.stride)), has_tiles(x.dtype)
             outputs, inputs = self.weight.shape[:2]
             many = inputs * outputs >= FEWEST_PRODUCTS[x.dtype] and min(inputs, outputs) >= 32
             if self.stride != (1, 1):
@@ -81,11 +85,16 @@ class Conv2d(nn.Conv2d):
                 return _Dense.apply(x, self.weight, self.bias)
             elif many and min(x.shape[2:]) > 2 and not (tiles and largest > LARGEST_WITH_TILES):
                 return _Winograd.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return None
+
+
+def autocast(x: Tensor) -> Tensor:
+    """What a convolution computes with under the CPU's autocast, where that is on."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
 @cache
-def _has_tiles(dtype: torch.dtype) -> bool:
+def has_tiles(dtype: torch.dtype) -> bool:
     """Whether the processor multiplies matrices of this type in tiles. A torch too old to tell counts as no."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return dtype == torch.bfloat16 and bool(capabilities.get("amx_bf16"))
@@ -116,18 +125,19 @@ def faster(model: nn.Module) -> Iterator[None]:
 
 
 def _change_class(model: nn.Module, before: type[nn.Conv2d], after: type[nn.Conv2d]) -> list[nn.Module]:
-    changed: list[nn.Module] = [module for module in model.modules() if type(module) is before and _fits(module)]
+    changed: list[nn.Module] = [module for module in model.modules() if type(module) is before and fits(module)]
     for module in changed:
         module.__class__ = after
     return changed
 
 
-def _fits(conv: nn.Conv2d) -> bool:
+def fits(conv: nn.Conv2d) -> bool:
+    """Whether it is one that `Conv2d` can stand in for."""
     centred = (conv.kernel_size, conv.padding) in (((1, 1), (0, 0)), ((3, 3), (1, 1)))
     return centred and conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
 
 
-def _positions(shape: torch.Size, stride: tuple[int, ...]) -> tuple[int, int]:
+def positions(shape: torch.Size, stride: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of the output for an input of shape (n, c, h, w)."""
     height, width = (-(-length // step) for length, step in zip(shape[2:], stride, strict=True))
     return height, width
@@ -189,7 +199,7 @@ def _new_output(x: Tensor, out: int, stride: tuple[int, ...] = (1, 1)) -> tuple[
 
     The first is no view, which autograd would not let an in-place ReLU change.
     """
-    n, (height, width) = len(x), _positions(x.shape, stride)
+    n, (height, width) = len(x), positions(x.shape, stride)
     y = torch.empty((n, out, height, width), dtype=x.dtype, memory_format=torch.channels_last)
     return y, y.permute(0, 2, 3, 1)
 
@@ -332,7 +342,7 @@ def _windows(x: Tensor, size: int, stride: tuple[int, int]) -> Tensor:
         padded = F.pad(padded, (0, 0, *4 * [size // 2]))
     image, row, column, channel = padded.stride()
     windows = padded.as_strided(
-        (n, *_positions(x.shape, stride), size, size, channels),
+        (n, *positions(x.shape, stride), size, size, channels),
         (image, stride[0] * row, stride[1] * column, row, column, channel),
     )
     return windows.reshape(-1, size * size * channels)
@@ -341,7 +351,7 @@ def _windows(x: Tensor, size: int, stride: tuple[int, int]) -> Tensor:
 def _put_windows(rows: Tensor, shape: torch.Size, size: int, stride: tuple[int, int]) -> Tensor:
     """The sums [n, c, h, w] of such windows, each where it came from."""
     n, channels, height, width = shape
-    down, right = _positions(shape, stride)
+    down, right = positions(shape, stride)
     if size == 1 and (down, right) == (height, width):
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
     windows = rows.view(n, down, right, size, size, channels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from train import models
 from train.fold import fold
+from train.merge import merged
 from train.preprocess import Preprocess
 
 SHARE = 0.9
@@ -67,7 +68,12 @@ class Teacher(nn.Module):
         self.register_buffer("scale", student.std / self.preprocess.std, persistent=False)
         self.register_buffer("offset", (student.mean - self.preprocess.mean) / self.preprocess.std, persistent=False)
         self.alike = not (self.scale != 1).any() and not self.offset.any()
-        self.model = fold(model, cfg["input_size"]).requires_grad_(False).eval()
+        self.input_size = cfg["input_size"]
+        self.model = fold(model, self.input_size).requires_grad_(False).eval()
+
+    def merge_layers(self) -> None:
+        """Have a CPU compute its outputs sooner; see `train.merge`."""
+        self.model = merged(self.model, self.input_size)
 
     def train(self, mode: bool = True) -> "Teacher":
         """It has learnt: evaluation mode is its only one."""

@@ -130,6 +130,8 @@ def train(
     if teacher is not None:
         # Not by `accelerator.prepare`: it would be a part of every state.
         teacher.to(device)
+        if device.type == "cpu" and not compiled:
+            teacher.merge_layers()
     for network in [model] if teacher is None else [model, teacher]:
         # Faster in every precision: a GPU's tensor cores would have everything brought into it each time.
         network.to(memory_format=torch.channels_last)

@@ -90,7 +90,7 @@ def test_values_and_all_gradients_under_autocast(
         raise AssertionError("PyTorch's own way was taken")
 
     monkeypatch.setattr(nn.Conv2d, "forward", never)
-    monkeypatch.setattr(convolution, "_has_tiles", lambda dtype: tiles)
+    monkeypatch.setattr(convolution, "has_tiles", lambda dtype: tiles)
     with torch.autocast("cpu", torch.bfloat16):
         y = faster(rounded)
     monkeypatch.undo()
@@ -152,14 +152,14 @@ def test_what_is_taken_with_tiles_and_without(
     for way in ("_Product", "_Dense", "_Winograd"):
         note(way)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
-    convolution._has_tiles.cache_clear()
+    convolution.has_tiles.cache_clear()
     try:
         x = torch.randn(2, 128, side, side)
         with torch.autocast("cpu", torch.bfloat16):
             faster(x)
         faster(x)
     finally:
-        convolution._has_tiles.cache_clear()
+        convolution.has_tiles.cache_clear()
     assert calls == [(way, dtype) for way, dtype in ((bf16, torch.bfloat16), (float32, torch.float32)) if way]
 
 
