@@ -54,7 +54,7 @@ def merged(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
     expected = model(x)
     try:
-        traced = fuse(_norms_and_activations_apart(model))
+        traced = fuse(_norms_and_activations_apart(model), inplace=True)
         assert isinstance(traced, fx.GraphModule)
         _merge_relus(traced)
         found = traced(x)
