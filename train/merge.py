@@ -15,6 +15,9 @@ from torch.fx.experimental.optimization import fuse
 
 from train import convolution
 
+# Input times output channels, from which on Winograd's algorithm pays off forward where products are cheap.
+FEWEST_PRODUCTS_WITH_TILES = 512 * 512
+
 
 class ConvReLU(convolution.Conv2d):
     """A convolution and the ReLU of what it gives, without gradients."""
@@ -33,8 +36,10 @@ class ConvReLU(convolution.Conv2d):
 
     def _gains(self, x: Tensor) -> bool:
         """Whether the faster way is so forward too. Plain products gain by their gradients, but for small maps."""
-        small = max(convolution.positions(x.shape, self.stride)) <= convolution.LARGEST_SMALL
-        return small or (self.kernel_size != (1, 1) and not convolution.has_tiles(x.dtype))
+        if max(convolution.positions(x.shape, self.stride)) <= convolution.LARGEST_SMALL:
+            return True
+        fewest = FEWEST_PRODUCTS_WITH_TILES if convolution.has_tiles(x.dtype) else 0
+        return self.kernel_size != (1, 1) and self.weight.shape[:2].numel() >= fewest
 
 
 def _is_for_onednn(x: Tensor) -> bool:
