@@ -1,8 +1,8 @@
 """A trained network that only answers, as a CPU computes it sooner: its layers merged.
 
 In evaluation mode a norm is one more factor and offset of the convolution before it, and a ReLU can be taken of a
-convolution's sums before they are written. Where products are cheap, each layer's way to memory and back is what a
-network's time is spent on: this leaves one way in three.
+convolution's sums before they are written: of three ways from memory and back one is left. docs/performance.md has what
+that makes of a network.
 """
 
 import copy

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from conftest import SAMPLES, outcome, reset_accelerate
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from train import card as readme
 from train import data, distillation, loop, models, objective, plots, publish, repeat
@@ -128,6 +128,7 @@ def test_with_all_of_the_loss_its_opinion_is_all_that_counts(few: data.Dataset, 
         teacher = Teacher(network, models.pretrained_cfg(model), share)
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         model, _ = loop.train(model, dataset, recipe, Accelerator(cpu=True), folder, seed=0, teacher=teacher)
+        assert isinstance(teacher.model, fx.GraphModule)  # its layers merged
         return list(model.parameters())
 
     def same(one: list[Tensor], two: list[Tensor]) -> bool:
