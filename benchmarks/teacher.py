@@ -1,8 +1,8 @@
 """Images per second of a teacher on a CPU, its layers merged and not.
 
-`python benchmarks/teacher.py [MODEL ...]`, of published models. Both take turns at batches of the recipe's own size at
-the network's input size, in the precision that `train/fit.py` takes by itself; the table gives medians, and the median
-of the ratios within each turn.
+`python benchmarks/teacher.py [MODEL ...]`, of published models. Both take turns at a batch of random images of the
+network's input size, in the precision that `train/fit.py` takes by itself; the table gives medians, and the median of
+the ratios within each turn.
 """
 
 import argparse

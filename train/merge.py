@@ -6,6 +6,7 @@ that makes of a network.
 """
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,7 @@ def merged(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
     expected = model(x)
     try:
-        traced = fuse(_norms_and_activations_apart(model), inplace=True)
-        assert isinstance(traced, fx.GraphModule)
+        traced = cast(fx.GraphModule, fuse(_norms_and_activations_apart(model), inplace=True))
         _merge_relus(traced)
         found = traced(x)
     except Exception:  # a forward pass can do anything with the tensors that it takes a tracer's proxies for
