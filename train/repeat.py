@@ -125,7 +125,10 @@ def prerequisites(metrics: dict) -> list[str]:
     origin = (metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
     sentences += _origin("It starts", *origin, replaces)
     if teacher := metrics.get("teacher"):
-        where = "is published" if teacher["published"] else "lies where the network was trained"
+        # Others may have taken its name since, this network itself among them.
+        commit = (metrics["git_commit"] or "").removesuffix("+")
+        then = f"at commit `{commit}`" if commit else "then"
+        where = f"is what was published {then}" if teacher["published"] else "lies where the network was trained"
         sentences.append(
             f"The teacher `{teacher['name']}` {where} (SHA-256 `{teacher['safetensors_sha256'][:16]}...`, made at "
             f"commit `{teacher['git_commit']}`)."
