@@ -75,7 +75,7 @@ def test_promised_models_are_published() -> None:
     accuracy = {card.name: json.loads((card / "metrics.json").read_text())["test_accuracy"] for card in CARDS}
     assert accuracy["improved_googlenet.mnist"] >= 99.4
     assert accuracy["improved_googlenet.cifar10"] >= 92
-    assert accuracy["improved_resnet18.cifar10"] >= 92
+    assert accuracy["improved_resnet18.cifar10"] >= 93
     assert accuracy["vanilla_resnet18.cifar10"] >= 85
     assert accuracy["vanilla_googlenet.cifar10"] >= 88.15
     assert accuracy["vanilla_resnet18.mnist"] >= 99.5
@@ -233,7 +233,8 @@ def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: py
     settings = recipes.as_settings(recipes.of_settings(metrics["settings"]))
     differing = {name for name in recipe if recipe[name] != settings[name]}
     assert not differing & {"epochs", "batch_size", "learning_rate", "mixed_precision"}
-    assert (f"`git checkout {metrics['git_commit']}`" in text) == bool(differing or metrics.get("earlier"))
+    commit = metrics["git_commit"].removesuffix("+")
+    assert (f"`git checkout {commit}`" in text) == bool(differing or metrics.get("earlier"))
     if differing:
         assert {"--epochs", "--batch-size", "--learning-rate", "--mixed-precision"} <= set(command.split())
 
