@@ -105,7 +105,9 @@ def _write(
     with replacing(folder / "model.safetensors") as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
     _, channels, height, width = dataset.test.images.shape
-    models.pretrained_cfg(model)["tag"] = tag
+    cfg = models.pretrained_cfg(model)
+    cfg["tag"] = tag
+    cfg.pop("label_names", None)  # of the dataset that the architecture has by default; the run's are given below
     save_config_for_hf(
         model,
         str(folder / "config.json"),

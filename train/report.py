@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
-from train import claims, epoch_log, models, paper, paper_runs, plots
+from train import claims, epoch_log, models, paper, paper_runs, plots, repeat
 from train import report_tables as tables
 from train.errors import exit_status
 from train.files import read_json, write_text
@@ -113,7 +113,7 @@ def _beginning(published: Runs) -> Iterator[str]:
     """What the figures are of, and how far they can be compared."""
     count = "All twelve models are" if len(published) == ALL else f"{len(published)} of the twelve models are"
     taught = [
-        f"{tables.title(dataset, model)}, was taught by `{teacher['name']}` as well"
+        f"{tables.title(dataset, model)} (`{teacher['name']}`)"
         for (dataset, model), entry in sorted(published.items())
         if (teacher := entry.metrics.get("teacher"))
     ]
@@ -127,11 +127,11 @@ def _beginning(published: Runs) -> Iterator[str]:
         "The paper trained its vanilla networks at a fixed rate without augmentation, its improved ones with a "
         "schedule, weight decay, label smoothing and augmentation. Ours are of recipe `fast`, which has all that for "
         "the vanilla ones too; they see 32x32 pixels, the improved ones 64x64. The epochs differ (see Cost)"
-        f"{''.join(f', and {sentence}' for sentence in taught)}. So what an improved network gains on its vanilla one "
-        "is not by its architecture alone, neither there nor here. One run each: the test images leave a standard "
-        "error of about 0.3 points on CIFAR-10 and 0.06 on MNIST, and other seeds would add to it. Whether a finished "
-        "run was published has in some cases been decided by its test accuracy too ([docs/recipe.md](docs/recipe.md)), "
-        "which flatters ours a little."
+        f"{f', and a teacher had its part in {repeat.listed(taught)}' if taught else ''}. So what an improved network "
+        "gains on its vanilla one is not by its architecture alone, neither there nor here. One run each: the test "
+        "images leave a standard error of about 0.3 points on CIFAR-10 and 0.06 on MNIST, and other seeds would add to "
+        "it. Whether a finished run was published has in some cases been decided by its test accuracy too "
+        "([docs/recipe.md](docs/recipe.md)), which flatters ours a little."
     )
     yield ""
 

@@ -27,6 +27,15 @@ def test_the_folder_is_complete(card: Path) -> None:
     assert not list(card.parent.glob(".publishing-*"))
 
 
+def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: data.Dataset) -> None:
+    """The architecture's own, of as many classes, are left out."""
+    config = json.loads((card / "config.json").read_text())
+    assert config["label_names"] == list(dataset.class_names)
+    assert "label_names" not in config["pretrained_cfg"]
+    model = timm.create_model(f"local-dir:{card}", pretrained=True)
+    assert models.pretrained_cfg(model)["label_names"] == list(dataset.class_names)
+
+
 def test_torch_local_dir_and_onnx_agree(card: Path, run_folder: Path, dataset: data.Dataset) -> None:
     """On 1,000 real test images; beside the run's own weights only half precision lies between."""
     images = dataset.test.images
