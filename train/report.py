@@ -178,7 +178,7 @@ def render(published: Runs, runs: Runs) -> str:
         "",
         "## Cost",
         "",
-        'Wall-clock minutes on shared machines: orders of magnitude. "44 + 36" are two runs, the second from the '
+        'Wall-clock minutes on shared machines: orders of magnitude. "46 + 30" are two runs, the second from the '
         "weights of the first; hardware, threads and precision are those of the last. The paper does not name its "
         "hardware; its seconds an epoch are those of its logs.",
         "",
