@@ -17,7 +17,6 @@ from train.errors import exit_status
 from train.files import read_json, write_text
 from train.report_tables import Record, Runs
 
-ALL = len(paper.MODELS) * len(paper.TITLES)
 # Its tables and figures, by dataset.
 TABLE = {"mnist": 2, "cifar10": 3}
 LOSS_FIGURE = {"mnist": 5, "cifar10": 6}
@@ -50,6 +49,7 @@ def repeated(runs: Runs) -> Iterator[str]:
         "([docs/recipe.md](docs/recipe.md))."
     )
     yield ""
+    yield from _still_to_run(runs)
     yield from tables.ends(runs)
     yield ""
     yield (
@@ -74,6 +74,21 @@ def repeated(runs: Runs) -> Iterator[str]:
             yield f"![Loss with the paper's recipe, {title}](docs/report/{dataset}-paper-loss.png)"
             yield f"![Accuracy with the paper's recipe, {title}](docs/report/{dataset}-paper-accuracy.png)"
     yield ""
+
+
+def _still_to_run(runs: Runs) -> Iterator[str]:
+    """Which of the twelve are missing, and how they are added."""
+    missing = {
+        title: [tables.NAMES[model] for name, model in tables.ALL if name == dataset and (name, model) not in runs]
+        for dataset, title in paper.TITLES.items()
+    }
+    if any(missing.values()):
+        left = "; ".join(f"{repeat.listed(names)} on {title}" for title, names in missing.items() if names)
+        yield (
+            f"{len(runs)} of {len(tables.ALL)} are here. Still to be run: {left} (`python train/fit_all.py --recipe "
+            "paper`; `python train/report.py RUN_FOLDER` takes a finished run in)."
+        )
+        yield ""
 
 
 def text_against_tables(published: Runs) -> Iterator[str]:
@@ -111,7 +126,9 @@ def text_against_tables(published: Runs) -> Iterator[str]:
 
 def _beginning(published: Runs) -> Iterator[str]:
     """What the figures are of, and how far they can be compared."""
-    count = "All twelve models are" if len(published) == ALL else f"{len(published)} of the twelve models are"
+    count = (
+        "All twelve models are" if len(published) == len(tables.ALL) else f"{len(published)} of the twelve models are"
+    )
     taught = [
         f"{tables.title(dataset, model)} (`{teacher['name']}`)"
         for (dataset, model), entry in sorted(published.items())
@@ -248,7 +265,8 @@ def write(finished: list[Path]) -> int:
         raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
     pictures(published, runs, models.REPOSITORY / "docs" / "report")
     write_text(models.REPOSITORY / "REPORT.md", render(published, runs))
-    print(f"REPORT.md: {len(published)} of {ALL} models, {len(runs)} of {ALL} runs of the paper's recipe")
+    every = len(tables.ALL)
+    print(f"REPORT.md: {len(published)} of {every} models, {len(runs)} of {every} runs of the paper's recipe")
     return 0
 
 

@@ -28,6 +28,9 @@ class Record:
 # By dataset and model.
 Runs = dict[tuple[str, str], Record]
 
+# The paper's twelve, in its order.
+ALL = [(dataset, model) for dataset in paper.TITLES for model in paper.MODELS]
+
 
 def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
@@ -137,7 +140,7 @@ def same_epochs(runs: Runs) -> Iterator[str]:
 
 def in_order(runs: Runs) -> list[tuple[str, str]]:
     """Datasets and models in the paper's order."""
-    return [(dataset, model) for dataset in paper.TITLES for model in paper.MODELS if (dataset, model) in runs]
+    return [key for key in ALL if key in runs]
 
 
 def title(dataset: str, model: str) -> str:

@@ -239,6 +239,10 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
     assert "docs/report/cifar10-paper-loss.png" in text
     assert (tmp_path / "docs/report/cifar10-paper-accuracy.png").stat().st_size > 5000
     assert "mnist-paper" not in text
+    assert (
+        "1 of 12 are here. Still to be run: GoogLeNet, ResNet18, VGG16, Improved GoogLeNet, Improved ResNet18 and "
+        "Improved VGG16 on MNIST; GoogLeNet, ResNet18, VGG16, Improved GoogLeNet and Improved ResNet18 on CIFAR-10 (`"
+    ) in text
     assert "by our runs of its recipe" not in text  # one network alone decides nothing
     assert len(paper_runs.read()["cifar10", "improved_vgg16"].log) == 50
 
