@@ -8,6 +8,7 @@ same spells of a noisy machine; the ratios are medians of the turns' own.
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,7 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from serve.cores import has_int8_tiles
+from serve.cores import has_int8_dot_product, has_int8_tiles
 from serve.tiles import with_tiles
 from train import data, export, models, small_maps
 from train.preprocess import Preprocess
@@ -28,6 +29,8 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if not has_int8_dot_product():  # else sums would run over
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -42,40 +45,55 @@ def plain(card: Path) -> dict[str, bytes]:
     return {"fp32": graph.SerializeToString(), "int8": int8.SerializeToString()}
 
 
+def stages(name: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Each precision of a published model: plain, as built, and as the server loads it where that is another graph."""
+    card = models.card(name)
+    for precision, before in plain(card).items():
+        built = (card / export.FILES[precision]).read_bytes()
+        loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
+        yield precision, [before, built, *([loaded] if loaded else [])]
+
+
+def times(sessions: Sequence[onnxruntime.InferenceSession], batch: int, turns: int) -> np.ndarray:
+    """Seconds of a run, [turns, sessions], three turns of warming up left out."""
+    shape = sessions[0].get_inputs()[0].shape[1:]
+    images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
+    seconds = np.zeros((turns + 3, len(sessions)))
+    for turn in seconds:
+        for index, one in enumerate(sessions):
+            began = time.perf_counter()
+            one.run(None, {"image": images})
+            turn[index] = time.perf_counter() - began
+    return seconds[3:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["improved_resnet18.cifar10"], help="published models of the zoo")
     parser.add_argument("--turns", type=int, default=30)
     given = parser.parse_args()
-    print("| model | file, MB | batch | plain, images/s | as built | | as the server loads it | |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| model | file, MB | batch | plain, images/s | as built | | as the server loads it | | of fp32 as built |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models:
-        card = models.card(name)
-        for precision, before in plain(card).items():
-            built = (card / export.FILES[precision]).read_bytes()
-            loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
-            sessions = [session(model) for model in (before, built, *([loaded] if loaded else []))]
-            shape = sessions[0].get_inputs()[0].shape[1:]
-            for batch in BATCHES:
-                images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
-                seconds = np.zeros((given.turns + 3, len(sessions)))
-                for turn in seconds:
-                    for index, one in enumerate(sessions):
-                        began = time.perf_counter()
-                        one.run(None, {"image": images})
-                        turn[index] = time.perf_counter() - began
-                seconds = seconds[3:]
-                rates = batch / np.median(seconds, axis=0)
-                ratios = np.median(seconds[:, :1] / seconds, axis=0)
-                cells = [
-                    f"{rates[0]:.0f}",
-                    *(f"{rate:.0f} | {ratio:.2f}x" for rate, ratio in zip(rates[1:], ratios[1:], strict=True)),
-                ]
-                sizes = f"{len(before) / 1e6:.1f} -> {len(built) / 1e6:.1f}"
+        found = dict(stages(name))
+        sessions = {precision: [session(model) for model in graphs] for precision, graphs in found.items()}
+        for batch in BATCHES:
+            seconds = times([*sessions["fp32"], *sessions["int8"]], batch, given.turns)
+            built_fp32 = seconds[:, 1:2]
+            for precision, part in (("fp32", seconds[:, :2]), ("int8", seconds[:, 2:])):
+                rates = batch / np.median(part, axis=0)
+                ratios = np.median(part[:, :1] / part, axis=0)
+                cells = [f"{rates[0]:.0f}"]
+                cells += [f"{rate:.0f} | {ratio:.2f}x" for rate, ratio in zip(rates[1:], ratios[1:], strict=True)]
+                if len(rates) == 2:
+                    cells.append(" | ")
+                cells.append(f"{np.median(built_fp32 / part[:, -1:]):.2f}x")
+                before, built = (len(graph) / 1e6 for graph in found[precision][:2])
                 print(
-                    f"| `{name}`, {precision} | {sizes} | {batch} |",
-                    " | ".join(cells),
-                    "|" if loaded else "| | |",
+                    f"| `{name}`, {precision} | {before:.1f} -> {built:.1f} | {batch}",
+                    *cells,
+                    sep=" | ",
+                    end=" |\n",
                     flush=True,
                 )
 

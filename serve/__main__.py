@@ -35,7 +35,7 @@ def parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
     add(what, "host", "address to listen on; 0.0.0.0: all of them", metavar="ADDRESS")
     add(what, "port", "port to listen on; 0: a free one", type=int)
     add(what, "device", "auto: a GPU where one works, else the CPU")
-    add(what, "precision", "auto: int8 on a CPU with 8-bit dot products, else fp32")
+    add(what, "precision", "auto: int8 on a CPU with AVX2 or 8-bit dot products, else fp32")
     add(what, "app", "the app at /", action=argparse.BooleanOptionalAction)
 
     limits = top.add_argument_group("batches and limits")

@@ -39,10 +39,19 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def has_int8_dot_product(root: Path = Path("/")) -> bool:
-    """Tell whether int8 networks run faster than fp32 ones here: with VNNI on x86, dot product instructions on Arm."""
+    """Tell whether sums of 8-bit products are made in one instruction here, in 32 bits: VNNI on x86, SDOT on Arm."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     return bool(_flags(root) & {"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+def has_fast_int8(root: Path = Path("/")) -> bool:
+    """Tell whether int8 networks run faster than fp32 ones here: with 8-bit dot products, or with AVX2.
+
+    With AVX2 alone ONNX Runtime multiplies in 16 bits, and still does one and a quarter to two times what it does in
+    fp32 (docs/performance.md).
+    """
+    return has_int8_dot_product(root) or "avx2" in _flags(root)
 
 
 def has_int8_tiles(root: Path = Path("/")) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from serve.cores import has_int8_dot_product, has_int8_tiles
+from serve.cores import has_fast_int8, has_int8_dot_product, has_int8_tiles
 from serve.errors import ModelLoadError
 from serve.settings import Settings
 from serve.tiles import with_tiles
@@ -156,9 +156,9 @@ class _CudaFailed(Exception):
 
 
 def _choose(folder: Path, wanted: str, device: str) -> str:
-    """Choose the precision to load. The 8-bit graph is slower on a GPU, and on CPUs without 8-bit dot products."""
+    """Choose the precision to load. The 8-bit graph is slower on a GPU, and may be on CPUs of before AVX2."""
     present = [precision for precision, name in FILES.items() if (folder / name).is_file()]
-    order = ("int8", "fp32") if device == "cpu" and has_int8_dot_product() else ("fp32", "int8")
+    order = ("int8", "fp32") if device == "cpu" and has_fast_int8() else ("fp32", "int8")
     for precision in order if wanted == "auto" else (wanted,):
         if precision in present:
             return precision

@@ -12,12 +12,12 @@ from serve.settings import Settings
 
 
 def test_precisions(tiny: Any, tmp_path: Path) -> None:
-    from serve.cores import has_int8_dot_product
+    from serve.cores import has_fast_int8
     from serve.engine import Engine
 
     tiny(tmp_path / "both").write().write("int8")
     tiny(tmp_path / "plain").write()
-    usual = "int8" if has_int8_dot_product() else "fp32"
+    usual = "int8" if has_fast_int8() else "fp32"
     for precision, expected in (
         ("auto", {"both": usual, "plain": "fp32"}),
         ("fp32", {"both": "fp32", "plain": "fp32"}),
@@ -28,16 +28,35 @@ def test_precisions(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "dot_product", "precision"), [("cpu", True, "int8"), ("cpu", False, "fp32"), ("cuda", True, "fp32")]
+    ("device", "fast", "precision"), [("cpu", True, "int8"), ("cpu", False, "fp32"), ("cuda", True, "fp32")]
 )
 def test_the_usual_precision_is_the_faster_one(
-    device: str, dot_product: bool, precision: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, fast: bool, precision: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve import models
 
     tiny(tmp_path / "both").write().write("int8")
-    monkeypatch.setattr(models, "has_int8_dot_product", lambda: dot_product)
+    monkeypatch.setattr(models, "has_fast_int8", lambda: fast)
     assert models._choose(tmp_path / "both", "auto", device) == precision
+
+
+@pytest.mark.parametrize(
+    ("flags", "dot_product", "fast"),
+    [
+        ("fpu sse2", False, False),
+        ("fpu sse2 avx2", False, True),
+        ("fpu sse2 avx2 avx_vnni", True, True),
+        ("fpu sse2 avx2 avx512f avx512_vnni", True, True),
+        ("fp asimd asimddp", True, True),
+        ("fp asimd", False, False),
+    ],
+)
+def test_processors_are_told_apart_by_their_flags(flags: str, dot_product: bool, fast: bool, tmp_path: Path) -> None:
+    from serve.cores import has_fast_int8, has_int8_dot_product
+
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nmodel name\t: avx2 avx_vnni\nflags\t\t: {flags}\n")
+    assert (has_int8_dot_product(tmp_path), has_fast_int8(tmp_path)) == (dot_product, fast)
 
 
 @pytest.mark.parametrize("dot_product", [True, False])
