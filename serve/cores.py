@@ -48,8 +48,8 @@ def has_int8_dot_product(root: Path = Path("/")) -> bool:
 def has_fast_int8(root: Path = Path("/")) -> bool:
     """Tell whether int8 networks run faster than fp32 ones here: with 8-bit dot products, or with AVX2.
 
-    With AVX2 alone ONNX Runtime multiplies in 16 bits, and still does one and a quarter to two times what it does in
-    fp32 (docs/performance.md).
+    With AVX2 alone ONNX Runtime's exact kernels multiply in 16 bits, and still do one and a third to two times what it
+    does in fp32 (docs/performance.md).
     """
     return has_int8_dot_product(root) or "avx2" in _flags(root)
 
