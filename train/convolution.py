@@ -21,8 +21,10 @@ from torch.autograd.function import once_differentiable
 
 # Outputs along one side of a tile, and the inputs that they depend on.
 OUT, IN = 4, 6
-# Input times output channels: with fewer, the transforms cost more than they save. In bf16 multiplying costs half.
-FEWEST_PRODUCTS = {torch.float32: 32 * 32, torch.bfloat16: 64 * 128}
+# What it is computed in; other types are PyTorch's.
+TYPES = (torch.float32, torch.bfloat16)
+# Input times output channels: with fewer, the transforms cost more than they save.
+FEWEST_PRODUCTS = 64 * 128
 # Height and width of the largest map that counts as small.
 LARGEST_SMALL = 2
 # The largest map for Winograd in bf16 where a processor multiplies its matrices in tiles (Intel's AMX): products are so
@@ -72,10 +74,10 @@ class Conv2d(nn.Conv2d):
 
     def faster(self, x: Tensor) -> Tensor | None:
         """What it computes in another way, or None where its parent's is the faster one."""
-        if x.device.type == "cpu" and x.dtype in FEWEST_PRODUCTS and self.weight.dtype == torch.float32 and len(x):
+        if x.device.type == "cpu" and x.dtype in TYPES and self.weight.dtype == torch.float32 and len(x):
             largest, tiles = max(positions(x.shape, self.stride)), has_tiles(x.dtype)
             outputs, inputs = self.weight.shape[:2]
-            many = inputs * outputs >= FEWEST_PRODUCTS[x.dtype] and min(inputs, outputs) >= 32
+            many = inputs * outputs >= FEWEST_PRODUCTS and min(inputs, outputs) >= 32
             if self.stride != (1, 1):
                 if largest <= (LARGEST_WITH_TILES if tiles else LARGEST_SMALL):
                     return _Product.apply(x, self.weight, self.bias, self.stride)

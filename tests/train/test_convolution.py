@@ -43,8 +43,8 @@ def relative(expected: Tensor, found: Tensor) -> float:
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 9),
-    channels=st.sampled_from([1, 3, 32, 40, 65]),
-    out=st.sampled_from([1, 5, 32, 64]),
+    channels=st.sampled_from([1, 3, 32, 65, 128]),
+    out=st.sampled_from([1, 5, 32, 64, 128]),
     height=st.integers(1, 13),
     width=st.integers(1, 13),
     bias=st.booleans(),
@@ -114,17 +114,17 @@ def test_values_and_all_gradients_under_autocast(
 @pytest.mark.parametrize("side", [1, 2, 8])
 def test_batches_larger_than_a_chunk(side: int) -> None:
     torch.manual_seed(0)
-    own, faster = both(32, 32)
-    x = torch.randn(convolution.TILE_BYTES, 32, side, side)
+    own, faster = both(64, 128)
+    x = torch.randn(convolution.TILE_BYTES, 64, side, side)
     assert error(own(x.double()), faster(x)) < 1e-5
-    assert faster(x[:0]).shape == (0, 32, side, side)
+    assert faster(x[:0]).shape == (0, 128, side, side)
 
 
 @pytest.mark.parametrize(("side", "kernel", "stride"), [(1, 3, 1), (8, 3, 1), (8, 1, 1), (4, 3, 2)])
 def test_a_result_may_be_changed_in_place(side: int, kernel: int, stride: int) -> None:
     torch.manual_seed(0)
-    own, faster = both(32, 32, kernel=kernel, stride=stride)
-    x = torch.randn(2, 32, side, side).requires_grad_()
+    own, faster = both(64, 128, kernel=kernel, stride=stride)
+    x = torch.randn(2, 64, side, side).requires_grad_()
     expected, x_grad = own(x.double()).relu(), None
     (x_grad,) = torch.autograd.grad(expected.sum(), x)
     nn.ReLU(inplace=True)(faster(x)).sum().backward()
@@ -170,24 +170,25 @@ def test_what_is_taken_with_tiles_and_without(
 
 
 def test_elsewhere_it_is_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, faster = both(32, 32)
-    x = torch.randn(2, 32, 8, 8)
+    _, faster = both(64, 128)
+    x = torch.randn(2, 64, 8, 8)
 
     def never(*args: Any) -> None:
         raise AssertionError("the faster way was taken")
 
     monkeypatch.setattr(convolution._Product, "apply", never)
     monkeypatch.setattr(convolution._Winograd, "apply", never)
-    for other in (faster, both(32, 32, kernel=1)[1]):
+    for other in (faster, both(64, 32, kernel=1)[1]):
         with pytest.raises(AssertionError, match="faster way"):
             other(x)
-    with torch.autocast("cpu", torch.bfloat16):  # too few channels for bf16
-        assert faster(x).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.float16):
         assert faster(x).dtype == torch.float16
-    few = both(3, 32)[1]
-    assert torch.equal(few(x[:, :3]), nn.Conv2d.forward(few, x[:, :3]))
     assert copy.deepcopy(faster).double()(x.double()).dtype == torch.float64
+    for channels, out in ((64, 64), (16, 512)):  # too few
+        few = both(channels, out)[1]
+        assert torch.equal(few(x[:, :channels]), nn.Conv2d.forward(few, x[:, :channels]))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert few(x[:, :channels]).dtype == torch.bfloat16
 
 
 def test_only_what_fits_is_changed_and_all_of_it_back() -> None:
