@@ -15,9 +15,9 @@ PATH = os.environ.get("SERVING_MODEL", "")
 
 
 def session() -> onnxruntime.InferenceSession:
-    """The model at $SERVING_MODEL on the CPU, as ONNX Runtime is without any settings, but with int8's own results."""
+    """The model at $SERVING_MODEL on the CPU, with ONNX Runtime's defaults, but for exact int8."""
     options = onnxruntime.SessionOptions()
-    if not has_int8_dot_product():  # else sums would run over: other results, sooner than the server's right ones
+    if not has_int8_dot_product():  # else sums would run over: sooner, and not what the server computes
         options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(PATH, options, providers=["CPUExecutionProvider"])
 

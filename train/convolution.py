@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 # Outputs along one side of a tile, and the inputs that they depend on.
 OUT, IN = 4, 6
-# What it is computed in; other types are PyTorch's.
+# In other types PyTorch's own convolutions compute.
 TYPES = (torch.float32, torch.bfloat16)
 # Input times output channels: with fewer, the transforms cost more than they save.
 FEWEST_PRODUCTS = 64 * 128
