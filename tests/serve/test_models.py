@@ -41,22 +41,30 @@ def test_the_usual_precision_is_the_faster_one(
 
 
 @pytest.mark.parametrize(
-    ("flags", "dot_product", "fast"),
+    ("flags", "fast", "dot_product", "tiles"),
     [
-        ("fpu sse2", False, False),
-        ("fpu sse2 avx2", False, True),
-        ("fpu sse2 avx2 avx_vnni", True, True),
-        ("fpu sse2 avx2 avx512f avx512_vnni", True, True),
-        ("fp asimd asimddp", True, True),
-        ("fp asimd", False, False),
+        ("fpu sse2", False, False, False),
+        ("fpu sse2 avx2", True, False, False),
+        ("fpu sse2 avx2 avx_vnni", True, True, False),
+        ("sse2 avx2 avx512_vnni", True, True, False),
+        ("sse2 avx2 amx_bf16 amx_tile", True, False, False),
+        ("sse2 avx2 avx512_vnni amx_bf16 amx_tile amx_int8", True, True, True),
+        ("fp asimd", False, False, False),
+        ("fp asimd asimddp", True, True, False),
     ],
 )
-def test_processors_are_told_apart_by_their_flags(flags: str, dot_product: bool, fast: bool, tmp_path: Path) -> None:
-    from serve.cores import has_fast_int8, has_int8_dot_product
+def test_processors_are_told_apart(
+    flags: str, fast: bool, dot_product: bool, tiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.cores import has_fast_int8, has_int8_dot_product, has_int8_tiles
 
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nmodel name\t: avx2 avx_vnni\nflags\t\t: {flags}\n")
-    assert (has_int8_dot_product(tmp_path), has_fast_int8(tmp_path)) == (dot_product, fast)
+    name = "avx2 avx_vnni amx_int8 amx_tile"
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nmodel name\t: {name}\nflags\t\t: {flags}\n")
+    told = (has_fast_int8, has_int8_dot_product, has_int8_tiles)
+    assert [tell(tmp_path) for tell in told] == [fast, dot_product, tiles]
+    assert not any(tell(tmp_path / "elsewhere") for tell in told)
 
 
 @pytest.mark.parametrize("dot_product", [True, False])

@@ -9,7 +9,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serve import models
-from serve.cores import has_int8_tiles
 from serve.tiles import with_tiles
 
 OPSET = [helper.make_opsetid("", 20)]
@@ -68,17 +67,6 @@ def test_the_same_answers(tiles: bool, tmp_path: Path, monkeypatch: pytest.Monke
     assert expected.std() > 20
     assert np.abs(found - expected).max() <= 1  # float32 beside float64, at a half
     assert (found == expected).mean() > 0.999
-
-
-@pytest.mark.parametrize(
-    ("flags", "tiles"),
-    [("sse2 avx512_vnni amx_bf16 amx_tile amx_int8", True), ("sse2 avx512_vnni", False), ("amx_bf16 amx_tile", False)],
-)
-def test_processors_are_told_apart(flags: str, tiles: bool, tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nmodel name\t: amx_int8 amx_tile\nflags\t\t: {flags}\n")
-    assert has_int8_tiles(tmp_path) == tiles
-    assert not has_int8_tiles(tmp_path / "elsewhere")
 
 
 def test_nothing_but_zero_points_and_weights_changes() -> None:
