@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.morphology import skeletonize
 
-from serve.app_answer import SURE
-from serve.drawing import prepare
+from serve.app.answer import SURE
+from serve.images.digits import prepare
 
 CANVAS = 280
 SMALLEST = 3.5  # a digit is at least so many brush widths long: with less, a hand cannot close a loop around its hole

@@ -17,10 +17,12 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from serve.cores import has_int8_dot_product, has_int8_tiles
-from serve.tiles import with_tiles
-from train import data, export, models, small_maps
-from train.preprocess import Preprocess
+from serve.engine.processor import has_int8_dot_product, has_int8_tiles
+from serve.engine.tiles import with_tiles
+from train.data import loading
+from train.data.preprocess import Preprocess
+from train.onnx_export import build, graph, metadata, quantize, small_maps
+from train.training import models
 
 BATCHES = (1, 16, 32)
 
@@ -37,19 +39,19 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
 def plain(card: Path) -> dict[str, bytes]:
     """Both precisions of a published model without what small_maps.py and the export's own resize do."""
     model, config = models.load_card(card)
-    training = data.load(config["dataset"], export.SAMPLES).train
-    images = export.calibration_images(config["dataset"], training, export.CALIBRATION_IMAGES)
-    with mock.patch.object(small_maps, "crop_kernels"), mock.patch.object(export, "_Preprocess", Preprocess):
-        graph = export.build(model, tuple(config["image_size"]))
-    int8 = export.quantize(graph, images.permute(0, 2, 3, 1).numpy())
-    return {"fp32": graph.SerializeToString(), "int8": int8.SerializeToString()}
+    training = loading.load(config["dataset"], build.SAMPLES).train
+    images = quantize.calibration_images(config["dataset"], training, quantize.CALIBRATION_IMAGES)
+    with mock.patch.object(small_maps, "crop_kernels"), mock.patch.object(graph, "_Preprocess", Preprocess):
+        built = graph.build(model, tuple(config["image_size"]))
+    int8 = quantize.quantize(built, images.permute(0, 2, 3, 1).numpy())
+    return {"fp32": built.SerializeToString(), "int8": int8.SerializeToString()}
 
 
 def stages(name: str) -> Iterator[tuple[str, list[bytes]]]:
     """Each precision of a published model: plain, as built, and as the server loads it where that is another graph."""
     card = models.card(name)
     for precision, before in plain(card).items():
-        built = (card / export.FILES[precision]).read_bytes()
+        built = (card / metadata.FILES[precision]).read_bytes()
         loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
         yield precision, [before, built, *([loaded] if loaded else [])]
 

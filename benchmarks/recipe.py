@@ -18,11 +18,13 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from train import data, loop, models
-from train.allocator import keep_freed_memory
-from train.command_line import emulates_bf16
-from train.fold import fold
-from train.recipes import Recipe, get
+from train.data import loading
+from train.speed.allocator import keep_freed_memory
+from train.speed.fold import fold
+from train.training import loop, models
+from train.training.arguments import emulates_bf16
+from train.training.recipes import Recipe, get
+from zoo.catalog import NETWORKS
 
 
 def changed(recipe: Recipe, trial: str) -> Recipe:
@@ -30,7 +32,6 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
     augmentation = recipe.augmentation
     changes: dict[str, dict] = {
         "as published": {},
-        "EMA of the weights, 0.998 a step": {"ema_decay": 0.998},
         "Cutout, a quarter of the side": {"augmentation": replace(augmentation, cutout=0.25)},
         "rotation 10, scale 0.8 to 1.2": {
             "augmentation": replace(augmentation, rotation=10, shift=0.1, scale=(0.8, 1.2))
@@ -63,7 +64,7 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
         ) from None
 
 
-def run(model_name: str, dataset: data.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
+def run(model_name: str, dataset: loading.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
     """Accuracies on the training images (augmented) and the validation images in the last epoch, and seconds."""
     set_seed(seed)
     model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
@@ -79,7 +80,7 @@ def run(model_name: str, dataset: data.Dataset, recipe: Recipe, seed: int) -> tu
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python benchmarks/recipe.py", description=__doc__)
     parser.add_argument("trials", nargs="*", default=["as published"], metavar="TRIAL")
-    parser.add_argument("--model", default="vanilla_resnet18", choices=models.ZOO)
+    parser.add_argument("--model", default="vanilla_resnet18", choices=NETWORKS)
     parser.add_argument("--epochs", type=int, default=10, help="default: 10")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--data-dir", type=Path, help="holds cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
@@ -90,7 +91,7 @@ def main() -> int:
         base = replace(base, mixed_precision="no")
     recipes = {trial: changed(base, trial) for trial in args.trials}
     side = models.input_config(models.tagged(args.model, "cifar10"))["input_size"][-1]
-    dataset = data.load("cifar10", args.data_dir, side)
+    dataset = loading.load("cifar10", args.data_dir, side)
     lines = ["| trial | validation, % | training, % | seconds |", "|---|---|---|---|"]
     for trial, recipe in recipes.items():
         found = [run(args.model, dataset, recipe, seed) for seed in args.seeds]

@@ -30,7 +30,7 @@ from pathlib import Path
 import serving_model
 from PIL import Image
 
-from serve.models import FILES
+from serve.engine.models import FILES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

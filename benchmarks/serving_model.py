@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from serve.cores import has_int8_dot_product
+from serve.engine.processor import has_int8_dot_product
 
 PATH = os.environ.get("SERVING_MODEL", "")
 

@@ -29,12 +29,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from train import convolution, data, export, models, recipes
-from train import loop as training_loop
-from train.allocator import keep_freed_memory
-from train.command_line import emulates_bf16
-from train.fold import fold
-from train.objective import make_optimizer
+from train.data import loading
+from train.onnx_export import build
+from train.speed import convolution
+from train.speed.allocator import keep_freed_memory
+from train.speed.fold import fold
+from train.training import loop as training_loop
+from train.training import models, recipes
+from train.training.arguments import emulates_bf16
+from train.training.objective import make_optimizer
+from zoo.catalog import NETWORKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMPROVED = ("improved_googlenet", "improved_resnet18", "improved_vgg16")
@@ -95,7 +99,7 @@ def loop(model_name: str, precision: str, compiled: bool, size: int | None) -> f
     keep_freed_memory()
     model = create(model_name, size)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
-    samples = data.load("cifar10", export.SAMPLES)
+    samples = loading.load("cifar10", build.SAMPLES)
     if torch.cuda.is_available():  # an epoch of them would take it no time
         samples = replace(samples, train=samples.train.take(np.arange(GPU_IMAGES) % len(samples.train)))
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +113,7 @@ def image_folder() -> Iterator[Path]:
     """The shipped CIFAR-10 training images as a folder of PNGs, as timm's script reads them."""
     from PIL import Image
 
-    split = data.load("cifar10", export.SAMPLES).train
+    split = loading.load("cifar10", build.SAMPLES).train
     with tempfile.TemporaryDirectory() as name:
         for part in ("train", "validation"):
             for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
@@ -154,7 +158,7 @@ def row(name: str, pairs: list[tuple[float, float]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python benchmarks/training.py", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(IMPROVED), choices=models.ZOO, metavar="MODEL")
+    parser.add_argument("--models", nargs="+", default=list(IMPROVED), choices=NETWORKS, metavar="MODEL")
     parser.add_argument("--turns", type=int, default=3, help="default: 3")
     parser.add_argument("--steps", type=int, default=12, help="of the bare step in each turn; default: 12")
     usual = "no" if emulates_bf16() else "bf16"

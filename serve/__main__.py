@@ -110,8 +110,8 @@ def main() -> None:
     with bind(chosen.host, chosen.port) as listener:
         # Imported this late so that --help and a wrong flag are answered at once.
         from serve.api import create_app
+        from serve.engine.models import find
         from serve.logs import configure
-        from serve.models import find
         from serve.server import Server
 
         if not find(chosen.models):

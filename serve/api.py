@@ -14,16 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.bodies import Bodies
-from serve.classify import Classify
-from serve.decoding import Decoder
-from serve.dispatch import Dispatch, http_error_response
-from serve.engine import Engine
-from serve.gate import KEYLESS, Gate
-from serve.openapi import with_key
-from serve.routes import api_routes
+from serve.engine.batching import Engine
+from serve.http.bodies import Bodies
+from serve.http.dispatch import Dispatch, http_error_response
+from serve.http.gate import KEYLESS, Gate
+from serve.images.decoder import Decoder
+from serve.routes.classify import Classify
+from serve.routes.openapi import with_key
+from serve.routes.table import api_routes
+from serve.routes.v2 import V2
 from serve.settings import Settings, from_environment
-from serve.v2 import V2
 
 TITLE = "Deep Image Zoo"
 
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         describe = app.openapi
         app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
     if settings.app:
-        from serve.app import mount
+        from serve.app.page import mount
 
         # It answers all paths that are not the API's, and so comes last.
         mount(app, engine, decoder)

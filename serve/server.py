@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from serve.engine import Engine
-from serve.listening import finish_listening
-from serve.protocol import Protocol
+from serve.engine.batching import Engine
+from serve.http.listening import finish_listening
+from serve.http.protocol import Protocol
 from serve.settings import Settings
 
 # Seconds for the requests of new connections to come when listening has ended.

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from serve.cores import usable_cores
-
 PREFIX = "SERVE_"
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -77,11 +75,6 @@ class Settings:
             raise ValueError(
                 "api_key begins or ends with white space, or holds what cannot be printed, as a line break"
             )
-
-    @property
-    def cores(self) -> int:
-        """How many cores inference may use."""
-        return self.threads or usable_cores()
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -40,9 +40,10 @@ ALLOWED = {"evaluate"}
 
 
 @pytest.mark.parametrize("folder", ["train", "benchmarks"])
-def test_no_script_hides_a_module_of_that_name(folder: str) -> None:
+def test_no_script_or_folder_hides_a_module_of_that_name(folder: str) -> None:
     """`accelerate launch train/fit.py` puts the script's folder first on `sys.path`."""
-    names = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"} - ALLOWED
+    names = {path.stem for path in (ROOT / folder).iterdir() if path.suffix == ".py" or path.is_dir()}
+    names -= {"__init__", "__pycache__"} | ALLOWED
     assert names
     assert not names & set(sys.stdlib_module_names)
     assert not names & set(packages_distributions())

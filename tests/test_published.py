@@ -18,10 +18,16 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from serve.models import load
+from serve.engine.models import load
 from serve.settings import Settings
-from train import command_line, data, export, models, recipes, verify
-from train.card import render
+from train import verify
+from train.cards import checks
+from train.cards.card import render
+from train.data import loading
+from train.onnx_export import build, metadata
+from train.paper import paper
+from train.training import arguments, models, recipes
+from zoo.catalog import DATASETS
 
 CARDS = models.cards()
 
@@ -33,29 +39,29 @@ ONCE = [pytest.param(card, marks=pytest.mark.xdist_group(card.name)) for card in
 @pytest.fixture(scope="session", params=ONCE, ids=lambda card: card.name)
 def card(request: pytest.FixtureRequest) -> Path:
     """Each published model's folder, with its ONNX files."""
-    if export.outdated(request.param):
-        for _ in export.export(request.param):
+    if metadata.outdated(request.param):
+        for _ in build.export(request.param):
             pass
     return request.param
 
 
 @pytest.fixture(scope="session")
-def shipped(card: Path) -> data.Dataset:
+def shipped(card: Path) -> loading.Dataset:
     """The images of its dataset that ship with the project."""
-    return data.load(json.loads((card / "config.json").read_text())["dataset"], export.SAMPLES)
+    return loading.load(json.loads((card / "config.json").read_text())["dataset"], build.SAMPLES)
 
 
 @pytest.fixture(scope="session")
-def outputs(card: Path, shipped: data.Dataset) -> dict[str, np.ndarray]:
+def outputs(card: Path, shipped: loading.Dataset) -> dict[str, np.ndarray]:
     """What its weights and ONNX files give for the shipped test images: minutes for all models, so once."""
     assert len(shipped.test) == 1000
-    return verify.outputs(card, models.load_card(card)[0], shipped.test)
+    return checks.outputs(card, models.load_card(card)[0], shipped.test)
 
 
 @pytest.fixture
 def computed(outputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification finds `outputs` without computing them again."""
-    monkeypatch.setattr(verify, "outputs", lambda *_: outputs)
+    monkeypatch.setattr(checks, "outputs", lambda *_: outputs)
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_weights_fit_their_budget() -> None:
 
 @pytest.mark.usefixtures("computed")
 def test_every_figure_of_the_card_is_true(card: Path) -> None:
-    assert list(verify.differences(card, None, samples=True)) == []
+    assert list(checks.differences(card, None, samples=True, reported=paper.accuracy)) == []
 
 
 def test_publishing_cost_little(card: Path) -> None:
@@ -107,9 +113,9 @@ def test_publishing_cost_little(card: Path) -> None:
     onnx = metrics["onnx_test_accuracy"]
     assert abs(metrics["test_accuracy"] - metrics["trained_test_accuracy"]) < 0.051
     assert onnx["int8"] > onnx["fp32"] - 0.201
-    assert list(verify.broken_bounds(metrics)) == []
-    assert list(verify.broken_bounds(metrics | {"trained_test_accuracy": metrics["test_accuracy"] + 0.06}))
-    assert list(verify.broken_bounds(metrics | {"onnx_test_accuracy": onnx | {"int8": onnx["fp32"] - 0.21}}))
+    assert list(checks.broken_bounds(metrics)) == []
+    assert list(checks.broken_bounds(metrics | {"trained_test_accuracy": metrics["test_accuracy"] + 0.06}))
+    assert list(checks.broken_bounds(metrics | {"onnx_test_accuracy": onnx | {"int8": onnx["fp32"] - 0.21}}))
 
 
 def less(value: float) -> float:
@@ -172,18 +178,18 @@ LIES: list[tuple[str, Callable[[Any], Any]]] = [
 
 
 @pytest.mark.usefixtures("computed")
-def test_lies_are_noticed(card: Path, shipped: data.Dataset, twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lies_are_noticed(card: Path, shipped: loading.Dataset, twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the shipped images alone; the README.md and the ONNX files repeat them."""
-    measured = verify.figures(card, shipped)
-    monkeypatch.setattr(verify, "figures", lambda *_: measured)
-    monkeypatch.setattr(export, "differing", lambda *_: [])
+    measured = checks.figures(card, shipped)
+    monkeypatch.setattr(checks, "figures", lambda *_: measured)
+    monkeypatch.setattr(metadata, "differing", lambda *_: [])
     truth = json.loads((card / "metrics.json").read_text())
 
     def noticed(metrics: dict[str, Any]) -> list[str]:
         rewrite(twin / "metrics.json", metrics)
         (twin / "README.md").unlink()
         (twin / "README.md").write_text(render(twin))
-        return list(verify.differences(twin, None, samples=True))
+        return list(checks.differences(twin, None, samples=True, reported=paper.accuracy))
 
     assert noticed(truth) == []
     for path, lie in LIES:
@@ -203,10 +209,10 @@ def test_lies_are_noticed(card: Path, shipped: data.Dataset, twin: Path, monkeyp
 
 def test_onnx_files_of_something_else_are_noticed(card: Path, twin: Path) -> None:
     metrics = json.loads((card / "metrics.json").read_text())
-    assert not export.outdated(twin)
+    assert not metadata.outdated(twin)
     onnx = {precision: accuracy + 0.1 for precision, accuracy in metrics["onnx_test_accuracy"].items()}
     rewrite(twin / "metrics.json", metrics | {"onnx_test_accuracy": onnx})
-    (line,) = verify.differences(twin, None, samples=True)
+    (line,) = checks.differences(twin, None, samples=True, reported=paper.accuracy)
     assert line.startswith("model.onnx")
     assert "accuracy" in line
 
@@ -223,13 +229,13 @@ def test_lost_weights_are_noticed(
 def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, or, where the recipe has changed, what flags give, and the commit that has the rest, as it has the
     weights that the run started from."""
-    monkeypatch.setattr(command_line, "emulates_bf16", lambda: False)
+    monkeypatch.setattr(arguments, "emulates_bf16", lambda: False)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     metrics, text = json.loads((card / "metrics.json").read_text()), (card / "README.md").read_text()
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
-    args = command_line.parse(shlex.split(command))
+    args = arguments.parse(shlex.split(command))
     assert (args.model, args.dataset, args.seed) == (metrics["model"], metrics["dataset"], metrics["seed"])
-    recipe = recipes.as_settings(command_line.recipe_for(args))
+    recipe = recipes.as_settings(arguments.recipe_for(args))
     settings = recipes.as_settings(recipes.of_settings(metrics["settings"]))
     differing = {name for name in recipe if recipe[name] != settings[name]}
     assert not differing & {"epochs", "batch_size", "learning_rate", "mixed_precision"}
@@ -257,9 +263,9 @@ def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path, o
     np.testing.assert_array_equal(outputs["fp32"].argmax(1), outputs["torch"].argmax(1))
 
 
-@pytest.mark.parametrize("precision", export.FILES)
+@pytest.mark.parametrize("precision", metadata.FILES)
 def test_the_server_runs_what_was_measured(
-    card: Path, shipped: data.Dataset, outputs: dict[str, np.ndarray], precision: str
+    card: Path, shipped: loading.Dataset, outputs: dict[str, np.ndarray], precision: str
 ) -> None:
     """On every processor, and on one core too: without 8-bit dot products int8 is computed in another way, unless told
     not to."""
@@ -275,7 +281,7 @@ def test_card_is_parsed_back(card: Path) -> None:
     parsed = ModelCard.load(card / "README.md")
     (result,) = parsed.data.eval_results
     assert result.metric_value == pytest.approx(metrics["test_accuracy"] / 100)
-    assert (result.dataset_type, result.dataset_split) == (data.HUB_IDS[metrics["dataset"]], "test")
+    assert (result.dataset_type, result.dataset_split) == (DATASETS[metrics["dataset"].hub_id], "test")
     assert (parsed.data.library_name, parsed.data.license) == ("timm", "apache-2.0")
     assert f"{metrics['epochs']} epochs" in parsed.text
     assert metrics["device"] in parsed.text
@@ -283,7 +289,7 @@ def test_card_is_parsed_back(card: Path) -> None:
 
 def test_card_usage_runs(
     card: Path,
-    shipped: data.Dataset,
+    shipped: loading.Dataset,
     outputs: dict[str, np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from train import models, table
+from train.cards import readme_table
+from train.training import models
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -64,7 +65,7 @@ def test_flags_in_the_text_exist() -> None:
 
 
 def test_table_is_that_of_the_published_metrics() -> None:
-    assert table.with_rows(README, models.cards()) == README
+    assert readme_table.with_rows(README, models.cards()) == README
 
 
 def anchors(page: Path) -> set[str]:

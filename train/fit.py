@@ -19,29 +19,19 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_model
 from torch import nn
 
-from train import (
-    checkpoint,
-    convolution,
-    data,
-    distillation,
-    epoch_log,
-    graphs,
-    interrupt,
-    loop,
-    measure,
-    models,
-    recipes,
-    repeat,
-    runs,
-)
-from train.allocator import keep_freed_memory
-from train.command_line import UsageError, model_kwargs, parse, recipe_for
-from train.distillation import Teacher
+from train.cards import provenance
+from train.data import loading
+from train.data.preprocess import Preprocess
 from train.errors import UserError
 from train.files import replacing, write_json
-from train.fold import fold, unfold
-from train.preprocess import Preprocess
-from train.progress import NonFiniteLossError, Progress
+from train.speed import convolution, graphs
+from train.speed.allocator import keep_freed_memory
+from train.speed.fold import fold, unfold
+from train.training import checkpoint, distillation, epoch_log, interrupt, loop, measure, models, recipes, run_folder
+from train.training.arguments import UsageError, model_kwargs, parse, recipe_for
+from train.training.distillation import Teacher
+from train.training.progress import NonFiniteLossError, Progress
+from zoo.catalog import DATASETS, NETWORKS
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -52,13 +42,13 @@ def fit(args: argparse.Namespace) -> None:
     """
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
-    is_folder = args.dataset not in data.HUB_IDS and Path(args.dataset).is_dir()
-    title = f"{args.model}.{data.tag(Path(args.dataset).name if is_folder else args.dataset)}"
-    folder = args.output_dir or Path("runs") / runs.name(title, args.recipe, args.seed)
+    is_folder = args.dataset not in DATASETS and Path(args.dataset).is_dir()
+    title = f"{args.model}.{loading.tag(Path(args.dataset).name if is_folder else args.dataset)}"
+    folder = args.output_dir or Path("runs") / run_folder.name(title, args.recipe, args.seed)
     accelerator = _accelerator(args, recipe, folder)
     with accelerator.main_process_first():
         config = models.input_config(model_name)
-        dataset = data.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
+        dataset = loading.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
     if args.overfit:
         few = dataset.train.spread(args.overfit)
         dataset = dataclasses.replace(dataset, train=few, validation=few)
@@ -97,7 +87,7 @@ def fit(args: argparse.Namespace) -> None:
     }
     description = json.loads(json.dumps(description))  # as it will be read again
     if accelerator.is_main_process:
-        runs.prepare(folder, description, args.resume, repeat.earlier_runs(model_name, args.pretrained))
+        run_folder.prepare(folder, description, args.resume, provenance.earlier_runs(model_name, args.pretrained))
     accelerator.wait_for_everyone()
     if model is None:
         accelerator.print(f"{folder} is complete: nothing to resume")
@@ -105,7 +95,7 @@ def fit(args: argparse.Namespace) -> None:
     teacher = None
     if trained and taught:
         teacher = Teacher(trained.model, models.pretrained_cfg(model), taught["share"], taught["temperature"])
-    with runs.alone(folder) if accelerator.is_main_process else nullcontext():
+    with run_folder.alone(folder) if accelerator.is_main_process else nullcontext():
         model, progress = _train(args, recipe, accelerator, dataset, model, teacher, folder, title)
         metrics = _measure(args, accelerator, dataset, model, progress)
         if accelerator.is_main_process:
@@ -148,7 +138,7 @@ def _train(
     args: argparse.Namespace,
     recipe: recipes.Recipe,
     accelerator: Accelerator,
-    dataset: data.Dataset,
+    dataset: loading.Dataset,
     model: nn.Module,
     teacher: Teacher | None,
     folder: Path,
@@ -179,14 +169,14 @@ def _train(
         resume=args.resume,
         save_minutes=args.save_minutes,
         compiled=args.compile,
-        cuda_graphs=args.model in models.ZOO and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
+        cuda_graphs=args.model in NETWORKS and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
     return unfold(model), progress
 
 
 def _measure(
-    args: argparse.Namespace, accelerator: Accelerator, dataset: data.Dataset, model: nn.Module, progress: Progress
+    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
 ) -> dict[str, Any]:
     """The run's `metrics.json`: accuracy on the test split, and what the training took."""
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)

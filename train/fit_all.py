@@ -20,10 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from train import data, epoch_log, interrupt, models, recipes
-from train import runs as run_folders
 from train.errors import UserError
 from train.files import read_json
+from train.training import epoch_log, interrupt, recipes
+from train.training import run_folder as run_folders
+from zoo.catalog import DATASETS, NETWORKS
 
 FIT = Path(__file__).resolve().parent / "fit.py"
 SECONDS_BETWEEN_REPORTS = 60
@@ -234,8 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python train/fit_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(models.ZOO), choices=models.ZOO, metavar="NAME")
-    parser.add_argument("--datasets", nargs="+", default=list(data.HUB_IDS), choices=list(data.HUB_IDS))
+    parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME")
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--recipe", default="fast", choices=recipes.RECIPES, help="default: fast")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="default: runs")

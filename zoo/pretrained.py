@@ -14,6 +14,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
+from zoo.catalog import DATASETS
 from zoo.compact import expand
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
@@ -24,22 +25,6 @@ MODEL_CARDS = (
     .expanduser()
     .resolve()
 )
-
-# Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
-# standard deviation of each channel over all pixels of the training split, in units of 0 to 1. (Averaging each image's
-# own deviation would give CIFAR-10's often seen 0.2023, 0.1994, 0.2010, which does not bring the variance to one.)
-INPUTS: dict[str, dict[str, Any]] = {
-    "mnist": {"chans": 1, "mean": (0.13066048,), "std": (0.30810781,)},
-    "cifar10": {
-        "chans": 3,
-        "mean": (0.49139968, 0.48215841, 0.44653091),
-        "std": (0.24703223, 0.24348513, 0.26158784),
-    },
-}
-LABELS = {
-    "mnist": tuple("0123456789"),
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-}
 
 
 def weights_file(model_name: str, dataset: str) -> str | None:
@@ -59,15 +44,15 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     # timm takes the first tag that has weights for the default, save where a later one bears a star: mnist comes first.
     for dataset, tag in (("mnist", "mnist"), ("cifar10", "cifar10*")):
-        statistics = INPUTS[dataset]
+        statistics = DATASETS[dataset]
         cfgs[f"{model_name}.{tag}"] = {
             "file": weights_file(model_name, dataset),
-            "input_size": (statistics["chans"], size, size),
+            "input_size": (statistics.image_size[-1], size, size),
             "pool_size": (size // 32, size // 32),  # after five halvings
-            "mean": statistics["mean"],
-            "std": statistics["std"],
-            "num_classes": len(LABELS[dataset]),
-            "label_names": LABELS[dataset],
+            "mean": statistics.mean,
+            "std": statistics.std,
+            "num_classes": len(statistics.labels),
+            "label_names": statistics.labels,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "license": "apache-2.0",

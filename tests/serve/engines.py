@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import serve.engine
-from serve.engine import Engine
-from serve.models import Model
+import serve.engine.batching
+from serve.engine.batching import Engine
+from serve.engine.models import Model
 
 
 def run(engine: Engine, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -27,7 +27,7 @@ class Gate:
         self.sizes: list[int] = []
         for name in ("run", "run_on_one_core"):
             monkeypatch.setattr(Model, name, self._held(getattr(Model, name)))
-        monkeypatch.setattr(serve.engine, "BRIEF", 0)  # a run that is held does not belong into the event loop
+        monkeypatch.setattr(serve.engine.batching, "BRIEF", 0)  # a run that is held does not belong into the event loop
 
     def _held(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def held(model: Model, images: np.ndarray) -> Any:

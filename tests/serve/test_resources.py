@@ -122,7 +122,7 @@ def test_strangers_pictures_cost_less_than_300_megabytes(
     """The largest pictures that are let in, and small ones with texts that unpack to a thousand times their size."""
     from PIL import Image, PngImagePlugin
 
-    from serve.decoding import TINY_BYTES
+    from serve.images.decoder import TINY_BYTES
 
     model = tiny(tmp_path / "model").write()
     (small,) = model.images(1)

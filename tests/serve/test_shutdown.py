@@ -33,7 +33,7 @@ sys.modules["serve.api"] = Slow("serve.api")
 main()
 """
 LOADING = """
-import time, serve.repository, serve.server
+import time, serve.engine.repository, serve.server
 from serve.__main__ import main
 
 async def startup(self, sockets=None, real=serve.server.Server.startup):
@@ -41,18 +41,18 @@ async def startup(self, sockets=None, real=serve.server.Server.startup):
     print("loading on http://%s:%d" % sockets[0].getsockname(), flush=True)
 
 serve.server.Server.startup = startup
-serve.repository.load = lambda *arguments: time.sleep(1e6)
+serve.engine.repository.load = lambda *arguments: time.sleep(1e6)
 main()
 """
 RUNNING = """
-import time, serve.engine, serve.models
+import time, serve.engine.batching, serve.engine.models
 from serve.__main__ import main
 
-def run(self, session, images, real=serve.models.Model._run):
+def run(self, session, images, real=serve.engine.models.Model._run):
     return time.sleep(1e6) if images.any() else real(self, session, images)
 
-serve.engine.BRIEF = 0
-serve.models.Model._run = run
+serve.engine.batching.BRIEF = 0
+serve.engine.models.Model._run = run
 main()
 """
 
@@ -203,7 +203,7 @@ def test_a_signal_under_load_loses_nothing(
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> None:
-    from serve.listening import drop_handshakes, finish_listening
+    from serve.http.listening import drop_handshakes, finish_listening
 
     async def accept(listener: socket.socket, count: int) -> list[bytes]:
         loop = asyncio.get_running_loop()
@@ -237,7 +237,7 @@ def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> 
 
 
 def test_who_cannot_be_accepted_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve import listening
+    from serve.http import listening
 
     monkeypatch.setattr(listening, "ACCEPTING", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):

@@ -121,8 +121,8 @@ def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, runnin
 def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve import models
-    from serve.engine import Engine
+    from serve.engine import models
+    from serve.engine.batching import Engine
 
     for name in ("good", "locked"):
         tiny(tmp_path / name).write()

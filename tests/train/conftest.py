@@ -22,8 +22,12 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from torch import nn
 
-from train import data, fit, models, publish
-from train.preprocess import Preprocess
+from train import fit
+from train.cards import publishing
+from train.data import loading
+from train.data.preprocess import Preprocess
+from train.paper import paper
+from train.training import models
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_networks
@@ -70,14 +74,14 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mnist() -> data.Dataset:
+def mnist() -> loading.Dataset:
     """The shipped MNIST images: 1,667 to train on, 333 to validate, 1,000 to test."""
-    return data.load("mnist", SAMPLES)
+    return loading.load("mnist", SAMPLES)
 
 
 @pytest.fixture(scope="session")
-def cifar10() -> data.Dataset:
-    return data.load("cifar10", SAMPLES)
+def cifar10() -> loading.Dataset:
+    return loading.load("cifar10", SAMPLES)
 
 
 @pytest.fixture
@@ -93,11 +97,11 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return call
 
 
-def keys(split: data.Split) -> set[bytes]:
+def keys(split: loading.Split) -> set[bytes]:
     return {image.numpy().tobytes() for image in split.images}
 
 
-def message(error: pytest.ExceptionInfo[data.DataError]) -> str:
+def message(error: pytest.ExceptionInfo[loading.DataError]) -> str:
     text = str(error.value)
     assert "\n" not in text
     assert len(text) < 500
@@ -191,7 +195,7 @@ def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def card(run_folder: Path) -> Iterator[Path]:
     reset_accelerate()
     name = f"tiny_net.{json.loads((run_folder / 'args.json').read_text())['dataset']}"
-    yield publish.publish(run_folder, run_folder.parent / name, SAMPLES, False)
+    yield publishing.publish(run_folder, run_folder.parent / name, SAMPLES, False, paper.accuracy)
     reset_accelerate()
 
 
@@ -202,8 +206,8 @@ def twin(card: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dataset(card: Path) -> data.Dataset:
-    return data.load(card.name.partition(".")[2], SAMPLES)
+def dataset(card: Path) -> loading.Dataset:
+    return loading.load(card.name.partition(".")[2], SAMPLES)
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +230,7 @@ def own_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         more = ("--model", "tiny_net", "--epochs", 1, "--batch-size", 16, "--output-dir", folder / run)
         assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
     reset_accelerate()
-    yield publish.publish(folder / "second", folder / "tiny_net.my insects", None, False)
+    yield publishing.publish(folder / "second", folder / "tiny_net.my insects", None, False, paper.accuracy)
     reset_accelerate()
 
 

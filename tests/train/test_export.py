@@ -20,15 +20,19 @@ import torch
 from conftest import DATASETS, SAMPLES, torch_logits
 from torch import nn
 
-from serve.tiles import with_tiles
-from train import data, export, models, small_maps
+from serve.engine.tiles import with_tiles
+from train import export
+from train.data import loading
+from train.onnx_export import build, graph, metadata, quantize, runtime, small_maps
+from train.training import models
+from zoo.catalog import NETWORKS
 
 PIXELS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
-@pytest.mark.parametrize("file", export.FILES.values())
-def test_onnx_contract(card: Path, dataset: data.Dataset, file: str) -> None:
-    session = export.session(card / file)
+@pytest.mark.parametrize("file", metadata.FILES.values())
+def test_onnx_contract(card: Path, dataset: loading.Dataset, file: str) -> None:
+    session = runtime.session(card / file)
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", list(PIXELS[dataset.name]))
     assert isinstance(image.shape[0], str)
@@ -44,22 +48,22 @@ def test_onnx_contract(card: Path, dataset: data.Dataset, file: str) -> None:
         np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "file"), export.FILES.items())
-def test_onnx_metadata(card: Path, dataset: data.Dataset, precision: str, file: str) -> None:
-    metadata = export.session(card / file).get_modelmeta().custom_metadata_map
+@pytest.mark.parametrize(("precision", "file"), metadata.FILES.items())
+def test_onnx_metadata(card: Path, dataset: loading.Dataset, precision: str, file: str) -> None:
+    metadata = runtime.session(card / file).get_modelmeta().custom_metadata_map
     metrics = json.loads((card / "metrics.json").read_text())
     assert (metadata["model"], metadata["tag"], metadata["precision"]) == ("tiny_net", dataset.name, precision)
     assert json.loads(metadata["labels"]) == list(dataset.class_names)
     digest = hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest()
     assert metadata["safetensors_sha256"] == metrics["safetensors_sha256"] == digest
     images, labels = dataset.test.images, dataset.test.labels.numpy()
-    accuracy = 100 * np.mean(export.predict(card / file, images).argmax(1) == labels)
+    accuracy = 100 * np.mean(runtime.predict(card / file, images).argmax(1) == labels)
     assert float(metadata["accuracy"]) == pytest.approx(accuracy, abs=0.006)
     cfg = json.loads(metadata["pretrained_cfg"])
     assert cfg["input_size"] == [PIXELS[dataset.name][2], *PIXELS[dataset.name][:2]]
 
 
-@pytest.mark.parametrize("file", export.FILES.values())
+@pytest.mark.parametrize("file", metadata.FILES.values())
 def test_onnx_holds_no_path_of_this_machine(card: Path, file: str) -> None:
     content = (card / file).read_bytes()
     for path in (models.REPOSITORY, Path.home(), Path(torch.__file__).parent, Path(__file__).parent):
@@ -81,12 +85,12 @@ def test_int8_computes_in_int8(card: Path) -> None:
 def test_int8_has_a_scale_for_each_channel_and_none_before_the_first_convolution() -> None:
     """What comes before is resized and normalised in float."""
     model = models.create("tiny_net", "cifar10", 10, 3, side=48).eval()
-    images = data.load("cifar10", SAMPLES).train.images[:8].permute(0, 2, 3, 1).numpy()
-    graph = export.quantize(export.build(model, (32, 32, 3)), images).graph
-    kept = {tensor.name: tensor for tensor in graph.initializer}
+    images = loading.load("cifar10", SAMPLES).train.images[:8].permute(0, 2, 3, 1).numpy()
+    quantized = quantize.quantize(graph.build(model, (32, 32, 3)), images).graph
+    kept = {tensor.name: tensor for tensor in quantized.initializer}
     for name, channels in (("conv1", 8), ("conv2", 16), ("fc", 10)):
         assert kept[f"model.{name}.weight_scale"].dims == [channels]
-    kinds = [node.op_type for node in graph.node]
+    kinds = [node.op_type for node in quantized.node]
     assert "MatMul" in kinds  # the resize
     last = len(kinds) - kinds[::-1].index("MatMul")
     assert "QuantizeLinear" not in kinds[:last]
@@ -96,12 +100,12 @@ def test_int8_has_a_scale_for_each_channel_and_none_before_the_first_convolution
 def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_path: Path) -> None:
     """What ONNX Runtime runs: a conversion to float and back before each ReLU would be a tenth of the time."""
     model = timm.create_model(name).eval()
-    proto = export.build(model, (32, 32, 3))
-    images = data.load("cifar10", SAMPLES).train.images[:16].permute(0, 2, 3, 1).numpy()
+    proto = graph.build(model, (32, 32, 3))
+    images = loading.load("cifar10", SAMPLES).train.images[:16].permute(0, 2, 3, 1).numpy()
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
-    int8 = export.quantize(proto, images)
+    int8 = quantize.quantize(proto, images)
     small_maps.as_products(int8)
     onnxruntime.InferenceSession(int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
@@ -121,31 +125,31 @@ def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_p
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(before_the_mean)
 
 
-def test_int8_is_the_same_where_processors_multiply_in_tiles(card: Path, dataset: data.Dataset) -> None:
+def test_int8_is_the_same_where_processors_multiply_in_tiles(card: Path, dataset: loading.Dataset) -> None:
     """The server changes the file on its way in, going by how tensors are named and stored here."""
     images = dataset.test.images.permute(0, 2, 3, 1).contiguous().numpy()
-    expected = export.session(card / "model.int8.onnx").run(None, {"image": images})
+    expected = runtime.session(card / "model.int8.onnx").run(None, {"image": images})
     changed = with_tiles((card / "model.int8.onnx").read_bytes())
     assert changed is not None
-    for found, wanted in zip(export.session(changed).run(None, {"image": images}), expected, strict=True):
+    for found, wanted in zip(runtime.session(changed).run(None, {"image": images}), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_same_weights_give_the_same_files(card: Path) -> None:
-    before = {file: (card / file).read_bytes() for file in export.FILES.values()}
-    assert [path.name for path in export.export(card)] == list(before)
+    before = {file: (card / file).read_bytes() for file in metadata.FILES.values()}
+    assert [path.name for path in build.export(card)] == list(before)
     assert {file: (card / file).read_bytes() for file in before} == before
 
 
 def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By content, whatever the times of the files."""
-    assert not export.outdated(twin)
+    assert not metadata.outdated(twin)
     for file in twin.glob("*.json"):
         os.utime(file)
-    assert not export.outdated(twin)
+    assert not metadata.outdated(twin)
     with monkeypatch.context() as other_code:
-        other_code.setattr(export, "_sources_sha256", lambda: "another")
-        assert export.differing(twin, "int8") == ["sources_sha256"]
+        other_code.setattr(metadata, "_sources_sha256", lambda: "another")
+        assert metadata.differing(twin, "int8") == ["sources_sha256"]
     for file, old, new in (
         ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
         ("config.json", '"label_names": [', '"label_names": ["none",'),
@@ -155,45 +159,45 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
         text = (twin / file).read_text()
         assert old in text
         (twin / file).write_text(text.replace(old, new))
-        assert export.outdated(twin), new
+        assert metadata.outdated(twin), new
         (twin / file).write_text(text)
-    assert not export.outdated(twin)
+    assert not metadata.outdated(twin)
     weights = (twin / "model.safetensors").read_bytes()
     (twin / "model.safetensors").write_bytes(weights[:-1] + b"x")
-    assert export.outdated(twin)
+    assert metadata.outdated(twin)
     (twin / "model.safetensors").write_bytes(weights)
     for damage in (Path.unlink, lambda file: file.write_bytes(b"half")):
         shutil.copy(twin / "model.onnx", twin / "kept")
         damage(twin / "model.onnx")
-        assert export.outdated(twin)
+        assert metadata.outdated(twin)
         os.replace(twin / "kept", twin / "model.onnx")
 
 
-@pytest.mark.parametrize("name", export.SOURCES)
+@pytest.mark.parametrize("name", metadata.SOURCES)
 def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("train", "zoo"):
         shutil.copytree(models.REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("samples"))
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
-    before = export._sources_sha256.__wrapped__()
+    before = metadata._sources_sha256.__wrapped__()
     with sorted(tmp_path.glob(name))[-1].open("a") as file:
         file.write("\n")
-    assert export._sources_sha256.__wrapped__() != before
+    assert metadata._sources_sha256.__wrapped__() != before
 
 
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_export_goes_on_after_a_failure(
     jobs: str, twin: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_share_cores", tiny_networks.share_cores)  # so that the processes know them
+    monkeypatch.setattr(build, "_share_cores", tiny_networks.share_cores)  # so that the processes know them
     broken = Path(shutil.copytree(twin, twin.parent / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
     (twin / "model.int8.onnx").unlink()
     capfd.readouterr()
     assert export.main(["--missing", "--jobs", jobs, str(broken), str(twin)]) == 1
-    assert not export.outdated(twin)
+    assert not metadata.outdated(twin)
     written, said = capfd.readouterr()
     assert [line.rpartition("/")[2].partition(" ")[0] for line in written.strip().splitlines()] == [
-        *export.FILES.values()
+        *metadata.FILES.values()
     ]
     (line,) = said.strip().splitlines()
     assert line.startswith("export.py: broken: ")
@@ -212,7 +216,7 @@ def test_a_process_that_dies_is_told(twin: Path, capfd: pytest.CaptureFixture[st
             return super().submit(os._exit, 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "ProcessPoolExecutor", Pool)
+        patch.setattr(build, "ProcessPoolExecutor", Pool)
         assert export.main(["--jobs", "2", str(twin), str(other)]) == 1
     assert "was killed" in capfd.readouterr().err
     with pytest.raises(SystemExit):
@@ -231,7 +235,7 @@ def test_make_always_looks_for_outdated_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dataset_name", DATASETS)
 def test_every_network_exports(name: str, dataset_name: str, tmp_path: Path) -> None:
     """Random weights, real images: torch and ONNX agree."""
@@ -240,8 +244,8 @@ def test_every_network_exports(name: str, dataset_name: str, tmp_path: Path) -> 
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    onnx.save(export.build(model, PIXELS[dataset_name]), tmp_path / "model.onnx")
-    images = data.load(dataset_name, SAMPLES).test.images[:20]
+    onnx.save(graph.build(model, PIXELS[dataset_name]), tmp_path / "model.onnx")
+    images = loading.load(dataset_name, SAMPLES).test.images[:20]
     expected = torch_logits(model, images)
-    found = export.predict(tmp_path / "model.onnx", images)
+    found = runtime.predict(tmp_path / "model.onnx", images)
     assert np.abs(found - expected).max() < 1e-3 * max(1, np.abs(expected).max())

@@ -21,8 +21,12 @@ from accelerate.state import AcceleratorState
 from conftest import CACHE, SAMPLES, one_line, reset_accelerate
 from safetensors.torch import load_file
 
-from train import command_line, data, evaluate, fit, loop, measure, models, plots, runs
-from train.progress import NonFiniteLossError
+from train import evaluate, fit
+from train.cards import evaluation
+from train.data import loading
+from train.training import arguments, loop, measure, models, plots, run_folder
+from train.training.progress import NonFiniteLossError
+from zoo.catalog import DATASETS
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
@@ -79,10 +83,10 @@ def test_metrics_are_complete_and_agree_with_each_other(finished: Path) -> None:
     assert len(metrics["git_commit"].rstrip("+")) == 40
 
 
-def test_weights_that_are_left_have_the_stated_accuracy(finished: Path, mnist: data.Dataset) -> None:
+def test_weights_that_are_left_have_the_stated_accuracy(finished: Path, mnist: loading.Dataset) -> None:
     reset_accelerate()
     model, _ = models.load_run(finished)
-    right = (evaluate.torch_outputs(model, mnist.test).argmax(1) == mnist.test.labels.numpy()).sum()
+    right = (evaluation.torch_outputs(model, mnist.test).argmax(1) == mnist.test.labels.numpy()).sum()
     stated = json.loads((finished / "metrics.json").read_text())["test_accuracy"]
     assert right / 10 == pytest.approx(stated, abs=1e-6)
     assert stated > 30  # it learned something
@@ -101,11 +105,11 @@ def test_tracker_gets_the_log(finished: Path) -> None:
 
 
 def test_the_papers_datasets_are_known_by_their_hub_ids() -> None:
-    for name, hub_id in data.HUB_IDS.items():
-        args = command_line.parse(["--model", "improved_resnet18", "--dataset", hub_id])
+    for name, hub_id in ((name, entry.hub_id) for name, entry in DATASETS.items()):
+        args = arguments.parse(["--model", "improved_resnet18", "--dataset", hub_id])
         assert args.dataset == name
-        assert command_line.recipe_for(args) == command_line.recipe_for(
-            command_line.parse(["--model", "improved_resnet18", "--dataset", name])
+        assert arguments.recipe_for(args) == arguments.recipe_for(
+            arguments.parse(["--model", "improved_resnet18", "--dataset", name])
         )
 
 
@@ -115,7 +119,7 @@ def test_on_a_cpu_without_bf16_it_is_not_emulated(asked: str, emulated: bool, mo
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
-    assert command_line.emulates_bf16() is emulated
+    assert arguments.emulates_bf16() is emulated
 
 
 def test_what_a_card_says_of_pictures_is_what_was_done() -> None:
@@ -207,11 +211,11 @@ def test_other_images_are_another_run(run: Run, finished: Path, tmp_path: Path, 
 def test_two_do_not_train_in_one_folder(
     run: Run, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "LAST_SAVE_SECONDS", 0.3)
+    monkeypatch.setattr(run_folder, "LAST_SAVE_SECONDS", 0.3)
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "metrics.json").unlink()
-    with runs.alone(folder):
+    with run_folder.alone(folder):
         status, output, errors = run(*SHORT, "--output-dir", folder, "--resume")
     assert status == 2
     assert f"another process trains in {folder}" in one_line(errors)
@@ -248,7 +252,7 @@ def test_the_end_of_the_launcher_is_the_end_of_the_run(tmp_path: Path, number: i
         time.sleep(0.05)
     process.send_signal(number)
     process.wait(60)
-    with runs.alone(folder):  # waits until it has saved; it says so then
+    with run_folder.alone(folder):  # waits until it has saved; it says so then
         end = time.monotonic() + 30
         while "the state is saved" not in (text := (tmp_path / "output").read_text()):
             assert time.monotonic() < end, text

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from train import export, fit_all, recipes
+from train import fit_all
+from train.onnx_export import build
+from train.training import recipes
 
 # In the place of fit.py: an epoch a line of its log, as told by a file for each model.
 STUB = """
 import json, pathlib, signal, sys, time
-from train import recipes
+from train.training import recipes
 values = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 folder = pathlib.Path(values["--output-dir"])
 folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.Ca
     recipe = dataclasses.replace(recipes.get("fast", "vanilla_resnet18", "mnist"), epochs=1)
     (folder / "args.json").write_text(json.dumps({"settings": recipes.as_settings(recipe)}))
     (folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": 1}))
-    assert fit_all.main([*arguments, "--", "--data-dir", str(export.SAMPLES), "--epochs", "2"]) == 1
+    assert fit_all.main([*arguments, "--", "--data-dir", str(build.SAMPLES), "--epochs", "2"]) == 1
     printed = capsys.readouterr().out
     assert "0 of 1 runs are complete" in printed
     assert "its epochs was 1, now it is 2" in printed
@@ -105,7 +107,7 @@ def test_a_damaged_run_fails_and_is_left_as_it_is(tmp_path: Path, capsys: pytest
     for name in ("args.json", "metrics.json"):
         (folder / name).write_text("{")
     arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
-    assert fit_all.main([*arguments, "--", "--data-dir", str(export.SAMPLES), "--epochs", "1"]) == 1
+    assert fit_all.main([*arguments, "--", "--data-dir", str(build.SAMPLES), "--epochs", "1"]) == 1
     assert "vanilla_resnet18.mnist.fast.seed0 FAILED" in capsys.readouterr().out
     assert "args.json is damaged" in (tmp_path / f"{folder.name}.log").read_text()
     assert (folder / "metrics.json").read_text() == "{"
@@ -187,7 +189,7 @@ def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str, orphans
         launcher = shlex.join(["sh", "-c", f'{launcher} "$@" & wait', "sh"])
     command += ["--runs-dir", str(tmp_path / "runs"), "--launcher", launcher]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=export.SAMPLES.parent.parent, start_new_session=True
+        command, stdout=subprocess.PIPE, text=True, cwd=build.SAMPLES.parent.parent, start_new_session=True
     )
     folders = [tmp_path / "runs" / f"vanilla_resnet18.{dataset}.fast.seed0" for dataset in ("mnist", "cifar10")]
     deadline = time.monotonic() + 120
@@ -262,7 +264,7 @@ def test_runs_side_by_side_share_the_cores(
 
 def test_one_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
-    fit = ["--", "--data-dir", str(export.SAMPLES), "--epochs", "1"]
+    fit = ["--", "--data-dir", str(build.SAMPLES), "--epochs", "1"]
     assert fit_all.main([*arguments, *fit]) == 0
     metrics = json.loads((tmp_path / "vanilla_resnet18.mnist.fast.seed0/metrics.json").read_text())
     assert metrics["epochs"] == 1

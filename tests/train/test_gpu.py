@@ -11,8 +11,9 @@ import tiny_networks
 import torch
 from conftest import reset_accelerate
 
-from train import augment, data, recipes
-from train.preprocess import Preprocess
+from train.data import augment, loading
+from train.data.preprocess import Preprocess
+from train.training import recipes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 SETTINGS = ("--batch-size", 32, "--learning-rate", 0.05)
@@ -125,7 +126,7 @@ def test_what_cannot_be_captured_is_named(
 
 @pytest.mark.parametrize("choice", ["--cuda-graphs", "--no-cuda-graphs"])
 def test_memory_does_not_grow_over_the_epochs(
-    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, mnist: data.Dataset, choice: str
+    run: Callable[..., tuple[int, str, str]], samples: Path, tmp_path: Path, mnist: loading.Dataset, choice: str
 ) -> None:
     peaks = []
     for epochs in (2, 12):

@@ -16,8 +16,13 @@ from conftest import SAMPLES, torch_logits
 from safetensors.torch import load_file
 from torch import nn
 
-from train import data, evaluate, export, models, publish
-from train.compact import compact
+from train import evaluate, export, publish
+from train.cards import publishing
+from train.cards.compact import compact
+from train.data import loading
+from train.onnx_export import quantize, runtime
+from train.paper import paper
+from train.training import models
 
 
 def test_the_folder_is_complete(card: Path) -> None:
@@ -27,7 +32,7 @@ def test_the_folder_is_complete(card: Path) -> None:
     assert not list(card.parent.glob(".publishing-*"))
 
 
-def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: data.Dataset) -> None:
+def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: loading.Dataset) -> None:
     """The architecture's own, of as many classes, are left out."""
     config = json.loads((card / "config.json").read_text())
     assert config["label_names"] == list(dataset.class_names)
@@ -36,17 +41,17 @@ def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: d
     assert models.pretrained_cfg(model)["label_names"] == list(dataset.class_names)
 
 
-def test_torch_local_dir_and_onnx_agree(card: Path, run_folder: Path, dataset: data.Dataset) -> None:
+def test_torch_local_dir_and_onnx_agree(card: Path, run_folder: Path, dataset: loading.Dataset) -> None:
     """On 1,000 real test images; beside the run's own weights only half precision lies between."""
     images = dataset.test.images
     assert len(images) == 1000
     logits = torch_logits(timm.create_model(f"local-dir:{card}", pretrained=True), images)
-    found = export.predict(card / "model.onnx", images)
+    found = runtime.predict(card / "model.onnx", images)
     assert np.abs(found - logits).max() < 1e-3
     assert (found.argmax(1) == logits.argmax(1)).all()
     trained = torch_logits(models.load_run(run_folder)[0], images)
     assert 0 < np.abs(trained - logits).max() < 0.05
-    int8 = export.predict(card / "model.int8.onnx", images)
+    int8 = runtime.predict(card / "model.int8.onnx", images)
     assert np.mean(int8.argmax(1) == logits.argmax(1)) > 0.95
     assert np.abs(int8 - logits).max() > 1e-3  # it is another network
 
@@ -81,11 +86,11 @@ def test_a_card_states_what_its_run_had_before_storing(
 ) -> None:
     """Else nothing would tell what storing the weights has cost."""
     figures = {"test_accuracy": 50.0, "confusion_matrix": [[1] * 10] * 10}
-    monkeypatch.setattr(publish.export, "export", lambda _: iter(()))
-    monkeypatch.setattr(publish.export, "state_accuracies", lambda _: None)
-    monkeypatch.setattr(publish.verify, "figures", lambda *_: figures)
-    monkeypatch.setattr(publish.card, "render", lambda _: "")
-    card = publish.publish(run_folder, tmp_path / "card", SAMPLES, False)
+    monkeypatch.setattr(publishing.build, "export", lambda _: iter(()))
+    monkeypatch.setattr(publishing.build, "state_accuracies", lambda _: None)
+    monkeypatch.setattr(publishing.checks, "figures", lambda *_: figures)
+    monkeypatch.setattr(publishing.card, "render", lambda _: "")
+    card = publishing.publish(run_folder, tmp_path / "card", SAMPLES, False, paper.accuracy)
     trained, stated = (json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, card))
     assert trained["test_accuracy"] != 50
     assert (stated["test_accuracy"], stated["trained_test_accuracy"]) == (50.0, trained["test_accuracy"])
@@ -101,9 +106,9 @@ def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkey
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish.card, "render", fail)
+    monkeypatch.setattr(publishing.card, "render", fail)
     with pytest.raises(OSError, match="No space left"):
-        publish.publish(run_folder, card, SAMPLES, False)
+        publishing.publish(run_folder, card, SAMPLES, False, paper.accuracy)
     assert contents() == before
     assert not list(card.parent.glob(".publishing-*"))
 
@@ -119,10 +124,10 @@ def test_a_card_that_cannot_take_its_place_leaves_the_old_one(
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(publish, "_write", lambda folder, *_: (folder / "config.json").write_text("{}"))
+    monkeypatch.setattr(publishing, "_write", lambda folder, *_: (folder / "config.json").write_text("{}"))
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
-        publish.publish(run_folder, twin, SAMPLES, False)
+        publishing.publish(run_folder, twin, SAMPLES, False, paper.accuracy)
     assert {path.name: path.read_bytes() for path in twin.iterdir()} == before
     assert not list(twin.parent.glob(".publishing-*"))
 
@@ -130,7 +135,7 @@ def test_a_card_that_cannot_take_its_place_leaves_the_old_one(
 def test_only_a_card_is_replaced(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(publish, "_write", lambda folder, *_: (folder / "written").touch())
+    monkeypatch.setattr(publishing, "_write", lambda folder, *_: (folder / "written").touch())
     before = sorted(run_folder.rglob("*"))
     file, other, empty = tmp_path / "file", tmp_path / "other", tmp_path / "empty"
     file.touch()
@@ -151,22 +156,24 @@ def test_only_a_card_is_replaced(
     assert (other / "config.json").exists()
     (other / "model.safetensors").touch()  # a card now
     for target in (empty, other, tmp_path / "new"):
-        publish.publish(run_folder, target, SAMPLES, False)
+        publishing.publish(run_folder, target, SAMPLES, False, paper.accuracy)
         assert [path.name for path in target.iterdir()] == ["written"]
 
 
 def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
-    with pytest.raises(data.DataError, match="would pass for the dataset 'mnist'"):
-        publish.dataset_name(str(tmp_path / "mnist"))
-    assert publish.dataset_name("mnist") == "mnist"
-    assert publish.dataset_name("owner/name") == "owner/name"
-    assert publish.dataset_name(f"{tmp_path}/") == tmp_path.name
+    with pytest.raises(loading.DataError, match="would pass for the dataset 'mnist'"):
+        publishing.dataset_name(str(tmp_path / "mnist"))
+    assert publishing.dataset_name("mnist") == "mnist"
+    assert publishing.dataset_name("owner/name") == "owner/name"
+    assert publishing.dataset_name(f"{tmp_path}/") == tmp_path.name
 
 
 def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     """Else its weights would take the place of the published ones."""
-    assert {name: data.tag(name) for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")} == {
+    assert {
+        name: loading.tag(name) for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
+    } == {
         "cifar10": "cifar10",
         "owner/cifar10": "owner-cifar10",
         "owner/name": "name",
@@ -177,8 +184,8 @@ def test_another_dataset_of_the_same_name_has_another_tag() -> None:
 
 def test_sigterm_takes_away_what_is_half_done(run_folder: Path, tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys, time; from train import publish;"
-        "publish._write = lambda folder, *_: ((folder / 'begun').touch(), time.sleep(60));"
+        "import pathlib, sys, time; from train import publish; from train.cards import publishing;"
+        "publishing._write = lambda folder, *_: ((folder / 'begun').touch(), time.sleep(60));"
         "import tiny_networks;"
         f"sys.exit(publish.main([{str(run_folder)!r}, '--data-dir', {str(SAMPLES)!r}, "
         f"'--output-dir', {str(tmp_path / 'card')!r}]))"
@@ -200,15 +207,15 @@ def test_sigterm_takes_away_what_is_half_done(run_folder: Path, tmp_path: Path) 
 
 def test_calibration_images_are_of_all_classes() -> None:
     labels = torch.arange(10).repeat_interleave(70)
-    training = data.Split(labels.view(-1, 1, 1, 1).to(torch.uint8), labels)  # class by class, as a folder comes
-    found = export.calibration_images("pictures", training, 500)
+    training = loading.Split(labels.view(-1, 1, 1, 1).to(torch.uint8), labels)  # class by class, as a folder comes
+    found = quantize.calibration_images("pictures", training, 500)
     assert len(found) == 500
     assert found.unique().tolist() == list(range(10))
-    found = export.calibration_images("pictures", training, 100)
+    found = quantize.calibration_images("pictures", training, 100)
     assert len(found) == 100
     assert found.unique().tolist() == list(range(10))
-    assert torch.equal(export.calibration_images("pictures", training, 1000), training.images)
-    assert torch.equal(export.calibration_images("mnist", training, 100), training.images[:100])
+    assert torch.equal(quantize.calibration_images("pictures", training, 1000), training.images)
+    assert torch.equal(quantize.calibration_images("mnist", training, 100), training.images[:100])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ import timm
 import torch
 from conftest import SAMPLES
 
-from train import epoch_log, evaluate, export, models, plots, recipes, verify
+from train import evaluate, export, verify
+from train.cards import checks
+from train.onnx_export import build, metadata
+from train.paper import paper
+from train.training import epoch_log, models, plots, recipes
 from zoo.compact import expand
 
 
@@ -23,8 +27,10 @@ def test_update_states_what_the_onnx_files_have_come_to(twin: Path) -> None:
     (twin / "metrics.json").write_text(json.dumps(stated))
     assert verify.main([str(twin), "--update", "--data-dir", str(SAMPLES)]) == 0
     assert json.loads((twin / "metrics.json").read_text()) == truth
-    assert not export.outdated(twin)
-    assert list(verify.differences(twin, SAMPLES, samples=False)) == list(verify.broken_bounds(truth))
+    assert not metadata.outdated(twin)
+    assert list(checks.differences(twin, SAMPLES, samples=False, reported=paper.accuracy)) == list(
+        checks.broken_bounds(truth)
+    )
 
 
 def test_update_keeps_the_figures_of_the_weights(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +51,7 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
         return status, capsys.readouterr().out
 
     truth = json.loads((twin / "metrics.json").read_text())
-    bounds = list(verify.broken_bounds(truth))  # two epochs make no network that holds them for certain
+    bounds = list(checks.broken_bounds(truth))  # two epochs make no network that holds them for certain
     assert verified() == (1 if bounds else 0, f"{twin.name}: {'; '.join(bounds) or 'as stated'}\n")
     confusion = np.array(truth["confusion_matrix"])
     confusion[:, [0, 1]] = confusion[:, [1, 0]]
@@ -80,7 +86,7 @@ def test_lies_are_found(
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
     (twin / file).write_text(json.dumps(content))
-    for _ in export.export(twin):  # of that config
+    for _ in build.export(twin):  # of that config
         pass
     capsys.readouterr()
     assert verify.main([str(twin), "--samples"]) == 1
@@ -90,22 +96,24 @@ def test_lies_are_found(
 def test_lies_of_the_training_that_agree_with_each_other_are_found(tmp_path: Path) -> None:
     card = models.card("improved_googlenet.mnist")
     truth, log = json.loads((card / "metrics.json").read_text()), card / "log.csv"
-    assert list(verify.of_training(truth, log)) == []
+    assert list(checks.of_training(truth, log, paper.accuracy)) == []
     n = truth["train_images"]
     lie = truth | {"train_images": n - 1}
-    assert list(verify.of_training(lie, log)) == [f"an epoch is of {n} images by log.csv, the card states {n - 1}"]
+    assert list(checks.of_training(lie, log, paper.accuracy)) == [
+        f"an epoch is of {n} images by log.csv, the card states {n - 1}"
+    ]
 
     # At a fixed rate no epoch's tells how many were to come.
     epoch_log.write([row | {"learning_rate": 0.001} for row in epoch_log.read(log)], tmp_path / "log.csv")
     settings = recipes.as_settings(recipes.PAPER_VANILLA) | {"batch_size": truth["settings"]["batch_size"]}
     lie = truth | {"settings": settings}
     words = f"the recipe has 50 epochs, the card states {truth['epochs']}"
-    assert list(verify.of_training(lie, tmp_path / "log.csv")) == [words]
+    assert list(checks.of_training(lie, tmp_path / "log.csv", paper.accuracy)) == [words]
 
 
 def test_pictures_in_a_folder_named_like_a_dataset_do_not_pass_for_it() -> None:
     config = {"architecture": "tiny_net", "dataset": "/pictures/mnist", "pretrained_cfg": {}}
-    found = list(verify._of_another({"model": "tiny_net", "dataset": "mnist"}, config))
+    found = list(checks._of_another({"model": "tiny_net", "dataset": "mnist"}, config))
     assert found == ["the dataset is /pictures/mnist, the card states mnist"]
 
 

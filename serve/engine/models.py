@@ -1,0 +1,258 @@
+"""From a folder with `model.onnx` and `model.int8.onnx` to a network that runs; no other module has sessions."""
+
+import ctypes
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from serve.engine.processor import has_fast_int8, has_int8_dot_product, has_int8_tiles, inference_cores
+from serve.engine.tiles import with_tiles
+from serve.errors import ModelLoadError
+from serve.settings import Settings
+
+log = logging.getLogger("serve")
+FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+OUTPUTS = ("logits", "probabilities")
+Images = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a ready model. `accuracy` is that of the loaded file on the test split, percent."""
+
+    name: str
+    labels: list[str]
+    image_size: tuple[int, int, int]  # (H, W, C)
+    accuracy: float | None
+    precision: str
+    device: str
+    parameters: int | None
+    metadata: Mapping[str, str] = field(repr=False)
+
+
+class Model:
+    """A loaded network. One thread at a time may call `run`; as many as there are cores may call `run_on_one_core`.
+
+    Attributes:
+        single_image_seconds: how long a run of one image took in `warm`; infinite before that.
+        shares_cores: whether runs side by side, on one core each, do more than runs on all cores, one after another.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        session: onnxruntime.InferenceSession,
+        on_one_core: onnxruntime.InferenceSession | None = None,
+        sizes: tuple[int, ...] = (),
+    ) -> None:
+        self.info = info
+        self.single_image_seconds = math.inf
+        self.shares_cores = on_one_core is not None
+        self._session = session
+        self._on_one_core = on_one_core or session
+        self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
+
+    def warm(self, max_batch: int) -> None:
+        """Make the first runs: they allocate, and choose kernels on a GPU, so they are slow and nobody should wait."""
+        for size in self._sizes or sorted({1, max_batch}):
+            self.run(np.zeros((size, *self.info.image_size), np.uint8))
+        for _ in range(3):
+            began = time.perf_counter()
+            self.run(np.zeros((1, *self.info.image_size), np.uint8))
+            self.single_image_seconds = min(self.single_image_seconds, time.perf_counter() - began)
+        if self.shares_cores:
+            self.run_on_one_core(np.zeros((1, *self.info.image_size), np.uint8))
+
+    def run(self, images: Images) -> tuple[Scores, Scores]:
+        """Run uint8 [n, H, W, C] on all cores; return logits and probabilities, float32 [n, classes] each."""
+        return self._run(self._session, images)
+
+    def run_on_one_core(self, images: Images) -> tuple[Scores, Scores]:
+        """Do the same on the calling thread alone, beside other such runs."""
+        return self._run(self._on_one_core, images)
+
+    def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, Scores]:
+        count = len(images)
+        size = next((size for size in self._sizes if size >= count), count)
+        if size > count:
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.uint8)])
+        logits, probabilities = session.run(list(OUTPUTS), {"image": images})
+        return logits[:count], probabilities[:count]
+
+
+def find(folder: Path) -> list[str]:
+    """List the names of the models under `folder`: of every folder that holds weights or ONNX files.
+
+    One that cannot be read is listed too: loading it tells why. Names that cannot be printed are left out. The list is
+    empty where `folder` itself cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
+    except OSError:
+        return []
+
+
+def _may_hold_model(folder: Path) -> bool:
+    if not folder.name.isprintable():  # nobody could ask for it: part of it is no text
+        return False
+    try:
+        return not {*FILES.values(), "model.safetensors"}.isdisjoint(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def load(folder: Path, settings: Settings) -> Model:
+    """Load and warm the model in `folder`. Raises ModelLoadError, which says what is wrong and how to mend it."""
+    if settings.device != "cpu" and has_cuda():
+        try:
+            return _load(folder, settings, "cuda")
+        except _CudaFailed as error:
+            if settings.device == "cuda":
+                raise ModelLoadError(f"device is 'cuda', but {error}") from error
+            log.warning("%s; trying the CPU", error)
+    elif settings.device == "cuda":
+        raise ModelLoadError("device is 'cuda', but no CUDA device or no CUDA build of ONNX Runtime is here; use cpu")
+    return _load(folder, settings, "cpu")
+
+
+def _load(folder: Path, settings: Settings, device: str) -> Model:
+    try:
+        precision = _choose(folder, settings.precision, device)
+        path = folder / FILES[precision]
+        on_one_core = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
+        # Several threads share a convolution better than a matrix product: runs on all cores take the file as it is.
+        cores = inference_cores(settings)
+        session = _open(path, cores, device, on_one_core if cores == 1 else None)
+        info = _describe(folder.name, session, precision, device)
+        if device == "cuda":
+            model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
+        else:
+            model = Model(info, session, _open(path, 1, device, on_one_core) if cores > 1 else None)
+        model.warm(settings.max_batch)
+    except ModelLoadError:
+        raise
+    except Exception as error:  # ONNX Runtime has a class for each thing that can be wrong with a file or a device
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if device == "cuda":
+            raise _CudaFailed(f"{folder} does not run on CUDA: {reason}") from error
+        raise ModelLoadError(f"{folder} does not load: {reason}") from error
+    return model
+
+
+class _CudaFailed(Exception):
+    """The model does not load or does not run on CUDA; on the CPU it may."""
+
+
+def _choose(folder: Path, wanted: str, device: str) -> str:
+    """Choose the precision to load. The 8-bit graph is slower on a GPU, and may be on CPUs of before AVX2."""
+    present = [precision for precision, name in FILES.items() if (folder / name).is_file()]
+    order = ("int8", "fp32") if device == "cpu" and has_fast_int8() else ("fp32", "int8")
+    for precision in order if wanted == "auto" else (wanted,):
+        if precision in present:
+            return precision
+    missing = FILES["fp32" if wanted == "auto" else wanted]
+    raise ModelLoadError(f"{folder} has no {missing}; build it with: python train/export.py {folder}")
+
+
+def has_cuda() -> bool:
+    """Tell whether the driver reports a GPU; whether ONNX Runtime can use it shows when a session is built."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return False
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def _for_this_processor(path: Path) -> bytes | None:
+    """Make what to load in place of an int8 file; None where the file is loaded as it is."""
+    if has_int8_tiles():
+        with suppress(IndexError, ValueError):  # not an ONNX file: the session's error is the better one
+            return with_tiles(path.read_bytes())
+    return None
+
+
+def _open(path: Path, cores: int, device: str, graph: bytes | None) -> onnxruntime.InferenceSession:
+    """Open a session of the model in `path`, or of `graph`, which was made from it."""
+    options = onnxruntime.SessionOptions()
+    if graph:  # bytes have no folder, where the other files of large models would be
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    options.intra_op_num_threads = cores
+    options.inter_op_num_threads = 1
+    # Threads that wait for each other within a run should spin rather than sleep, but not for long: they would take the
+    # cores from the thread that reads requests, and from other processes.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
+    # Without 8-bit dot products (VNNI), sums of two products could overflow on x86, and the answers would be worse than
+    # the model's card states. With them nothing overflows, and the kernels that prevent it would take twice the time.
+    if not has_int8_dot_product():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    options.log_severity_level = 3
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        onnxruntime.preload_dlls()
+        # The default, an exhaustive search, is repeated for every shape.
+        providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+    # Its fallback would silently open the session, or run it, on the CPU.
+    session = onnxruntime.InferenceSession(graph or path, options, providers=providers, enable_fallback=False)
+    # get_available_providers() lists CUDA even where its libraries are missing; only a session tells.
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError("ONNX Runtime's CUDA provider did not load")
+    return session
+
+
+def _padded_sizes(max_batch: int) -> tuple[int, ...]:
+    powers = [2**exponent for exponent in range(max_batch.bit_length()) if 2**exponent < max_batch]
+    return (*powers, max_batch)
+
+
+def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, device: str) -> ModelInfo:
+    """Check that the graph has the expected inputs and outputs, and read its metadata."""
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    outputs = {entry.name: entry for entry in session.get_outputs()}
+    if set(inputs) != {"image"} or not set(OUTPUTS) <= set(outputs):
+        raise ModelLoadError(
+            f"{name}: inputs {sorted(inputs)} and outputs {sorted(outputs)}; wanted are ['image'] and {sorted(OUTPUTS)}"
+        )
+    shape = inputs["image"].shape
+    whole = [size for size in shape[1:] if isinstance(size, int) and size > 0]
+    if inputs["image"].type != "tensor(uint8)" or len(shape) != 4 or len(whole) != 3 or whole[2] not in (1, 3):
+        raise ModelLoadError(
+            f"{name}: input is {inputs['image'].type} {shape}; wanted is tensor(uint8) [batch, H, W, C] with C 1 or 3"
+        )
+    if isinstance(shape[0], int):
+        raise ModelLoadError(f"{name}: its batch is fixed at {shape[0]}; it must be dynamic")
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    try:
+        labels = [str(label) for label in json.loads(metadata.get("labels", ""))]
+        accuracy = float(metadata["accuracy"]) if metadata.get("accuracy") else None
+        parameters = int(metadata["parameters"]) if metadata.get("parameters") else None
+    except (ValueError, TypeError) as error:
+        raise ModelLoadError(f"{name}: metadata labels, accuracy or parameters cannot be read: {error}") from error
+    classes = {outputs[output].shape[-1] for output in OUTPUTS}
+    if classes != {len(labels)}:
+        raise ModelLoadError(f"{name}: {len(labels)} labels for outputs of {sorted(map(str, classes))} classes")
+    height, width, channels = whole
+    return ModelInfo(
+        name=name,
+        labels=labels,
+        image_size=(height, width, channels),
+        accuracy=accuracy,
+        precision=precision,
+        device=device,
+        parameters=parameters,
+        metadata=metadata,
+    )

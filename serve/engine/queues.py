@@ -1,0 +1,152 @@
+"""What waits for a run, and what runs next: a queue of jobs for each model, and cores to share among runs."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serve.engine.models import Images, Model, ModelInfo, Scores
+from serve.engine.processor import inference_cores
+from serve.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Scores of n images, float32 [n, classes] each, and the model that gave them."""
+
+    logits: Scores
+    probabilities: Scores
+    model: ModelInfo
+
+
+def ranked(scores: Scores, most: int | None = None) -> list[int]:
+    """Rank classes by float32 [classes]: the `most` best indices, best first; of equals the lower index first."""
+    order: list[int] = np.argsort(-scores, kind="stable")[:most].tolist()
+    return order
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Images of one request, and who waits for their scores."""
+
+    images: Images
+    answer: asyncio.Future[Result]
+    loop: asyncio.AbstractEventLoop
+    queued: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs for one run: `alone` on all cores, or on one core beside others."""
+
+    model: Model
+    jobs: list[Job]
+    alone: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The jobs that wait for one loaded model.
+
+    A reload begins a new queue: a job stays with the version of the model that its images were checked for.
+    """
+
+    model: Model
+    jobs: deque[Job] = field(default_factory=deque)
+
+
+class Queues:
+    """The jobs that wait. Not safe for several threads: the engine has a lock for that.
+
+    Fewer jobs than there are cores go into one run on all cores, the fastest way to their answers. More go into runs of
+    one core each, as many as there are cores: threads that never wait for each other do more.
+
+    Attributes:
+        cores: how many runs may go on at once.
+        images: how many images wait.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.cores = inference_cores(settings)
+        self.images = 0
+        self._max_batch = settings.max_batch
+        self._max_delay = settings.max_delay
+        self._queues: dict[Model, _Queue] = {}  # those with jobs
+
+    def put(self, model: Model, job: Job) -> None:
+        self._queues.setdefault(model, _Queue(model)).jobs.append(job)
+        self.images += len(job.images)
+
+    def remove(self, model: Model, job: Job) -> None:
+        """Remove a job, where it still waits."""
+        queue = self._queues.get(model)
+        if queue is not None and job in queue.jobs:
+            queue.jobs.remove(job)
+            self.images -= len(job.images)
+            if not queue.jobs:
+                del self._queues[model]
+
+    def clear(self) -> list[Job]:
+        """Remove and return all jobs."""
+        left = [job for queue in self._queues.values() for job in queue.jobs]
+        self._queues.clear()
+        self.images = 0
+        return left
+
+    def only_image(self) -> Model | None:
+        """Return the model of the only image that waits; None where there is no image, or more than one."""
+        return next(iter(self._queues)) if self.images == 1 else None
+
+    def take(self, running: int) -> tuple[Batch | None, float | None]:
+        """Take the next batch, which may begin at once beside `running` others.
+
+        Where there is none, the second value is the seconds until one may begin; None: not before a job comes or a run
+        ends.
+        """
+        queue, pause = self._next()
+        if queue is None or pause:
+            return None, pause
+        apart = queue.model.shares_cores and not self._max_delay  # with a delay, large batches are wanted
+        if running and not apart:
+            return None, None
+        alone = not running and not (apart and sum(len(other.jobs) for other in self._queues.values()) >= self.cores)
+        # Beside others only so much that something is left for each free core.
+        share = self.images if alone else math.ceil(self.images / (self.cores - running))
+        return Batch(queue.model, self._pop(queue, min(share, self._max_batch)), alone), None
+
+    def _next(self) -> tuple[_Queue | None, float | None]:
+        """Choose the queue to run, if any, and the seconds to wait yet for it to fill up.
+
+        It is the one whose first job has waited longest; but while that one may still wait, a full one goes first.
+        """
+        queue = _oldest(self._queues.values())
+        if queue is None or not self._max_delay:
+            return queue, None
+        pause = queue.jobs[0].queued + self._max_delay - time.perf_counter()
+        if pause <= 0:
+            return queue, None
+        full = _oldest(
+            queue for queue in self._queues.values() if sum(len(job.images) for job in queue.jobs) >= self._max_batch
+        )
+        return (queue, pause) if full is None else (full, None)
+
+    def _pop(self, queue: _Queue, most: int) -> list[Job]:
+        """Remove the first jobs, of at most `most` images together, or a single job of more."""
+        jobs = [queue.jobs.popleft()]
+        size = len(jobs[0].images)
+        while queue.jobs and size + len(queue.jobs[0].images) <= most:
+            jobs.append(queue.jobs.popleft())
+            size += len(jobs[-1].images)
+        if not queue.jobs:
+            del self._queues[queue.model]
+        self.images -= size
+        return jobs
+
+
+def _oldest(queues: Iterable[_Queue]) -> _Queue | None:
+    """Find the one whose first job has waited longest."""
+    return min(queues, key=lambda queue: queue.jobs[0].queued, default=None)

@@ -1,0 +1,1 @@
+"""What holds for every request: the gate, bodies, connections and responses."""

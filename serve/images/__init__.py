@@ -1,0 +1,1 @@
+"""From bytes that strangers send to pixels: formats, limits and the preparation of digits."""

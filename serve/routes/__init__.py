@@ -1,0 +1,1 @@
+"""The API, one file for each part: classification, the Open Inference Protocol and their descriptions."""

@@ -1,0 +1,80 @@
+"""The API's routes as one table: what is where, what it answers, and how /docs describes it."""
+
+import re
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve.engine.metrics import Metrics
+from serve.http.dispatch import Handler
+from serve.http.gate import RECORD
+from serve.routes import openapi
+from serve.routes.classify import Classify
+from serve.routes.v2 import V2
+
+VERSION = {"version": openapi.path("version", "always 1", "1")}
+MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/index lists it")}
+
+
+def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
+    """Build all routes but the app's."""
+    router = APIRouter()
+
+    def add(
+        method: str,
+        path: str,
+        handler: Handler,
+        summary: str,
+        answer: Any,
+        *codes: int,
+        parameters: tuple[dict[str, Any], ...] = (),
+        body: dict[str, Any] | None = None,
+        description: str | None = None,
+    ) -> None:
+        in_path = [(VERSION | MODEL)[name] for name in re.findall(r"{(\w+)}", path)]
+        extra: dict[str, Any] = {"parameters": [*in_path, *parameters]}
+        router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            summary=summary,
+            description=description,
+            operation_id=re.sub(r"\W+", "_", f"{method}{path}".lower()).strip("_"),
+            tags=[path.split("/")[1]],
+            responses={200: answer if isinstance(answer, dict) else {"model": answer}, **openapi.errors(*codes)},
+            response_model=None,
+            openapi_extra=extra if body is None else {**extra, "requestBody": body},
+        )
+
+    bodies = (408, 413, 415, 503)
+    add("POST", "/classify/{model}", classify.post, "Classify a picture", openapi.Classification,
+        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE,
+        description="The picture's centre square, resized to the model's input. Digits are expected as in MNIST: "
+        "white on black, centred.")  # fmt: skip
+    add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
+    add("GET", "/v2/health/live", v2.live, "Whether the process is alive", openapi.Live)
+    add("GET", "/v2/health/ready", v2.ready, "Whether all models are ready", openapi.Ready, 503)
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        add("GET", path, v2.model, "A model's tensors and metadata", openapi.ModelMetadata, 404, 503)
+        add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
+        add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
+        add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
+            parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER),
+            description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON.")  # fmt: skip
+    add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
+        body=openapi.json_body(openapi.INDEX, required=False))  # fmt: skip
+    add("POST", "/v2/repository/models/{model}/load", v2.load, "Load or reload a model", openapi.Empty, 400, 404,
+        *bodies, body=openapi.json_body(openapi.LOAD, required=False))  # fmt: skip
+    add("POST", "/v2/repository/models/{model}/unload", v2.unload, "Unload a model", openapi.Empty, 400, 404, *bodies,
+        body=openapi.json_body(openapi.OBJECT, required=False))  # fmt: skip
+
+    async def render(request: Request) -> Response:
+        request.scope[RECORD].route = "metrics"
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    add("GET", "/metrics", render, "Prometheus metrics", openapi.TEXT)
+    return [route for route in router.routes if isinstance(route, Route)]

@@ -1,0 +1,190 @@
+"""The Open Inference Protocol over HTTP, with binary tensors, classification and the model repository."""
+
+import asyncio
+import gzip
+import math
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve.engine.batching import Engine
+from serve.engine.models import OUTPUTS, ModelInfo
+from serve.errors import ApiError, BadRequest
+from serve.http.bodies import SMALL, Bodies
+from serve.http.connections import ClientWaits
+from serve.http.gate import RECORD
+from serve.routes import v2_tensors
+from serve.routes.v2_tensors import HEADER
+
+NAME = "deep-image-zoo"
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
+# A folder holds one version of a model; the weights' SHA-256 in the metadata tells which.
+VERSION = "1"
+
+
+class V2:
+    """The routes' handlers."""
+
+    def __init__(self, engine: Engine, bodies: Bodies, version: str) -> None:
+        self._engine = engine
+        self._bodies = bodies
+        self._version = version
+        # Models are changed one after another, in a separate thread: in shared ones, waiting would hold up others.
+        self._changes = ThreadPoolExecutor(1, "change")
+
+    async def server(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_server"
+        return _json({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
+
+    async def live(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_live"
+        return _json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_ready"
+        if why := self._engine.unready:
+            raise ApiError(503, f"not ready: {why}", retry_after=1)
+        return _json({"ready": True})
+
+    async def model(self, request: Request) -> Response:
+        info = self._info(request, "v2_model")
+        shape = list(info.image_size)
+        classes = len(info.labels)
+        return _json(
+            {
+                "name": info.name,
+                "versions": [VERSION],
+                "platform": "onnxruntime_onnx",
+                "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *shape]}],
+                "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in OUTPUTS],
+                "parameters": {**info.metadata, "served_precision": info.precision, "device": info.device},
+            }
+        )
+
+    async def config(self, request: Request) -> Response:
+        info = self._info(request, "v2_config")
+        return _json(
+            {
+                "name": info.name,
+                "platform": "onnxruntime_onnx",
+                "backend": "onnxruntime",
+                "max_batch_size": self._engine.settings.max_images,
+                "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": list(info.image_size)}],
+                "output": [{"name": name, "data_type": "TYPE_FP32", "dims": [len(info.labels)]} for name in OUTPUTS],
+                "dynamic_batching": {"preferred_batch_size": [self._engine.settings.max_batch]},
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        info = self._info(request, "v2_model_ready")
+        return _json({"name": info.name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """Run a model on the tensors of a request. Raises ApiError: 400, 404, 408, 413, 415, 503, 504."""
+        began = time.monotonic()
+        deadline = began + self._engine.settings.timeout
+        info = self._info(request, "v2_infer")
+        async with self._bodies.read(request) as body:
+            most = self._engine.settings.max_images
+            length = v2_tensors.header_length(request.headers.get(HEADER), len(body))
+            _limit_json(length, SMALL + most * math.prod(info.image_size) * NUMBER)
+            if length > SLOW_JSON:
+                message = await asyncio.to_thread(v2_tensors.parse, body, length, info.image_size, max_images=most)
+            else:
+                message = v2_tensors.parse(body, length, info.image_size, max_images=most)
+            if message.seconds is not None:
+                deadline = min(deadline, began + message.seconds)
+            async with ClientWaits(request.receive):
+                result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
+        answer, json_length = v2_tensors.render(message, result, VERSION)
+        headers = {} if json_length is None else {HEADER: str(json_length)}
+        return _coded(answer, headers, request.headers.get("accept-encoding", ""))
+
+    async def index(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_index"
+        message = await self._parameters(request)
+        only_ready = message.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise BadRequest(f"ready is {only_ready!r:.50}; valid are true and false")
+        entries = self._engine.repository.index()
+        return _json(
+            [
+                {"name": entry.name, "version": VERSION, "state": entry.state, "reason": entry.reason}
+                for entry in entries
+                if entry.state == "READY" or not only_ready
+            ]
+        )
+
+    async def load(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_load"
+        message = await self._parameters(request)
+        if message.get("parameters") not in (None, {}):
+            raise BadRequest("load takes no parameters: the model comes from the server's folder as it is")
+        return await self._change(request, self._engine.repository.load)
+
+    async def unload(self, request: Request) -> Response:
+        request.scope[RECORD].route = "v2_unload"
+        await self._parameters(request)
+        return await self._change(request, self._engine.repository.unload)
+
+    async def _change(self, request: Request, change: Callable[[str], None]) -> Response:
+        async with ClientWaits(request.receive):
+            await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
+        return _json({})
+
+    def _info(self, request: Request, route: str) -> ModelInfo:
+        record = request.scope[RECORD]
+        record.route = route
+        version = request.path_params.get("version", VERSION)
+        info = self._engine.repository.get(request.path_params["model"]).info
+        if version != VERSION:
+            raise ApiError(404, f"unknown version {version!r:.50} of {info.name}; valid is {VERSION!r}")
+        record.model = info.name
+        return info
+
+    async def _parameters(self, request: Request) -> dict[str, Any]:
+        async with self._bodies.read(request) as body:
+            _limit_json(len(body), SMALL)
+            try:
+                message = orjson.loads(body or b"{}")
+            except orjson.JSONDecodeError as error:
+                raise BadRequest(f"the request is not JSON: {error}") from None
+        if not isinstance(message, dict):
+            raise BadRequest(f"the request must be an object, not {type(message).__name__}")
+        return message
+
+
+# Bytes from which JSON is parsed in another thread: a megabyte of numbers takes long enough to hold up others.
+SLOW_JSON = 256 * 2**10
+# Bytes that a number of a tensor may take in JSON, with commas, brackets and spaces.
+NUMBER = 8
+
+
+def _limit_json(length: int, most: int) -> None:
+    # Once parsed, JSON can take thirty times its bytes.
+    if length > most:
+        raise ApiError(
+            413, f"{length:,} bytes of JSON are too many: at most {most:,}; tensors can be sent as raw bytes"
+        )
+
+
+def _json(message: Any) -> Response:
+    return Response(orjson.dumps(message), media_type="application/json")
+
+
+def _coded(body: bytes, headers: dict[str, str], accepted: str) -> Response:
+    """Compress an answer for a client that names one coding alone.
+
+    The lists that libraries send by default do not ask for it, and small answers hardly shrink.
+    """
+    if accepted in ("gzip", "deflate"):
+        body = gzip.compress(body, 1) if accepted == "gzip" else zlib.compress(body, 1)
+        headers["content-encoding"] = accepted
+    kind = "application/octet-stream" if HEADER in headers else "application/json"
+    return Response(body, headers=headers, media_type=kind)

@@ -1,0 +1,67 @@
+"""A browser, and a server of published models: one of each for all files, from the first test to the last."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from .driving import open_page
+
+MARKS = [
+    pytest.mark.browser,
+    # Playwright's own event loop is left open until the last test of the session.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+ROOT = Path(__file__).parents[4]
+EXAMPLES = ROOT / "serve" / "examples"
+CARDS = Path(os.environ.get("ZOO_MODEL_CARDS", ROOT / "model_cards"))
+PUBLISHED = ["improved_googlenet.mnist", "improved_googlenet.cifar10"]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+]
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="package")
+def url(running: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of published models; their ONNX files are built first where they are not yet."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    if not all((CARDS / name / "model.onnx").exists() for name in PUBLISHED):
+        subprocess.run([sys.executable, "train/export.py", "--missing", *PUBLISHED], cwd=ROOT, check=True)
+    with running("--models", CARDS) as server:
+        yield server.url
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 1200, "height": 900}) as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext, url: str) -> Page:
+    return open_page(context, url)

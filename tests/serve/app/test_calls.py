@@ -1,0 +1,104 @@
+"""The app's named calls, as gradio_client makes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError, AuthenticationError
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[3] / "serve" / "examples"
+
+pytestmark = [
+    # gradio_client leaves sockets and its temporary files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    folder = tmp_path_factory.mktemp("models")
+    digits = [str(digit) for digit in range(10)]
+    weak = tiny(folder / "vanilla_vgg16.mnist", shape=(28, 28, 1), seed=1, labels=digits).write(accuracy="97.5")
+    strong = tiny(folder / "improved_vgg16.mnist", shape=(28, 28, 1), seed=2, labels=digits).write(accuracy="99.5")
+    colour = tiny(folder / "improved_resnet18.cifar10", seed=3).write(accuracy="90")
+    with running("--models", folder) as server:
+        client = Client(server.url, verbose=False)
+        yield SimpleNamespace(client=client, weak=weak, strong=strong, colour=colour)
+        client.close()
+
+
+def test_the_calls_have_names_and_named_parameters(served: SimpleNamespace) -> None:
+    calls = served.client.view_api(return_format="dict")["named_endpoints"]
+    parameters = {name: [one["parameter_name"] for one in call["parameters"]] for name, call in calls.items()}
+    assert parameters == {
+        "/classify_digit": ["image", "model"],
+        "/classify_picture": ["image", "model"],
+        "/compare": ["image", "dataset"],
+        "/models": [],
+    }
+
+
+def test_models_are_listed_best_first(served: SimpleNamespace) -> None:
+    names = served.client.predict(api_name="/models")
+    assert names == ["improved_vgg16.mnist", "vanilla_vgg16.mnist", "improved_resnet18.cifar10"]
+
+
+def test_classify_digit_takes_the_best_model_or_the_one_named(served: SimpleNamespace) -> None:
+    image = EXAMPLES / "digit-4-of-mnist.png"  # of the dataset's size, so that no preparation stands between
+    pixels = np.asarray(Image.open(image))[..., None]
+    for model, expected in ((None, served.strong), ("vanilla_vgg16.mnist", served.weak)):
+        chosen = {"model": model} if model else {}
+        answer = served.client.predict(image=handle_file(image), **chosen, api_name="/classify_digit")
+        assert answer["model"] == expected.name
+        assert answer["problem"] is None
+        assert answer["predictions"][0]["index"] == expected.best(pixels)
+        assert sum(one["probability"] for one in answer["predictions"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_blank_digit_is_named_so(served: SimpleNamespace, tmp_path: Path) -> None:
+    Image.new("RGB", (100, 100), "white").save(tmp_path / "blank.png")
+    answer = served.client.predict(image=handle_file(tmp_path / "blank.png"), api_name="/classify_digit")
+    assert answer == {"model": None, "predictions": [], "problem": "blank"}
+
+
+def test_classify_picture_and_compare_agree(served: SimpleNamespace) -> None:
+    image = EXAMPLES / "picture-frog.png"
+    answer = served.client.predict(image=handle_file(image), api_name="/classify_picture")
+    assert answer["predictions"][0]["index"] == served.colour.best(np.asarray(Image.open(image)))
+    (compared,) = served.client.predict(image=handle_file(image), dataset="cifar10", api_name="/compare")
+    assert compared["predictions"] == answer["predictions"]
+    assert compared["milliseconds"] > 0
+
+
+def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(AppError, match="not a picture"):
+        served.client.predict(image=handle_file(tmp_path / "text.png"), api_name="/classify_picture")
+    image, digit = (handle_file(EXAMPLES / name) for name in ("picture-frog.png", "digit-4-of-mnist.png"))
+    with pytest.raises(AppError, match=r"unknown model .*improved_vgg16\.mnist"):
+        served.client.predict(image=digit, model="nonsense", api_name="/classify_digit")
+    with pytest.raises(AppError, match="valid are mnist and cifar10"):
+        served.client.predict(image=image, dataset="imagenet", api_name="/compare")
+    for call in ({}, {"dataset": "mnist"}):
+        with pytest.raises(AppError, match="no picture was given"):
+            served.client.predict(image=None, **call, api_name="/compare")
+    for name in ("/classify_digit", "/classify_picture"):
+        with pytest.raises(AppError, match="no picture was given"):
+            served.client.predict(image=None, api_name=name)
+
+
+def test_the_key_opens_the_calls(running: type, tiny: type, tmp_path: Path) -> None:
+    tiny(tmp_path / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
+    image = EXAMPLES / "digit-4-of-mnist.png"
+    with running("--models", tmp_path, environment={"SERVE_API_KEY": "secret"}) as server:
+        client = Client(server.url, headers={"Authorization": "Bearer secret"}, verbose=False)
+        answer = client.predict(image=handle_file(image), api_name="/classify_digit")
+        assert answer["model"] == "improved_vgg16.mnist"
+        client.close()
+        with pytest.raises(AuthenticationError):
+            Client(server.url, verbose=False)

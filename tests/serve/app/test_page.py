@@ -1,0 +1,282 @@
+"""What the app says and shows, without a browser: answers, tables, cards, heat maps."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.app.answer import Answer, digit_answer, picture_answer, title
+from serve.app.ask import digit_from_drawing, digit_from_file, ready
+from serve.app.cards import cards, markdown, mistakes
+from serve.app.occlusion import GRID, cover, occlusion_map
+from serve.app.parts import Seen, chooser
+from serve.app.tables import comparison, confusions, published
+from serve.app.tabs import digit_tab
+from serve.engine.metrics import Metrics
+from serve.engine.models import ModelInfo
+from serve.engine.queues import ranked
+from serve.errors import BadImage
+from serve.images.decoder import Decoder
+from serve.images.digits import Digit
+from serve.settings import Settings
+
+LABELS = [str(digit) for digit in range(10)]
+PIXELS = np.zeros((28, 28, 1), np.uint8)
+
+
+def answer(best: int, share: float, labels: list[str] = LABELS, model: str = "improved_vgg16.mnist") -> Answer:
+    probabilities = np.full(10, (1 - share) / 9, np.float32)
+    probabilities[best] = share
+    return Answer(model, labels, probabilities, 0.0123)
+
+
+def test_titles() -> None:
+    assert title("improved_googlenet.cifar10") == "Improved GoogLeNet"
+    assert title("vanilla_vgg16.mnist") == "Vanilla VGG16"
+    assert title("other") == "Other"
+
+
+def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
+    scores = np.float32([0.1, 0.3, 0.1, 0.3, 0.2])
+    assert ranked(scores) == [1, 3, 4, 0, 2]
+    assert ranked(scores, 2) == [1, 3]
+
+
+def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
+    html = digit_answer(Digit(PIXELS), answer(7, 0.98))
+    assert '<p class="says digit">7 <small>98.0 %</small></p>' in html
+    assert html.count("<li") == 10
+    assert "Unsure" not in html
+    assert "12 ms" in html
+
+
+@pytest.mark.parametrize("digit", [Digit(PIXELS, "several"), Digit(PIXELS, "scribble")])
+def test_a_problem_makes_it_unsure_however_high_the_probability(digit: Digit) -> None:
+    html = digit_answer(digit, answer(7, 0.99))
+    assert "Unsure" in html
+    assert "says digit" not in html
+
+
+def test_a_low_probability_makes_it_unsure() -> None:
+    assert "Unsure" in digit_answer(Digit(PIXELS), answer(7, 0.4))
+    html = picture_answer(np.zeros((32, 32, 3), np.uint8), answer(3, 0.4))
+    assert "Perhaps none of its ten classes" in html
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in html
+
+
+def test_nothing_drawn_is_no_guess() -> None:
+    html = digit_answer(Digit(None, "blank"), None)
+    assert "draw one digit" in html
+    assert "%" not in html
+
+
+def test_labels_are_text_and_not_markup() -> None:
+    labels = ["<script>alert(1)</script>", *LABELS[1:]]
+    found = answer(0, 0.9, labels, model="<b>.mnist")
+    for html in (
+        digit_answer(Digit(PIXELS), found),
+        picture_answer(np.zeros((32, 32, 3), np.uint8), found),
+        comparison(PIXELS, [found], {}, {}),
+    ):
+        assert "<script" not in html
+        assert "&lt;script" in html
+        assert "<b>" not in html
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    made = Decoder(Settings(), Metrics())
+    yield made
+    made.close()
+
+
+def test_a_drawing_that_is_no_picture_is_refused(decoder: Decoder) -> None:
+    for data in ("data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8="):
+        with pytest.raises(BadImage):
+            asyncio.run(digit_from_drawing(decoder, data))
+    assert asyncio.run(digit_from_drawing(decoder, "")).problem == "blank"
+
+
+def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: Path) -> None:
+    image = Image.new("RGBA", (200, 200), (255, 255, 255, 0))
+    image.paste((255, 255, 255, 255), (90, 40, 105, 160))
+    image.save(tmp_path / "canvas.png")
+    assert asyncio.run(digit_from_file(decoder, str(tmp_path / "canvas.png"))).problem is None
+
+
+@pytest.mark.parametrize(("event", "broken"), [("draw", "data:image/png;base64,aGVsbG8="), ("photograph", "photo.png")])
+def test_a_digit_that_is_no_longer_shown_is_not_studied(
+    decoder: Decoder, tmp_path: Path, event: str, broken: str
+) -> None:
+    (tmp_path / "photo.png").write_text("no picture")
+
+    async def work() -> None:
+        with gr.Blocks() as page:  # outside of an event loop it would make one, and leave it open
+            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(Seen()))  # type: ignore[arg-type]
+        (show,) = (function.fn for function in page.fns.values() if function.name == event)
+        given = str(tmp_path / broken) if event == "photograph" else broken
+        html, digit, seen = await show(given, None, Seen(mnist=PIXELS))
+        assert "Not a picture" in html
+        assert digit.pixels is None
+        assert seen.mnist is None
+        _, _, seen = await show(None, None, Seen(mnist=PIXELS))
+        assert seen.mnist is None
+
+    asyncio.run(work())
+
+
+def running_model(accuracy: float, precision: str) -> ModelInfo:
+    return ModelInfo("improved_vgg16.mnist", LABELS, (28, 28, 1), accuracy, precision, "cpu", 84_000_000, {})
+
+
+def card_folder(root: Path, name: str, **metrics: object) -> Path:
+    folder = root / name
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def test_cards_read_what_is_there(tmp_path: Path) -> None:
+    counts = (np.eye(10, dtype=int) * 90 + 1).tolist()
+    figures = {"test_accuracy": 99.7, "paper_test_accuracy": 99.64, "parameters": 84_000_000}
+    card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts, **figures)
+    card_folder(tmp_path, "odd.cifar10", test_accuracy="high", confusion_matrix=[[1, 2], [3]])
+    (card_folder(tmp_path, "broken.mnist") / "metrics.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    found = cards(tmp_path)
+    assert sorted(found) == ["broken.mnist", "improved_vgg16.mnist", "odd.cifar10"]
+    good, odd = found["improved_vgg16.mnist"], found["odd.cifar10"]
+    assert (good.accuracy, good.parameters, good.paper) == (99.7, 84_000_000, 99.64)
+    assert good.confusion is not None
+    assert good.confusion.shape == (10, 10)
+    assert (odd.accuracy, odd.parameters, odd.confusion, odd.paper) == (None, None, None, None)
+    html = published(found, {"improved_vgg16.mnist": running_model(99.6, "int8")})
+    assert "99.70 %" in html
+    assert "99.60 % in int8" in html
+    assert "84.0 M" in html
+    assert cards(tmp_path / "missing") == {}
+
+
+def test_markdown_holds_its_pictures_and_none_from_elsewhere(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    folder = tmp_path / "card"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "curves.png")
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\n---\n# A card\n![curves](curves.png) ![other](../secret.png)"
+        " ![far](https://example.org/x.png) ![text](README.md)\n"
+    )
+    text = markdown(folder / "README.md")
+    assert text.startswith("# A card")
+    assert "![curves](data:image/png;base64," in text
+    assert text.count("data:") == 1
+    assert text.endswith(" other far text\n")
+    assert "example.org" not in text
+    assert "secret" not in text
+
+
+def test_the_most_frequent_mistakes_come_first() -> None:
+    counts = np.diag([100] * 10)
+    counts[3, 5], counts[5, 3], counts[9, 4] = 7, 9, 2
+    assert mistakes(counts) == [(5, 3, 9), (3, 5, 7), (9, 4, 2)]
+
+
+def test_confusions_speak_of_the_class_named_now(tmp_path: Path) -> None:
+    counts = np.diag([100] * 10)
+    counts[3, 5], counts[8, 5] = 7, 2
+    folder = card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts.tolist())
+    card = cards(folder.parent)["improved_vgg16.mnist"]
+    html = confusions(card, answer(5, 0.9))
+    assert "Of 109 test images that the published weights called 5, 100 were." in html
+    assert "The others were 3 (7), 8 (2)." in html
+    assert "3 taken for 5: 7" in html
+    assert "No confusion matrix" in confusions(None, answer(5, 0.9))
+
+
+def test_comparison_counts_the_votes() -> None:
+    answers = [
+        answer(7, 0.9),
+        answer(7, 0.8, model="vanilla_vgg16.mnist"),
+        answer(1, 0.5, model="vanilla_resnet18.mnist"),
+    ]
+    html = comparison(PIXELS, answers, {}, {"improved_vgg16.mnist": running_model(99.6, "fp32")})
+    assert "2 of 3 models say 7" in html
+    assert html.count('<th scope="row">') == 3
+    assert '<strong class="other">1</strong>' in html
+    assert "84.0 M" in html
+    assert "12.3 ms" in html
+    assert "99.60 % in fp32" in html
+    assert "No two of 2 models agree" in comparison(PIXELS, answers[1:], {}, {})
+
+
+class OneSpot:
+    """An engine whose model looks at one pixel alone: bright there is class 1, dark is class 0."""
+
+    def __init__(self, y: int, x: int) -> None:
+        self.spot = (y, x)
+        self.settings = SimpleNamespace(max_images=50, max_batch=32)
+        self.info = SimpleNamespace(name="one.mnist", labels=LABELS, accuracy=None)
+        self.asked: list[int] = []
+
+    def models(self) -> dict[str, SimpleNamespace]:
+        return {"one.mnist": self.info}
+
+    async def infer(self, model: str, images: np.ndarray) -> SimpleNamespace:
+        self.asked.append(len(images))
+        probabilities = np.full((len(images), 10), 0.01, np.float32)
+        bright = images[:, self.spot[0], self.spot[1]].mean(axis=-1) > 127
+        probabilities[:, 0], probabilities[:, 1] = np.where(bright, 0.02, 0.9), np.where(bright, 0.9, 0.02)
+        return SimpleNamespace(probabilities=probabilities, logits=np.log(probabilities), model=self.info)
+
+
+@pytest.mark.parametrize("spot", [(4, 5), (14, 14), (20, 25)])
+def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None:
+    engine = OneSpot(*spot)
+    pixels = np.zeros((28, 28, 1), np.uint8)
+    pixels[spot] = 255
+    found = asyncio.run(occlusion_map(engine, "one.mnist", pixels))  # type: ignore[arg-type]
+    assert found.answer.best == 1
+    assert found.probability_drop == pytest.approx(0.88 / 0.9, abs=1e-3)
+    assert found.log_odds_drop == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
+    hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
+    assert np.abs(hottest - spot).max() <= 4
+    assert found.heat[spot] > 0.9
+    assert found.heat[0 if spot[0] > 14 else 27, 0] == 0
+    assert sum(engine.asked) == GRID * GRID + 1
+    assert max(engine.asked) <= 32
+
+
+def test_covers_reach_every_pixel_and_change_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    covered, corners, side = cover(pixels)
+    assert covered.shape == (GRID * GRID, 32, 32, 3)
+    assert (covered != pixels).any(axis=(0, 3)).all()
+    for image, (y, x) in zip(covered, corners, strict=True):
+        outside = np.ones((32, 32), bool)
+        outside[y : y + side, x : x + side] = False
+        assert np.array_equal(image[outside], pixels[outside])
+
+
+def test_ready_models_come_by_dataset_and_accuracy() -> None:
+    infos = {
+        name: SimpleNamespace(name=name, accuracy=accuracy)
+        for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))
+    }
+    engine = SimpleNamespace(models=lambda: infos)
+    assert [model.name for model in ready(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
+    assert ready(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
+
+
+def test_the_page_can_be_opened_while_a_model_becomes_ready() -> None:
+    digits = replace(running_model(99.6, "fp32"), name="vanilla_vgg16.mnist")
+    readings = [{}, {digits.name: digits}]
+    engine = SimpleNamespace(models=lambda: readings.pop(0) if len(readings) > 1 else readings[0])
+    assert chooser(engine, "mnist").choices == []  # type: ignore[arg-type]
+    assert chooser(engine, "mnist").choices == [("Vanilla VGG16 · 99.60 % in fp32", digits.name)]  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+import zoo  # noqa: F401
+from train.speed.fold import DistinctCells, fold, groups, unfold
+
+
+def narrow_vgg(name: str) -> nn.Module:
+    """A VGG16 of narrow linear layers, not to spend a test's time on 400 MB of weights."""
+    model = timm.create_model(name)
+    model.pre_logits.fc1 = nn.Linear(model.pre_logits.fc1.in_features, 16)
+    model.pre_logits.fc2 = nn.Linear(16, 16)
+    model.head.fc = nn.Linear(16, 10)
+    return model
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+@pytest.mark.parametrize(("size", "maximum"), [(5, True), (7, False)])
+def test_distinct_cells_are_those_of_the_adaptive_pool(length: int, size: int, maximum: bool) -> None:
+    x = torch.randn(2, 3, length, length)
+    pool = DistinctCells(length, size, maximum)
+    expected = (nn.AdaptiveMaxPool2d(size) if maximum else nn.AdaptiveAvgPool2d(size))(x)
+    rows = groups(length, size)
+    torch.testing.assert_close(pool(x)[:, :, rows][..., rows], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "inputs"),
+    [("vanilla_vgg16", 32, 512), ("improved_vgg16", 64, 4608), ("improved_vgg16", 96, 12800)],
+)
+def test_folded_vgg_gives_the_same_logits(name: str, size: int, inputs: int) -> None:
+    model = narrow_vgg(name).eval()
+    folded = fold(model, (3, size, size))
+    assert folded.pre_logits.fc1.in_features == inputs
+    x = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_other_models_are_left_as_they_are() -> None:
+    model = timm.create_model("vanilla_resnet18")
+    assert fold(model, (3, 32, 32)) is model
+
+
+@pytest.mark.parametrize(
+    ("name", "native", "n", "size"),
+    [("vanilla_vgg16", 32, 1, 32), ("improved_vgg16", 64, 3, 64), ("improved_vgg16", 64, 3, 32)],
+)
+def test_training_the_folded_network_is_training_the_whole_one(name: str, native: int, n: int, size: int) -> None:
+    torch.manual_seed(0)
+    whole = narrow_vgg(name).double().eval()  # eval: no dropout, and BatchNorm as it stands
+    folded = fold(whole, (3, native, native), to_train=True).double()
+    assert folded.pre_logits.fc1.in_features == 512 * n * n
+    x, labels = torch.randn(2, 3, size, size, dtype=torch.float64), torch.tensor([1, 2])
+
+    def train(model: nn.Module) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+        for _ in range(3):
+            nn.functional.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with torch.no_grad():
+        before = whole(x)
+        torch.testing.assert_close(folded(x), before, atol=1e-7, rtol=1e-6)
+    train(whole)
+    train(folded)
+    with torch.no_grad():
+        after = whole(x)
+        assert (after - before).abs().max() > 1e-3
+        torch.testing.assert_close(folded(x), after, atol=1e-7, rtol=1e-5)
+        unfolded = unfold(folded).double()
+        torch.testing.assert_close(unfolded(x), after, atol=1e-6, rtol=1e-4)
+    assert {k: v.shape for k, v in unfolded.state_dict().items()} == {k: v.shape for k, v in whole.state_dict().items()}
+
+
+def test_a_folded_layer_starts_with_the_variance_of_the_whole_one() -> None:
+    model = timm.create_model("improved_vgg16")
+    folded = fold(model, (3, 64, 64), to_train=True)
+    per_cell = folded.pre_logits.fc1.weight.view(4096, 512, 3, 3).std((0, 1))
+    torch.testing.assert_close(per_cell, torch.full((3, 3), 0.01), atol=1e-4, rtol=0)

@@ -1,0 +1,106 @@
+"""Two processes on the CPU, by gloo, give the loss curve of one."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Child
+from safetensors.torch import load_file
+
+ARGUMENTS = (
+    # With BatchNorm; each process drops units of its own.
+    *("--model", "tiny_net", "--model-kwargs", "drop_rate=0.0", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
+    *("--mixed-precision", "no"),
+    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05"),
+)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "log.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def compare(one: Path, two: Path) -> None:
+    for a, b in zip(rows(one), rows(two), strict=True):
+        for name in ("epoch", "learning_rate", "train_loss", "validation_loss"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+        for name in ("train_accuracy", "validation_accuracy"):
+            assert a[name] == pytest.approx(b[name], abs=0.31), name  # one image at the border of two classes
+    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    far = {name: float((first[name] - second[name]).abs().max()) for name in first}
+    # Sums in another order; the steps enlarge what that changes in the seventh digit.
+    assert max(far.values()) < 1e-3, far
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert [found["processes"] for found in figures] == [1, 2]
+    assert [found["test_images"] for found in figures] == [1000, 1000]  # none counted twice
+    assert figures[0]["test_accuracy"] == pytest.approx(figures[1]["test_accuracy"], abs=0.11)
+
+
+@pytest.fixture(scope="module")
+def one(start: Callable[..., Child], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    child = start(*ARGUMENTS, "--output-dir", folder)
+    assert child.wait() == 0, child.text()
+    return folder
+
+
+def begin_two(start: Callable[..., Child], folder: Path, *more: object) -> list[Child]:
+    """The same run by two processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start(*ARGUMENTS, *more, "--output-dir", folder, RANK=rank, LOCAL_RANK=rank, **group) for rank in range(2)]
+
+
+def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
+    """The same run by two processes, to its end."""
+    children = begin_two(start, folder, *more)
+    for child in children:
+        assert child.wait() == 0, child.text()
+    assert children[1].text().count("Epoch") == 0  # one of them speaks
+
+
+def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+    two(start, tmp_path / "run")
+    compare(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize("told", [(0, 1), (1,)])
+def test_two_processes_stop_within_an_epoch(start: Callable[..., Child], tmp_path: Path, told: tuple[int, ...]) -> None:
+    """Epochs of 13 steps; the signal may reach one of them alone."""
+    folder = tmp_path / "run"
+    children = begin_two(start, folder, "--epochs", "300")
+    children[0].wait_for((folder / "log.csv").is_file)
+    for rank in told:
+        os.kill(children[rank].process.pid, signal.SIGINT)
+    assert [child.wait(60) for child in children] == [130, 130], children[0].text()
+    assert "fit.py: stopped in epoch " in children[0].text()
+    assert list((folder / "states").iterdir())
+
+
+def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
+    child = start(*ARGUMENTS, "--teacher", one, "--output-dir", tmp_path / "one")
+    assert child.wait() == 0, child.text()
+    two(start, tmp_path / "two", "--teacher", one)
+    compare(tmp_path / "one", tmp_path / "two")
+    losses = [rows(folder)[-1]["train_loss"] for folder in (one, tmp_path / "one")]
+    assert abs(losses[0] - losses[1]) > 0.01  # it has its say
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun(one: Path, tmp_path: Path) -> None:
+    """(`accelerate launch --cpu --num_processes 2` starts a single process.)"""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, "tests/train/tiny_networks.py", *ARGUMENTS, "--output-dir", str(tmp_path / "run")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    compare(one, tmp_path / "run")

@@ -1,0 +1,1 @@
+"""What is published: model cards, compact weights, their provenance and the checks of every number."""

@@ -1,0 +1,1 @@
+"""From published weights to ONNX files: the graph, its quantisation, its metadata and running it."""

@@ -1,0 +1,98 @@
+"""Training steps as CUDA graphs: a step's hundreds of kernels, launched as one.
+
+In batches of 128 small pictures, most kernels of these networks take a GPU less time than Python takes to launch them.
+A graph is captured once for each input size and replayed from then on; it reads from and writes to the same memory each
+time, so all that changes from step to step (which images, the learning rate) is copied there first.
+"""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from train.data.augment import Draws
+
+# Before a capture: cuDNN chooses its algorithms, the optimiser makes its momentum. They count as any other step.
+STEPS_BEFORE = 3
+
+
+class GraphError(RuntimeError):
+    """A step that cannot be captured; its message is one line for the user."""
+
+
+def possible(accelerator: Accelerator) -> bool:
+    """Whether a step can be captured: one process on a CUDA device, and nothing in it that the host waits for.
+
+    fp16's loss scaling asks for infinities after each step.
+    """
+    one_gpu = accelerator.device.type == "cuda" and accelerator.num_processes == 1
+    return one_gpu and accelerator.mixed_precision != "fp16"
+
+
+class Graphs:
+    """Runs steps on whole batches, from the fourth of an input size on as a graph; the smaller rest as it is."""
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        self._rows = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._stream = torch.cuda.Stream(device)
+        self._draws: Draws | None = None
+        self._rates: dict[int, Tensor] = {}
+        self._size: tuple[int, int] | None = None
+        self._steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def draws(self, draws: Draws) -> Draws:
+        """An epoch's random numbers, in the memory that the last one's were in."""
+        if self._draws is None:
+            self._draws = draws
+        else:
+            for name in ("order", "uniform", "mirrored"):
+                getattr(self._draws, name).copy_(getattr(draws, name))
+        return self._draws
+
+    def rate(self, group: int, value: float) -> Tensor:
+        """The learning rate of one of the optimiser's groups, always in the same memory."""
+        if group not in self._rates:
+            self._rates[group] = torch.zeros((), device=self._rows.device)
+        return self._rates[group].fill_(value)
+
+    def run(self, step: Callable[[Tensor], None], rows: Tensor, size: tuple[int, int]) -> None:
+        """Take a step on some rows of the training images.
+
+        Args:
+            step: what to do, given the rows. It keeps no tensor of its own from one step to the next, and leaves no
+                gradients behind: a graph's are written where those of its capture were.
+            rows: int64 [b].
+            size: the input size; another one needs another graph.
+
+        Raises:
+            GraphError: the step cannot be captured.
+        """
+        if len(rows) != len(self._rows):
+            step(rows)
+            return
+        if size != self._size:
+            self._size, self._steps, self._graph = size, 0, None
+        self._rows.copy_(rows)
+        self._steps += 1
+        if self._steps <= STEPS_BEFORE:
+            # On the stream of the capture, which is not the usual one.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                step(self._rows)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = self._capture(step)
+        self._graph.replay()
+
+    def _capture(self, step: Callable[[Tensor], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                step(self._rows)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise GraphError(f"the step cannot be captured as a CUDA graph ({reason}): add --no-cuda-graphs") from error
+        return graph

@@ -1,0 +1,1 @@
+"""One run from start to end: arguments, recipes, loop, checkpoints, distillation and the run folder."""

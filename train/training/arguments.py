@@ -1,0 +1,182 @@
+"""The command line of `train/fit.py`, and the recipe that it makes."""
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate.utils import parse_flag_from_env
+
+from train.errors import UserError
+from train.training import distillation, recipes
+from zoo.catalog import DATASETS, NETWORKS
+
+# What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
+DECIDED = (
+    "model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "img_size",
+)  # fmt: skip
+
+
+class UsageError(UserError):
+    """Arguments that cannot be followed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One that leaves the usage to --help: a mistake gets one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help explains all options)")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        prog="accelerate launch train/fit.py",
+        description="Train a model and leave a run folder with its weights, log, curves and figures.",
+        epilog="Example: accelerate launch train/fit.py --model improved_resnet18 --dataset cifar10 --recipe fast",
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--model", required=True, help=f"one of {', '.join(NETWORKS)}, or any of timm's")
+    what.add_argument("--model-kwargs", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. aux_logits=True")
+    what.add_argument(
+        "--dataset",
+        required=True,
+        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id: owner/name, or "
+        "owner/name:configuration",
+    )
+    what.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)"
+    )
+    what.add_argument(
+        "--pretrained", nargs="?", const="published", metavar="PATH",
+        help="start from the published weights, or from those in a safetensors file, a run folder or a card",
+    )  # fmt: skip
+    how = parser.add_argument_group("how to train it")
+    how.add_argument("--recipe", default="fast", help="paper (its section 5.1) or fast (default: fast)")
+    how.add_argument("--epochs", type=int, metavar="N", help="(default: the recipe's)")
+    how.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per step over all processes (default: the recipe's)"
+    )
+    how.add_argument("--learning-rate", type=float, metavar="X", help="(default: the recipe's)")
+    how.add_argument(
+        "--full-size", action="store_true",
+        help="begin at the full input size, where the recipe's images grow on the way: for weights that know it",
+    )  # fmt: skip
+    how.add_argument(
+        "--teacher", metavar="NAME",
+        help="learn from this network's outputs too: a published model, as improved_vgg16.cifar10, or a run folder",
+    )  # fmt: skip
+    how.add_argument(
+        "--teacher-share", type=float, metavar="X",
+        help=f"weight of the teacher's outputs in the loss; the labels get the rest (default: {distillation.SHARE:g})",
+    )  # fmt: skip
+    how.add_argument(
+        "--temperature", type=float, metavar="X",
+        help=f"softmax temperature of teacher and student (default: {distillation.TEMPERATURE:g})",
+    )  # fmt: skip
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    how.add_argument(
+        "--overfit", type=int, metavar="N", help="sanity check: overfit N training images, without augmentation"
+    )
+    hardware = parser.add_argument_group("on what")
+    hardware.add_argument(
+        "--mixed-precision",
+        choices=["no", "bf16", "fp16"],
+        help="`no` is float32 (default: the bf16 or fp16 that `accelerate launch` was told, else the recipe's)",
+    )
+    hardware.add_argument(
+        "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
+    )
+    hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
+    hardware.add_argument(
+        "--cuda-graphs", action=argparse.BooleanOptionalAction,
+        help="launch each step's kernels as one, on one GPU (default: for this project's networks, not with --compile)",
+    )  # fmt: skip
+    run = parser.add_argument_group("the run")
+    run.add_argument("--output-dir", type=Path, metavar="DIR", help="(default: runs/MODEL.DATASET.RECIPE.seedS)")
+    run.add_argument("--resume", action="store_true", help="go on from the newest state in the run folder")
+    run.add_argument(
+        "--save-minutes",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="time between states; at an epoch's end a tenth of it is enough (default: 10)",
+    )
+    run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="log to this one too")
+    args = parser.parse_args(argv)
+    for name in ("epochs", "batch_size", "overfit", "micro_batches"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if args.learning_rate is not None and not 0 < args.learning_rate < float("inf"):
+        parser.error(f"--learning-rate {args.learning_rate}: must be a positive number")
+    for name in ("teacher_share", "temperature"):
+        if getattr(args, name) is not None and args.teacher is None:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name):g}: there is no --teacher")
+    if args.teacher_share is not None and not 0 < args.teacher_share <= 1:
+        parser.error(f"--teacher-share {args.teacher_share:g}: must be above 0 and at most 1")
+    if args.temperature is not None and not 0 < args.temperature < float("inf"):
+        parser.error(f"--temperature {args.temperature:g}: must be a positive number")
+    if not 0 <= args.save_minutes < float("inf"):
+        parser.error(f"--save-minutes {args.save_minutes:g}: must be 0 or more")
+    if not 0 <= args.seed < 2**31:
+        parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
+    # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
+    args.dataset = {dataset.hub_id: name for name, dataset in DATASETS.items()}.get(args.dataset, args.dataset)
+    # Where a run is used again, the folder that it was started in may be another.
+    if args.dataset not in DATASETS and Path(args.dataset).is_dir():
+        args.dataset = str(Path(args.dataset).resolve())
+    if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
+        weights = Path(args.pretrained).resolve()
+        # The folder tells which run it was, and so how to train it again.
+        of_run = weights.name == "model.safetensors" and (weights.parent / "args.json").is_file()
+        args.pretrained = str(weights.parent if of_run else weights)
+    return args
+
+
+def model_kwargs(pairs: list[str]) -> dict[str, Any]:
+    """["aux_logits=True", "drop_rate=0.1"] -> {"aux_logits": True, "drop_rate": 0.1}"""
+    kwargs = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.isidentifier():
+            raise UsageError(f"--model-kwargs {pair!r}: must be KEY=VALUE, as in aux_logits=True")
+        try:
+            kwargs[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            kwargs[key] = value
+        if key in DECIDED:
+            raise UsageError(f"--model-kwargs {pair!r}: {key} cannot be chosen; not free are {', '.join(DECIDED)}")
+        try:
+            json.dumps(kwargs[key])
+        except TypeError as error:
+            raise UsageError(f"--model-kwargs {pair!r}: must be a number, a word, or a list of them") from error
+    return kwargs
+
+
+def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
+    """The recipe with the command line's overrides."""
+    recipe = recipes.get(args.recipe, args.model, args.dataset)
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if args.full_size:
+        changes["sizes"] = ()
+    if args.overfit:
+        changes["augmentation"] = recipes.Augmentation()
+        changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
+    # `accelerate launch` sets this to "no" also where nobody asked for it: only another value is a wish.
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    default = "no" if recipe.mixed_precision == "bf16" and emulates_bf16() else recipe.mixed_precision
+    changes["mixed_precision"] = args.mixed_precision or (launched if launched != "no" else default)
+    return dataclasses.replace(recipe, **changes)
+
+
+def emulates_bf16() -> bool:
+    """Whether this is a CPU that has no instructions for bf16: it would take ten times as long as in float32."""
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    mkldnn = torch.backends.mkldnn.is_available()
+    return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,273 @@
+"""From a name on the command line to a timm model: one to train, one that a run left, a published one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+import zoo  # noqa: F401  registers the models
+from train.errors import UserError
+from train.files import read_json, sha256
+from train.training import recipes
+from zoo.catalog import NETWORKS
+from zoo.pretrained import MODEL_CARDS
+
+# What `Preprocess` does, as a cfg tells it.
+AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+# What timm and torch raise for arguments and weights that make no sense.
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, SafetensorError)
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ModelError(UserError):
+    """A model that cannot be built or loaded."""
+
+
+def tagged(name: str, dataset: str) -> str:
+    """The model's name with the dataset's tag, where it has one: the tag decides input channels and statistics.
+
+    Raises:
+        ModelError: timm has no model of this name, or it has not this tag.
+    """
+    if not timm.is_model(name):
+        raise ModelError(
+            f"unknown model {name!r}: valid are {', '.join(NETWORKS)}, and any other of timm.list_models()"
+        )
+    architecture, _, tag = name.partition(".")
+    tags = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tags:
+        raise ModelError(f"unknown tag in {name!r}: valid are {', '.join(tags)}")
+    full_name = f"{architecture}.{dataset}"
+    return full_name if not tag and full_name in tags else name
+
+
+def input_config(full_name: str) -> dict[str, Any]:
+    """`input_size`, `mean`, `std` and the like of a model that `tagged` named, without building it."""
+    cfg = timm.get_pretrained_cfg(full_name)
+    assert cfg is not None  # every registered name has one
+    return dict(cfg.to_dict())
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """What a timm model carries with it: `input_size`, `mean`, `std`, `tag`. (torch types them as a module.)"""
+    return cast(dict[str, Any], model.pretrained_cfg)
+
+
+def create(
+    name: str,
+    dataset: str,
+    num_classes: int,
+    in_chans: int,
+    weights: str | None = None,
+    side: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a model for a dataset.
+
+    Args:
+        weights: "published", or the path of a safetensors file, a run folder or a card; None draws them at random.
+        side: of the square input that it is to see, in pixels; None: its own.
+
+    Raises:
+        ModelError: the name is unknown, or the weights do not exist or do not fit.
+    """
+    full_name = tagged(name, dataset)
+    kwargs |= {"num_classes": num_classes, "in_chans": in_chans, "pretrained": weights is not None}
+    if weights not in (None, "published"):
+        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
+    try:
+        model = timm.create_model(full_name, **kwargs)
+    except REFUSALS as error:
+        raise ModelError(f"cannot build {full_name!r}: {_reason(error)}") from error
+    _adapt_cfg(pretrained_cfg(model), in_chans, side)
+    return model
+
+
+def try_out(model: nn.Module) -> None:
+    """Have a model that was created look at two pictures of its size: some arguments show their faults only then.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    channels, height, width = pretrained_cfg(model)["input_size"]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, channels, height, width))
+    except REFUSALS as error:
+        raise ModelError(f"the model fails on images of {width}x{height} pixels: {_reason(error)}") from error
+    model.train(training)
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())  # torch lists what does not fit over many lines
+    return words[:400] if words and not isinstance(error, KeyError) else f"{type(error).__name__}: {words}"[:400]
+
+
+def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
+    """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
+    transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics."""
+    cfg.update(AS_PREPROCESSED)
+    chans, *sides = cfg["input_size"]
+    cfg["input_size"] = (in_chans, *((side, side) if side else sides))
+    if chans != in_chans:
+        for name in ("mean", "std"):
+            cfg[name] = (sum(cfg[name]) / chans,) * in_chans
+
+
+def overlay(path: Path) -> dict[str, Any]:
+    """What `pretrained_cfg_overlay` takes to load a weights file, a run folder or a card.
+
+    Raises:
+        ModelError: no weights are there.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
+    # timm drops a classifier of another size than the cfg's: tell it how many classes these weights have.
+    if (run := file.parent / "args.json").is_file():
+        return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+    if (card := file.parent / "config.json").is_file():
+        return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
+    return {"file": str(file)}
+
+
+def require_finished(folder: Path, *files: str) -> None:
+    """See that a run has come to its end.
+
+    Args:
+        files: that are needed beside `args.json` and `metrics.json`.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if missing := [name for name in ("args.json", "metrics.json", *files) if not (folder / name).is_file()]:
+        raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
+
+
+def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that a finished run left, in evaluation mode, and the run's `args.json`.
+
+    Raises:
+        ModelError: the folder is no finished run, or damaged.
+    """
+    require_finished(folder, "model.safetensors")
+    run = read_json(folder / "args.json")
+    # Runs of older versions do not name their channels.
+    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
+    recipe = recipes.of_settings(run["settings"])
+    model = create(
+        run["model"],
+        run["dataset"],
+        len(run["class_names"]),
+        in_chans,
+        str(folder),
+        recipe.side,
+        **run["model_kwargs"],
+    )
+    return model.eval(), run
+
+
+def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A published model, loaded as anyone loads it, in evaluation mode, and its `config.json`.
+
+    Beside timm's own fields the config has `dataset`, the name, and `image_size`, the dataset's own pixels: [H, W, C].
+
+    Raises:
+        ModelError: the folder is no published model.
+    """
+    try:
+        config = read_json(folder / "config.json")
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        if missing := [name for name in ("label_names", "dataset", "image_size") if name not in config]:
+            raise ValueError(f"its config.json has no {', '.join(missing)}")
+    except KeyError as error:  # half of a weight's compact form
+        raise ModelError(f"{folder} is no published model: its weights lack {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} is no published model: {error}") from error
+    return model.eval(), config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A published model, or what a finished run left.
+
+    Attributes:
+        model: in evaluation mode.
+        dataset: as `data.load` takes it.
+        folder: the card's or the run's, with the log of the training.
+    """
+
+    model: nn.Module
+    class_names: list[str]
+    dataset: str
+    folder: Path
+    published: bool
+
+    @property
+    def title(self) -> str:
+        return self.folder.resolve().name
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others, those that may take its name after it among them."""
+        metrics = read_json(self.folder / "metrics.json")
+        return {
+            "name": self.title,
+            "published": self.published,
+            "safetensors_sha256": sha256(self.folder / "model.safetensors"),
+            **{key: metrics[key] for key in ("test_accuracy", "git_commit")},
+        }
+
+
+def load(name: str) -> Trained:
+    """A published model, by name or by the path of its card, or a finished run by the path of its folder.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    if (Path(name) / "args.json").is_file():
+        folder = Path(name)
+        model, run = load_run(folder)
+        return Trained(model, run["class_names"], run["dataset"], folder, published=False)
+    folder = card(name)
+    model, config = load_card(folder)
+    return Trained(model, config["label_names"], config["dataset"], folder, published=True)
+
+
+def cards() -> list[Path]:
+    """The folders of all published models; one that has lost its weights is among them."""
+    return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
+
+
+def chosen(names: list[str]) -> list[Path]:
+    """The folders of the published models that a command is given, by name or by path; of all, if it is given none.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folders = [card(name) for name in names] or cards()
+    if not folders:
+        raise ModelError(f"no published models in {MODEL_CARDS}")
+    return folders
+
+
+def is_card(folder: Path) -> bool:
+    """Whether a folder holds what timm loads."""
+    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
+
+
+def card(name: str) -> Path:
+    """The folder of a published model, by name (`improved_googlenet.mnist`) or by path.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for folder in (MODEL_CARDS / name, Path(name)):
+        if is_card(folder):
+            return folder
+    published = ", ".join(folder.name for folder in cards()) or "none"
+    raise ModelError(f"no published model {name!r}, nor a run folder: published are {published}")

@@ -1,0 +1,93 @@
+"""The networks and datasets of this project: names, titles, descriptions, labels and statistics, each stated once.
+
+A new network is its family file, a row here and its model card; see "Adding a network" in CONTRIBUTING.md.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["DATASETS", "NETWORKS", "Dataset", "Network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One architecture that this package registers with timm.
+
+    Attributes:
+        title: its name in tables and plots.
+        description: a noun phrase for model cards, in Markdown.
+    """
+
+    title: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One of the paper's datasets.
+
+    Attributes:
+        title: its name in tables and plots.
+        hub_id: where it is on the Hugging Face Hub.
+        labels: the class names, in the order of the label numbers.
+        image_size: of one image, (height, width, channels) in pixels.
+        mean, std: of each channel over all pixels of the training split, in units of 0 to 1.
+        train_images, validation_images: the training split's size and, of these, how many are held out for validation.
+        test_images: images in the test split, by class.
+    """
+
+    title: str
+    hub_id: str
+    labels: tuple[str, ...]
+    image_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_images: int
+    validation_images: int
+    test_images: tuple[int, ...]
+
+
+NETWORKS = {
+    "vanilla_googlenet": Network("GoogLeNet", "torchvision's `googlenet`"),
+    "vanilla_resnet18": Network("ResNet18", "torchvision's `resnet18`"),
+    "vanilla_vgg16": Network("VGG16", "torchvision's `vgg16`"),
+    "improved_googlenet": Network(
+        "Improved GoogLeNet", "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one"
+    ),
+    "improved_resnet18": Network(
+        "Improved ResNet18", "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier"
+    ),
+    "improved_vgg16": Network(
+        "Improved VGG16",
+        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7 average pool",
+    ),
+}
+
+# Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
+# standard deviation of each channel over all pixels of the training split, in units of 0 to 1. (Averaging each image's
+# own deviation would give CIFAR-10's often seen 0.2023, 0.1994, 0.2010, which does not bring the variance to one.)
+# The paper's logs (Figures 11 to 14) show 10,000 of MNIST's 60,000 and 5,000 of CIFAR-10's 50,000 training images held
+# out for validation.
+DATASETS = {
+    "mnist": Dataset(
+        title="MNIST",
+        hub_id="ylecun/mnist",
+        labels=tuple("0123456789"),
+        image_size=(28, 28, 1),
+        mean=(0.13066048,),
+        std=(0.30810781,),
+        train_images=60_000,
+        validation_images=10_000,
+        test_images=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    ),
+    "cifar10": Dataset(
+        title="CIFAR-10",
+        hub_id="uoft-cs/cifar10",
+        labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        image_size=(32, 32, 3),
+        mean=(0.49139968, 0.48215841, 0.44653091),
+        std=(0.24703223, 0.24348513, 0.26158784),
+        train_images=50_000,
+        validation_images=5_000,
+        test_images=(1000,) * 10,
+    ),
+}
