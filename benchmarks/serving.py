@@ -90,7 +90,7 @@ def loop(environment: dict[str, str], picture: Path, batch: int, seconds: float,
 
 
 def script(body: bytes, headers: dict[str, str]) -> str:
-    """wrk's script for one request, byte for byte."""
+    """Wrk's script for one request, byte for byte."""
     escaped = "".join(f"\\{byte:03d}" for byte in body)
     lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
     return "\n".join(['wrk.method = "POST"', f'wrk.body = "{escaped}"', *lines])

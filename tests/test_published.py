@@ -228,7 +228,8 @@ def test_lost_weights_are_noticed(
 
 def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, or, where the recipe has changed, what flags give, and the commit that has the rest, as it has the
-    weights that the run started from."""
+    weights that the run started from.
+    """
     monkeypatch.setattr(arguments, "emulates_bf16", lambda: False)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     metrics, text = json.loads((card / "metrics.json").read_text()), (card / "README.md").read_text()
@@ -268,7 +269,8 @@ def test_the_server_runs_what_was_measured(
     card: Path, shipped: loading.Dataset, outputs: dict[str, np.ndarray], precision: str
 ) -> None:
     """On every processor, and on one core too: without 8-bit dot products int8 is computed in another way, unless told
-    not to."""
+    not to.
+    """
     images = shipped.test.images[:200].permute(0, 2, 3, 1).contiguous().numpy()
     model = load(card, Settings(precision=precision, device="cpu", threads=2))
     for run in (model.run, model.run_on_one_core):

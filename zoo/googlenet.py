@@ -181,7 +181,7 @@ class GoogLeNet(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """torchvision's initialisation, for both forms: section 4 changes the stem of GoogLeNet and nothing else."""
+        """Torchvision's initialisation, for both forms: section 4 changes the stem of GoogLeNet and nothing else."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
@@ -355,7 +355,7 @@ default_cfgs = {
 
 @register_model
 def vanilla_googlenet(pretrained: bool = False, **kwargs: Any) -> GoogLeNet:
-    """torchvision's GoogLeNet: 5,610,154 parameters with 10 classes, 9,960,638 with `aux_logits=True`."""
+    """Torchvision's GoogLeNet: 5,610,154 parameters with 10 classes, 9,960,638 with `aux_logits=True`."""
     return _create_googlenet("vanilla_googlenet", pretrained, **kwargs)
 
 

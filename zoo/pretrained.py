@@ -34,7 +34,7 @@ def weights_file(model_name: str, dataset: str) -> str | None:
 
 
 def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg]:
-    """timm's `default_cfgs` of one architecture: the tags `.cifar10`, the default, and `.mnist`.
+    """Timm's `default_cfgs` of one architecture: the tags `.cifar10`, the default, and `.mnist`.
 
     Args:
         model_name: name of the entrypoint.
@@ -96,7 +96,7 @@ def build_model(
     pretrained_filter_fn: FilterFn | None = None,
     **kwargs: Any,
 ) -> Any:
-    """timm's `build_model_with_cfg`, with an error that helps where `pretrained=True` has nothing to load.
+    """Timm's `build_model_with_cfg`, with an error that helps where `pretrained=True` has nothing to load.
 
     Raises:
         RuntimeError: weights are asked for and neither published nor named in the cfg or its overlay.

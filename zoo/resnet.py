@@ -61,7 +61,7 @@ default_cfgs = {
 
 @register_model
 def vanilla_resnet18(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """torchvision's ResNet18: 11,181,642 parameters with 10 classes."""
+    """Torchvision's ResNet18: 11,181,642 parameters with 10 classes."""
     return _create_resnet18(ResNet, "vanilla_resnet18", pretrained, **kwargs)
 
 

@@ -189,7 +189,7 @@ default_cfgs = {
 
 @register_model
 def vanilla_vgg16(pretrained: bool = False, **kwargs: Any) -> VGG:
-    """torchvision's VGG16: 134,301,514 parameters with 10 classes."""
+    """Torchvision's VGG16: 134,301,514 parameters with 10 classes."""
     return _create_vgg16("vanilla_vgg16", pretrained, **kwargs)
 
 

@@ -66,7 +66,8 @@ async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:
 
 async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
     """Read an uploaded picture as the CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder
-    does."""
+    does.
+    """
     pixels: Pixels = (await decoder(await _read(path), PICTURE, timeout=decoder.settings.timeout))[0]
     return pixels
 

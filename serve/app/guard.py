@@ -1,5 +1,6 @@
 """What stands between strangers and Gradio: the routes that are open, the bytes that may come, and errors in this
-server's own form."""
+server's own form.
+"""
 
 from __future__ import annotations
 

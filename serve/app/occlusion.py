@@ -45,7 +45,8 @@ class OcclusionMap:
 
 async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> OcclusionMap:
     """Measure where `model` looks in uint8 [H, W, C] for the class that it names. Raises ApiError, as the engine
-    does."""
+    does.
+    """
     start = time.perf_counter()
     covered, corners, side = cover(pixels)
     images = np.concatenate([pixels[None], covered])

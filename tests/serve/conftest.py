@@ -1,5 +1,6 @@
 """Tiny models that keep the ONNX contract and answer exactly: whole numbers through and through, so that a swapped or
-mixed-up result cannot pass for rounding."""
+mixed-up result cannot pass for rounding.
+"""
 
 import io
 import json
@@ -53,7 +54,8 @@ class Tiny:
         self, precision: str = "fp32", *, cost: int = 0, fragile: bool = False, ballast: int = 0, **metadata: str
     ) -> "Tiny":
         """Writes the file of `precision`. `cost` makes each run slow, about 5 ms a step on one core; a `fragile` model
-        fails on a batch with an image whose first byte is 255; one with `ballast` is larger by that many bytes."""
+        fails on a batch with an image whose first byte is 255; one with `ballast` is larger by that many bytes.
+        """
         nodes = [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("Flatten", ["float"], ["flat"]),

@@ -37,7 +37,8 @@ def test_clients_that_leave_cost_nothing(tiny: Any, tmp_path: Path, running: Any
 
 async def _flood(url: str, data: bytes, best: int, seconds: float, clients: int) -> tuple[int, Counter[str]]:
     """`clients` that never wait between requests; what was sent, and what became of it. On bare sockets: a library for
-    clients would take more of the processor than the server."""
+    clients would take more of the processor than the server.
+    """
     address, _, path = url.removeprefix("http://").partition("/")
     host, port = address.split(":")
     request = f"POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data

@@ -111,7 +111,7 @@ def test_improved_vgg_has_batchnorm_after_every_convolution() -> None:
 
 @pytest.mark.parametrize("name", ["vanilla_vgg16", "improved_vgg16", "improved_resnet18"])
 def test_initialisation_of_section_4(name: str) -> None:
-    """torchvision's of VGG16 is the same."""
+    """Torchvision's of VGG16 is the same."""
     torch.manual_seed(0)
     for module in timm.create_model(name).modules():
         if isinstance(module, nn.Conv2d):

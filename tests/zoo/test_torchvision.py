@@ -20,7 +20,7 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 
 
 def torchvision_model(network: str, **options: Any) -> nn.Module:
-    """torchvision's network with 10 classes and random weights and statistics under which every layer matters."""
+    """Torchvision's network with 10 classes and random weights and statistics under which every layer matters."""
     torch.manual_seed(0)
     with torch.device("meta"):
         model = torchvision.models.get_model(network, weights=None, num_classes=10, **options)

@@ -81,7 +81,8 @@ def torch_outputs(model: nn.Module, split: loading.Split, features: bool = False
 
 def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str, Any]) -> None:
     """Write `figures.json`, `per_class.png`, `confusion_matrix.png`, `mistakes.png`, `components.png` and, where there
-    is a log of the training, `curves.png`."""
+    is a log of the training, `curves.png`.
+    """
     title, class_names = subject.title, subject.class_names
     labels = subject.test.labels.numpy()
     worst = measure.confident_mistakes(outputs, labels, MISTAKES)

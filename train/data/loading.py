@@ -1,8 +1,8 @@
 """Datasets as uint8 arrays: from a folder in the Hub's layout, from the Hub itself, or from a folder of pictures.
 
-`datasets.load_dataset` serves `ylecun/mnist`, its local copy and `train/samples`, `train/data/image_folder.py` a folder of one's
-own. The images are decoded once, kept beside the library's own cache, and are small enough to live on the training
-device whole.
+`datasets.load_dataset` serves `ylecun/mnist`, its local copy and `train/samples`; `image_folder.py` serves a folder of
+one's own. The images are decoded once, kept beside the library's own cache, and are small enough to live on the
+training device whole.
 """
 
 import hashlib
@@ -36,7 +36,8 @@ class DataError(UserError):
 
 def tag(name: str) -> str:
     """The tag of models of a dataset: the last part of its name, or the whole name where the last part alone is that of
-    one of the paper's datasets."""
+    one of the paper's datasets.
+    """
     last = name.rpartition("/")[2]
     return (name if last in DATASETS else last).replace("/", "-").replace(":", "-")
 
@@ -66,7 +67,8 @@ class Split:
 
     def spread(self, count: int) -> "Split":
         """At most `count` images at even distances: of all classes, also where they come class by class, as in a
-        folder."""
+        folder.
+        """
         return self.take(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
 

@@ -46,8 +46,9 @@ def repeated(runs: Runs) -> Iterator[str]:
     yield ""
     yield (
         "As section 5.1 has it, on the networks of this project; what it leaves open is decided in "
-        "[train/training/recipes.py](train/training/recipes.py). Test split, after the last of 50 epochs, one run each. "
-        "These weights are not published; the models above are of recipe `fast`. The vanilla networks see 64x64 pixels in these: the "
+        "[train/training/recipes.py](train/training/recipes.py). Test split, after the last of 50 epochs, one run "
+        "each. These weights are not published; the models above are of recipe `fast`. The vanilla networks see 64x64 "
+        "pixels in these: the "
         "paper does not give their input size, and its log of ResNet18 on CIFAR-10 is met at that one in accuracy, "
         "less well in loss. The size was chosen by that log; GoogLeNet's, which had no part in it, is met in both "
         "([docs/recipe.md](docs/recipe.md))."

@@ -101,7 +101,8 @@ def results(ours: dict[str, Record]) -> paper.Results:
 
 def verdicts(dataset: str, ours: dict[str, Record], runs: dict[str, Record]) -> Iterator[str]:
     """What the paper says of its results, held against its own table, against ours, and against our runs of its own
-    recipe where there are enough of them."""
+    recipe where there are enough of them.
+    """
     columns = {"by its own table": paper.results(dataset), "by ours": results(ours)}
     repeats = results(runs)
     if any(claim.held_against(repeats) != "-" for claim in claims.of(dataset)):

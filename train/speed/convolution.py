@@ -147,7 +147,8 @@ def positions(shape: torch.Size, stride: tuple[int, ...]) -> tuple[int, int]:
 
 class _Winograd(torch.autograd.Function):
     """Maps of any size. Images are worked on in chunks, and transformed anew on the way back: that takes less time than
-    bringing the transformed ones, 2.25 times the size, from memory."""
+    bringing the transformed ones, 2.25 times the size, from memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

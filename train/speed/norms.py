@@ -48,7 +48,8 @@ SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
 
 def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
     """Have a network's norms see the whole batch; all processes must run it together from then on. `unsynchronize`
-    undoes it on CPUs."""
+    undoes it on CPUs.
+    """
     if device.type == "cuda":
         return convert_sync_batchnorm(model)
     for module in model.modules():

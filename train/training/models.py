@@ -110,7 +110,8 @@ def _reason(error: Exception) -> str:
 
 def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
     """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
-    transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics."""
+    transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics.
+    """
     cfg.update(AS_PREPROCESSED)
     chans, *sides = cfg["input_size"]
     cfg["input_size"] = (in_chans, *((side, side) if side else sides))

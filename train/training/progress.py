@@ -16,7 +16,8 @@ class NonFiniteLossError(RuntimeError):
 @dataclass
 class Progress:
     """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch; the commits are
-    those of the code that it was begun and resumed with."""
+    those of the code that it was begun and resumed with.
+    """
 
     epoch: int = 0
     batch: int = 0

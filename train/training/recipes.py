@@ -54,7 +54,8 @@ class Recipe:
 
 def of_settings(settings: dict[str, Any]) -> Recipe:
     """Rebuild a recipe from the settings that a run recorded. Fields that have come since take their defaults; fields
-    that are gone are ignored."""
+    that are gone are ignored.
+    """
 
     def tuples(value: Any) -> Any:  # lists are what JSON makes of them
         return tuple(map(tuples, value)) if isinstance(value, list) else value

@@ -39,7 +39,8 @@ def test_hammered_every_answer_is_right(
     threads: int,
 ) -> None:
     """Models, sizes, cancellations and deadlines mixed: each answer equals the single-image results, each request has
-    exactly one outcome, and nothing stays behind."""
+    exactly one outcome, and nothing stays behind.
+    """
     limits = {"max_batch": max_batch, "max_queue": max_queue, "max_delay": max_delay, "max_images": 12}
     engine = Engine(Settings(models=tmp_path, threads=threads, **limits))
 
@@ -78,7 +79,8 @@ def test_hammered_every_answer_is_right(
 
 def test_models_come_and_go_while_they_are_asked(tiny: Any, tmp_path: Any) -> None:
     """Reloads, and unloads that are taken back, under a stream of requests: every answer is the old version's or the
-    new one's, whole, and none is lost."""
+    new one's, whole, and none is lost.
+    """
     versions = [tiny(tmp_path / "model", seed=seed) for seed in (0, 1)]
     versions[0].write()
     engine = Engine(Settings(models=tmp_path))

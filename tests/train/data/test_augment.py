@@ -171,7 +171,7 @@ def test_preprocessing_is_interpolation_and_normalisation(cifar10: loading.Datas
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_preprocessing_is_timms_own_evaluation_transform(dataset: str, request: pytest.FixtureRequest) -> None:
-    """timm resizes with Pillow, in whole numbers of 0 to 255; here it is done in floats."""
+    """Timm resizes with Pillow, in whole numbers of 0 to 255; here it is done in floats."""
     images = request.getfixturevalue(dataset).test.images[:16]
     cfg = timm.get_pretrained_cfg(f"improved_resnet18.{dataset}").to_dict()
     config = timm.data.resolve_data_config(pretrained_cfg=cfg)

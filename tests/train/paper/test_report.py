@@ -84,7 +84,7 @@ def test_what_the_test_images_leave_open_is_within_noise(improved: float, verdic
 
 
 def test_a_figure_is_as_uncertain_as_the_images_behind_it() -> None:
-    """p (1 - p) / n: of a network all images, of a class its own, of a difference both, of a mean a third of each."""
+    """P (1 - p) / n: of a network all images, of a class its own, of a difference both, of a mean a third of each."""
     results = {name: paper.Result(80.0, {"6": 80.0, "cat": 80.0, "8": 90.0}) for name in claims.ALL}
     network = 80 * 20 / 10_000
     classes = (80 * 20 + 90 * 10) / (10_000 / 3)
@@ -107,7 +107,8 @@ def test_accuracy_on_all_images_of_mnist_follows_from_the_classes() -> None:
 
 def test_losses_of_the_papers_logs_are_of_a_batch() -> None:
     """Beside the average that is divided by 128 once too often, the logs print the loss of single batches: 0.94 to 1.04
-    in epoch 4 of ResNet18, where the average is 0.0078."""
+    in epoch 4 of ResNet18, where the average is 0.0078.
+    """
     train, validation = paper.mean_losses("cifar10", paper.LOGS["cifar10"]["vanilla_resnet18"][0])
     assert (train, validation) == pytest.approx((0.997, 1.15), abs=0.001)
 

@@ -142,7 +142,8 @@ def test_what_is_taken_with_tiles_and_without(
     stride: int, side: int, bf16: str, float32: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where bf16 products are cheap, Winograd's transforms cost more than they save, and rows of pixels less than
-    PyTorch's strided convolutions; float32 has no such products."""
+    PyTorch's strided convolutions; float32 has no such products.
+    """
     _, faster = both(128, 128, stride=stride)
     calls: list[tuple[str, torch.dtype]] = []
 

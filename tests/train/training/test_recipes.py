@@ -151,7 +151,7 @@ def test_optimizer_is_the_recipes(name: str) -> None:
 
 
 def test_label_smoothing_is_section_4s() -> None:
-    """alpha * loss + (1 - alpha) * y: the mean of all classes' negative log probabilities, and the true class's."""
+    """Alpha * loss + (1 - alpha) * y: the mean of all classes' negative log probabilities, and the true class's."""
     alpha = 0.1
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(8, 10, generator=generator)

@@ -1,0 +1,231 @@
+"""The JSON files of runs and cards as dataclasses: `args.json`, `metrics.json` and `config.json`.
+
+A file is read in one place, `read`, which says what is missing or of the wrong type in one line. Keys that this version
+does not know are ignored: files of older and newer versions stay readable.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from train.files import FileError, write_json
+
+Record = TypeVar("Record")
+
+__all__ = [
+    "CardConfig", "CardMetrics", "Earlier", "Published", "RunDescription", "RunMetrics", "SplitMetrics", "TeacherRecord", "as_dict",
+    "parse", "read", "write",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord:
+    """The network that a student learnt from, as it was then.
+
+    Attributes:
+        name: the published model's, or the run folder's.
+        share: weight of its outputs in the loss.
+        temperature: of the softmax of teacher and student.
+    """
+
+    name: str
+    published: bool
+    safetensors_sha256: str
+    test_accuracy: float
+    git_commit: str | None
+    share: float
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What decides a run: `accelerate launch train/fit.py` with these gives it again.
+
+    Attributes:
+        settings: the recipe's fields, as `recipes.of_settings` reads them.
+        pretrained: "published", or the weights that it started from; None for random ones.
+    """
+
+    model: str
+    model_kwargs: dict[str, Any]
+    dataset: str
+    recipe: str
+    settings: dict[str, Any]
+    seed: int
+    overfit: int | None = None
+    pretrained: str | None = None
+    teacher: TeacherRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A run that produced the weights which a later one started from.
+
+    Attributes:
+        run: its settings where it was not published; a published one's are in the card of its commit.
+    """
+
+    name: str
+    epochs: int
+    train_seconds: float
+    test_accuracy: float
+    git_commit: str | None
+    safetensors_sha256: str
+    run: RunSettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription(RunSettings):
+    """`args.json` of a run folder: its settings, and what it was trained on.
+
+    Attributes:
+        in_chans: None in runs of versions that did not write it.
+        data_sha256: of all images and labels, see `Dataset.digest`.
+    """
+
+    class_names: list[str]
+    in_chans: int | None = None
+    train_images: int | None = None
+    data_sha256: str | None = None
+    earlier: list[Earlier] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitMetrics:
+    """Metrics of one network on one split. Accuracies are in percent.
+
+    Attributes:
+        per_class_accuracy: by class name, in the order of the labels.
+        confusion_matrix: images, rows by true class, columns by predicted class.
+    """
+
+    test_accuracy: float
+    test_images: int
+    per_class_accuracy: dict[str, float]
+    confusion_matrix: list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics(SplitMetrics):
+    """`metrics.json` of a run folder: accuracy on the test split, and what the training took."""
+
+    validation_accuracy: float
+    train_accuracy: float
+    parameters: int
+    epochs: int
+    seed: int
+    train_images: int
+    train_seconds: float
+    images_per_second: float
+    processes: int
+    mixed_precision: Literal["no", "bf16", "fp16"]
+    device: str
+    threads: int
+    device_memory_bytes: int | None
+    host_memory_bytes: int
+    versions: dict[str, str]
+    git_commit: str | None
+    resumed_at_commits: list[str | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(SplitMetrics):
+    """Metrics of stored weights and of the ONNX files built from them.
+
+    Attributes:
+        onnx_test_accuracy: by precision, "fp32" and "int8".
+    """
+
+    onnx_test_accuracy: dict[str, float]
+    safetensors_sha256: str
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardMetrics(RunMetrics, Published, RunSettings):
+    """`metrics.json` of a card folder.
+
+    Attributes:
+        trained_test_accuracy: before the weights were stored in their published form.
+        paper_test_accuracy: the mean of the paper's per-class table; None for what the paper does not report.
+        earlier: the runs that the training started from, the oldest first.
+        samples: the same metrics on the test images that ship with the project; None for other datasets.
+    """
+
+    trained_test_accuracy: float
+    paper_test_accuracy: float | None
+    earlier: list[Earlier] = field(default_factory=list)
+    samples: Published | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardConfig:
+    """`config.json` of a card folder: timm's fields, and three of this project's.
+
+    Attributes:
+        label_names: the class names, in the order of the labels.
+        dataset: as `--dataset` takes it.
+        image_size: of the dataset's own images, (height, width, channels) in pixels.
+    """
+
+    architecture: str
+    num_classes: int
+    num_features: int
+    label_names: list[str]
+    dataset: str
+    image_size: tuple[int, int, int]
+    pretrained_cfg: dict[str, Any]
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(kind: type[Record], values: dict[str, Any], source: Path) -> Record:
+    """Build a record from the values of a JSON file.
+
+    Args:
+        kind: one of this module's dataclasses.
+        values: what the file holds; unknown keys are ignored.
+        source: the file, for the error.
+
+    Raises:
+        FileError: a key is missing or has a value of the wrong type.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            raise FileError(f"{source} has no {key!r}") from None
+        raise FileError(f"{source} is damaged: {key} is {first['input']!r:.80}: {first['msg']}") from None
+
+
+def read(kind: type[Record], file: Path) -> Record:
+    """Read a JSON file as a record.
+
+    Raises:
+        FileError: the file is missing or damaged, or a key is missing or has a value of the wrong type.
+    """
+    try:
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise FileError(f"{file.parent} has no {file.name}") from None
+    except ValueError as error:
+        raise FileError(f"{file} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise FileError(f"{file} is damaged: it holds no object")
+    return parse(kind, values, file)
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """A record's fields as JSON holds them."""
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))
+    return found
+
+
+def write(record: Any, file: Path) -> None:
+    """Write a record as JSON, atomically."""
+    write_json(file, as_dict(record))
