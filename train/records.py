@@ -51,7 +51,7 @@ class RunSettings:
     """
 
     model: str
-    model_kwargs: dict[str, Any]
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
     dataset: str
     recipe: str
     settings: dict[str, Any]
