@@ -17,8 +17,8 @@ from train.files import FileError, write_json
 Record = TypeVar("Record")
 
 __all__ = [
-    "CardConfig", "CardMetrics", "Earlier", "Published", "RunDescription", "RunMetrics", "SplitMetrics", "TeacherRecord", "as_dict",
-    "parse", "read", "write",
+    "CardConfig", "CardMetrics", "Earlier", "Published", "RunDescription", "RunMetrics", "RunSettings", "SplitMetrics",
+    "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 
