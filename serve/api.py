@@ -47,7 +47,7 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application for any ASGI server; `settings` default to the environment's (SERVE_MODELS, ...)."""
+    """Build the application for any ASGI server; `settings` default to the environment's (ZOO_SERVE_MODELS, ...)."""
     settings = settings or Settings(**from_environment())
     engine = Engine(settings)
     bodies = Bodies(settings)

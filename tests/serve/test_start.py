@@ -12,7 +12,7 @@ import httpx
 import pytest
 from watching import eventually
 
-from serve.__main__ import bind
+from serve.__main__ import bind, settings
 from serve.settings import Settings, from_environment
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "serve", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "serve", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -28,8 +33,9 @@ def test_help_names_every_setting() -> None:
     done = command("--help")
     assert done.returncode == 0
     for name in Settings.__dataclass_fields__:
-        shown = "SERVE_API_KEY" if name == "api_key" else "--" + name.replace("_", "-")
-        assert shown in done.stdout
+        assert f"ZOO_SERVE_{name.upper()}" in done.stdout
+        assert name == "api_key" or "--" + name.replace("_", "-") in done.stdout
+    assert "--api-key" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,7 @@ def test_help_names_every_setting() -> None:
         (("--models", "serve"), "serve holds no models; build one with: python train/export.py serve/NAME"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
         (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
-        (("--port", "70000"), "port is 70000; valid are 0 to 65535"),
+        (("--port", "70000"), "port is 70000; it must be at least 0, and at most 65535"),
         (("--timeout", "nan"), "timeout is nan"),
         (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
@@ -82,7 +88,9 @@ def test_an_address_that_is_not_here_is_one_line(tiny: Any, tmp_path: Path, host
 
 
 def test_the_environment_sets_what_flags_do_not() -> None:
-    found = from_environment({"SERVE_PORT": "9", "SERVE_APP": "false", "SERVE_MODELS": "x", "SERVE_TIMEOUT": "1.5"})
+    found = from_environment(
+        {"ZOO_SERVE_PORT": "9", "ZOO_SERVE_APP": "false", "ZOO_SERVE_MODELS": "x", "ZOO_SERVE_TIMEOUT": "1.5"}
+    )
     assert Settings(**found) == Settings(port=9, app=False, models=Path("x"), timeout=1.5)
     assert "secret" not in repr(Settings(api_key="secret"))
     for key in ("", "secret\n", " secret", "sec\tret", "k\udcff"):
@@ -90,10 +98,53 @@ def test_the_environment_sets_what_flags_do_not() -> None:
             Settings(api_key=key)
         assert "sec" not in str(refused.value)
     for name, value in (("PORT", "many"), ("APP", "perhaps"), ("MAX_BATCH", "1.5")):
-        with pytest.raises(ValueError, match=f"SERVE_{name} is '{value}'"):
-            from_environment({f"SERVE_{name}": value})
-    with pytest.raises(ValueError, match="SERVE_MODELS is empty"):
-        from_environment({"SERVE_MODELS": ""})
+        with pytest.raises(ValueError, match=f"ZOO_SERVE_{name} is '{value}'"):
+            from_environment({f"ZOO_SERVE_{name}": value})
+    with pytest.raises(ValueError, match="ZOO_SERVE_MODELS is empty"):
+        from_environment({"ZOO_SERVE_MODELS": ""})
+
+
+def test_a_flag_wins_over_any_variable() -> None:
+    """Kubernetes sets such a value for a Service named after the prefix."""
+    broken = {"ZOO_SERVE_PORT": "tcp://10.96.0.1:8000", "ZOO_SERVE_MAX_BATCH": "0", "ZOO_SERVE_DEVICE": "tpu"}
+    flags = ["--port", "9", "--max-batch", "8", "--device", "cpu"]
+    assert settings(flags, broken) == Settings(port=9, max_batch=8, device="cpu")
+    assert settings(["--no-app"], {"ZOO_SERVE_APP": "perhaps"}) == Settings(app=False)
+    assert settings(["--port", "9"], {"ZOO_SERVE_PORT": "10", "ZOO_SERVE_TIMEOUT": "1.5"}) == Settings(
+        port=9, timeout=1.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"ZOO_SERVE_PORT": "tcp://10.96.0.1:8000"}, "ZOO_SERVE_PORT is 'tcp://10.96.0.1:8000'; it must be a number"),
+        ({"ZOO_SERVE_MAX_BATCH": "0"}, "max_batch is 0; it must be at least 1"),
+        ({"ZOO_SERVE_DEVICE": "tpu"}, "device is 'tpu'; valid are auto, cpu, cuda"),
+    ],
+)
+def test_a_broken_variable_without_its_flag_ends_it(
+    environment: dict[str, str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings([], environment)
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert words in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_the_prefix_is_the_project_s() -> None:
+    """Variables that begin with SERVE_ belong to others, as Kubernetes' for a Service called `serve`."""
+    assert settings([], {"SERVE_PORT": "tcp://10.96.0.1:8000", "SERVE_MODELS": "x", "SERVE_API_KEY": "x"}) == Settings()
+
+
+def test_help_needs_no_valid_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings(["--help"], {"ZOO_SERVE_PORT": "many"})
+    assert ended.value.code == 0
+    assert "--port" in capsys.readouterr().out
 
 
 def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
@@ -171,7 +222,9 @@ with app.state.engine as engine:
     asyncio.run(engine.infer({model.name!r}, np.zeros((1, 32, 32, 3), np.uint8)))
 print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -181,7 +234,12 @@ def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, pref
     tiny(tmp_path / "model").write()
     command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
     command += ["--root-path", prefix] if prefix else []
-    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false", "SERVE_API_KEY": "key"}
+    environment = {
+        **os.environ,
+        "ZOO_SERVE_MODELS": str(tmp_path),
+        "ZOO_SERVE_APP": "false",
+        "ZOO_SERVE_API_KEY": "key",
+    }
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
