@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
-from serve.http.dispatch import error_response, route_path
+from serve.http.responses import error_response
+from serve.http.routing import route_path
 
 log = logging.getLogger("serve")
 access = logging.getLogger("serve.access")
