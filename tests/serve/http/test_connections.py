@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serve.http.protocol import MAX_HEAD, HeadWithBody, Protocol
+from serve.http.uvicorn_patches import MAX_HEAD, HeadWithBody, Protocol
 
 Encode = Callable[..., bytes]
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
@@ -145,10 +145,10 @@ def test_this_is_no_proxy(server: Any) -> None:
 
 # `python -m serve` with less patience.
 IMPATIENT = """
-import serve.http.protocol
+import serve.http.uvicorn_patches
 from serve.__main__ import main
 
-serve.http.protocol.HEAD_SECONDS = 1
+serve.http.uvicorn_patches.HEAD_SECONDS = 1
 main()
 """
 
