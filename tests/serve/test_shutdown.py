@@ -1,4 +1,4 @@
-"""Signals, whatever is going on: nobody is lost, and nothing keeps the process."""
+"""Signals at any moment: no request is lost, and nothing keeps the process from ending."""
 
 import asyncio
 import gzip
@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from watching import eventually, sample
+
+pytestmark = pytest.mark.xdist_group("serve")
 
 Encode = Callable[..., bytes]
 
@@ -200,10 +201,9 @@ def test_a_signal_under_load_loses_nothing(
     assert set(load.outcomes) <= {"200", "turned away"}, load.outcomes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> None:
-    from serve.http.listening import drop_handshakes, finish_listening
+def test_connections_that_have_begun_are_accepted(family: int, address: str) -> None:
+    from serve.http.listening import finish_listening
 
     async def accept(listener: socket.socket, count: int) -> list[bytes]:
         loop = asyncio.get_running_loop()
@@ -218,25 +218,33 @@ def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> 
     async def end(listener: socket.socket) -> list[bytes]:
         accepting = asyncio.create_task(accept(listener, 5))
         await finish_listening([listener])
-        assert accepting.done() or await asyncio.wait_for(accepting, 0.2)
         listener.close()
-        return accepting.result()
+        return await asyncio.wait_for(accepting, 30)
 
     with socket.create_server((address, 0), family=family) as listener:
         listener.setblocking(False)
         clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
         for client in clients:
             client.sendall(b"request")
-        assert drop_handshakes(listener)
-        with pytest.raises(TimeoutError):
-            socket.create_connection(listener.getsockname()[:2], timeout=0.1)
         assert asyncio.run(end(listener)) == [b"request"] * 5
         for client in clients:
             assert client.recv(1) == b""  # closed in good order; a reset would raise
             client.close()
 
 
-def test_who_cannot_be_accepted_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems round a backlog of 0 up")
+def test_new_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel holds one connection at most, as nobody accepts it."""
+    from serve.http import listening
+
+    monkeypatch.setattr(listening, "ACCEPTING", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(listening.finish_listening([listener]))
+        with socket.create_connection(listener.getsockname()), pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.3)
+
+
+def test_it_does_not_wait_for_ever_for_what_cannot_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     from serve.http import listening
 
     monkeypatch.setattr(listening, "ACCEPTING", 0.2)
@@ -254,21 +262,19 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
 ) -> None:
     model = tiny(tmp_path / "model").write()
     (pixels,) = model.images(1)
-    with running("--models", tmp_path, "--no-app", "--linger", 3) as server:
+    with running("--models", tmp_path, "--no-app", "--linger", 1000) as server:
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        assert eventually(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 503)
         ready = httpx.get(f"{server.url}/v2/health/ready")
         assert ready.status_code == 503
         assert ready.headers["connection"] == "close"
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
         answer = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
         assert answer.json()["predictions"][0]["index"] == model.best(pixels)
-        # A second signal ends it at once.
-        began = time.monotonic()
+        # A second signal ends it long before it stops to linger.
         server.process.send_signal(signal.SIGTERM)
         status, _ = _ended(server)
-        assert time.monotonic() - began < 3
         assert status == 0
 
 

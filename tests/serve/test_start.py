@@ -1,4 +1,4 @@
-"""Starting: flags and environment, folders of models that are broken, and other hosts; always with real processes."""
+"""The start: flags and environment, broken folders of models, and other ASGI servers."""
 
 import os
 import socket
@@ -14,6 +14,8 @@ from watching import eventually
 
 from serve.__main__ import bind, settings
 from serve.settings import Settings, from_environment
+
+pytestmark = pytest.mark.xdist_group("serve")
 
 ROOT = Path(__file__).parents[2]
 
