@@ -16,7 +16,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def route_first(routes: Sequence[Route], app: ASGIApp) -> ASGIApp:
-    """Build an ASGI application that answers the paths of `routes`, and everything below their first parts.
+    """Build an ASGI application that handles the paths of `routes`, and everything below their first parts.
 
     Args:
         routes: The API's routes, such as /v2 and /classify/{model}.

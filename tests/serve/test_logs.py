@@ -1,4 +1,4 @@
-"""What the server writes to its log."""
+"""The server's log."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import httpx
 
 
 def break_requests(server: Any) -> None:
-    """What libraries would write to the log: no HTTP, an upgrade to something else, a form that is none."""
+    """Send requests that libraries would log: invalid HTTP, an offer of another protocol, a broken form."""
     upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     form = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n--y"
     for data in (b"hello\r\n\r\n", upgrade, b"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\n" + form):
@@ -35,7 +35,7 @@ def test_json_logs(models: list[Any], running: Any, encode: Callable[..., bytes]
     assert any("broken" in line["message"] for line in lines)
 
 
-def test_without_being_asked_no_line_per_request(models: list[Any], running: Any) -> None:
+def test_requests_are_not_logged_by_default(models: list[Any], running: Any) -> None:
     with running("--models", models[1].folder.parent, "--no-app") as server:
         for _ in range(3):
             httpx.get(f"{server.url}/nothing")

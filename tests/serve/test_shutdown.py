@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("serve")
 Encode = Callable[..., bytes]
 
 
-# Each is `python -m serve` after a change that makes a moment of its life last.
+# Each program is `python -m serve` with one step that never ends.
 IMPORTING = """
 import sys, time, types
 from serve.__main__ import main
@@ -69,29 +69,29 @@ def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: An
 def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "model").write()
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", LOADING)) as server:
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        answers.append(httpx.get(f"{server.url}/v2/health/ready"))
-        answers.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
+        responses.append(httpx.get(f"{server.url}/v2/health/ready"))
+        responses.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
 
         def load() -> None:
-            answers.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
+            responses.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
 
         threads = [threading.Thread(target=load) for _ in range(40)]
         for thread in threads:
             thread.start()
         assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 41)
-        # Those who wait for the load leave others a thread to work in.
+        # Requests that wait for the load do not take the thread that others need.
         index = f"{server.url}/v2/repository/index"
         states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
         assert [entry["state"] for entry in states.json()] == ["LOADING"]
         assert server.stop() == (0, "ERROR: Cancel 40 running task(s), timeout graceful shutdown exceeded\n")
         for thread in threads:
             thread.join()
-    assert [answer.status_code for answer in answers] == [503] * 42
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
-    assert [answer.json()["error"] for answer in answers] == [
+    assert [response.status_code for response in responses] == [503] * 42
+    assert all(int(response.headers["retry-after"]) >= 1 for response in responses)
+    assert [response.json()["error"] for response in responses] == [
         "not ready: loading models",
         "model 'model' is not ready: loading",
         *["the server is shutting down"] * 40,
@@ -99,17 +99,17 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
 
 
 def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    """Those who wait for the run, for the next one, and for room for their bodies are answered yet."""
+    """Requests that wait for the run, for the next one, or for room for their bodies still get a response."""
     model = tiny(tmp_path / "model").write()
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0, "--timeout", 1000)
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", RUNNING)) as server:
         data = encode(model.images(1)[0])
 
         def ask(coding: str) -> None:
             content = gzip.compress(data) if coding == "gzip" else data
             headers = {"content-encoding": coding}
-            answers.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
+            responses.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
 
         threads = []
         for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
@@ -120,8 +120,8 @@ def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, r
         for thread in threads:
             thread.join()
     assert status == 1
-    assert [answer.status_code for answer in answers] == [503] * 20
-    assert {answer.json()["error"] for answer in answers} == {"the server is shutting down"}
+    assert [response.status_code for response in responses] == [503] * 20
+    assert {response.json()["error"] for response in responses} == {"the server is shutting down"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
@@ -144,30 +144,30 @@ def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, runni
 
 
 class Load:
-    """Clients in threads that ask one after the other, and the account of what became of every request."""
+    """Clients in threads that send requests one after another, and the number of each outcome."""
 
     def __init__(self, url: str, model: Any, encode: Encode, clients: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.sent = 0
         self._url = f"{url}/classify/{model.name}"
-        self._pictures = [(encode(p), model.best(p)) for p in model.images(16)]
+        self._images = [(encode(p), model.best(p)) for p in model.images(16)]
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(index,)) for index in range(clients)]
+        self._threads = [threading.Thread(target=self._send_requests, args=(index,)) for index in range(clients)]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self, index: int) -> None:
+    def _send_requests(self, index: int) -> None:
         with httpx.Client(timeout=30) as client:
             while not self._stop.is_set():
                 index += 1
-                data, best = self._pictures[index % len(self._pictures)]
+                data, best = self._images[index % len(self._images)]
                 with self._lock:
                     self.sent += 1
                 try:
-                    answer = client.post(self._url, content=data)
-                    outcome = str(answer.status_code)
-                    if answer.status_code == 200 and answer.json()["predictions"][0]["index"] != best:
+                    response = client.post(self._url, content=data)
+                    outcome = str(response.status_code)
+                    if response.status_code == 200 and response.json()["predictions"][0]["index"] != best:
                         outcome = "wrong"
                 except httpx.ConnectError:
                     outcome = "turned away"
@@ -191,7 +191,7 @@ def test_a_signal_under_load_loses_nothing(
     model = tiny(tmp_path / "model").write(cost=2)
     with running("--models", tmp_path, "--no-app", "--linger", 1) as server:
         load = Load(server.url, model, encode, clients=16)
-        assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to begin on a busy machine
+        assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to start on a busy machine
         server.process.send_signal(number)
         status, errors = _ended(server)
         load.stop()
@@ -270,15 +270,17 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
         assert ready.status_code == 503
         assert ready.headers["connection"] == "close"
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        answer = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
-        assert answer.json()["predictions"][0]["index"] == model.best(pixels)
+        response = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
+        assert response.json()["predictions"][0]["index"] == model.best(pixels)
         # A second signal ends it long before it stops to linger.
         server.process.send_signal(signal.SIGTERM)
         status, _ = _ended(server)
         assert status == 0
 
 
-def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+def test_what_cannot_be_finished_in_time_gets_a_response(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode
+) -> None:
     model = tiny(tmp_path / "slow").write(cost=120)
     data = encode(model.images(1)[0])
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 2)

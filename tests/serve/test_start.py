@@ -55,7 +55,7 @@ def test_help_names_every_setting() -> None:
         (("--max-images", "300"), "more than the 256 of max_queue"),
     ],
 )
-def test_a_wrong_start_says_why_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_arguments_get_one_line(arguments: tuple[str, ...], words: str) -> None:
     done = command(*arguments)
     assert done.returncode in (1, 2)
     assert words in done.stderr
@@ -72,8 +72,8 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in done.stderr
 
 
-def test_of_two_that_start_at_once_one_gets_the_port() -> None:
-    """Long before the first answers anybody."""
+def test_only_one_of_two_processes_gets_the_port() -> None:
+    """The port is taken before the server accepts anything."""
     with bind("127.0.0.1", 0) as taken, pytest.raises(SystemExit) as ended:
         bind("127.0.0.1", taken.getsockname()[1])
     assert ended.value.code == 1
@@ -138,7 +138,7 @@ def test_a_broken_variable_without_its_flag_ends_it(
 
 
 def test_the_prefix_is_the_project_s() -> None:
-    """Variables that begin with SERVE_ belong to others, as Kubernetes' for a Service called `serve`."""
+    """Variables that start with SERVE_ belong to others: Kubernetes sets them for a Service called `serve`."""
     assert settings([], {"SERVE_PORT": "tcp://10.96.0.1:8000", "SERVE_MODELS": "x", "SERVE_API_KEY": "x"}) == Settings()
 
 
@@ -149,7 +149,7 @@ def test_help_needs_no_valid_variable(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--port" in capsys.readouterr().out
 
 
-def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
+def test_broken_folders_do_not_affect_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "good").write()
     tiny(tmp_path / "mislabelled", labels=["only one"]).write()
     (tmp_path / os.fsdecode(b"no text \xff")).symlink_to(tmp_path / "good")
@@ -171,7 +171,7 @@ def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, runnin
     assert "Traceback" not in errors
 
 
-def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
+def test_an_unreadable_folder_does_not_affect_the_others(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine import models
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
     (tmp_path / "a link to nothing").symlink_to("nothing")
 
     def deny(real: Callable[..., Any]) -> Callable[..., Any]:
-        # Not by its permissions, which the system's administrator passes by.
+        # Not by permissions, which do not apply to root.
         def denied(path: Path) -> Any:
             if "locked" in str(path):
                 raise PermissionError(13, "Permission denied", str(path))
@@ -232,7 +232,7 @@ print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sy
 
 @pytest.mark.parametrize("prefix", ["", "/zoo"])
 def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, prefix: str) -> None:
-    """Also behind a proxy that has it under a prefix, which it takes off before it hands a request on."""
+    """Also behind a proxy that removes a prefix from the path."""
     tiny(tmp_path / "model").write()
     command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
     command += ["--root-path", prefix] if prefix else []
