@@ -84,7 +84,7 @@ print(json.dumps([batch * len(times) / sum(times), 1000 * float(np.median(times)
 
 def loop(environment: dict[str, str], image: Path, batch: int, seconds: float, what: str) -> tuple[float, float, int]:
     """Return images per second, the median milliseconds per batch, and the image's class."""
-    command = [sys.executable, "-c", LOOP, image, str(batch), str(seconds), what]
+    command = [sys.executable, "-c", LOOP, str(image), str(batch), str(seconds), what]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=True)
     rate, median, best = json.loads(done.stdout)
     return rate, median, best
@@ -116,10 +116,10 @@ def wrk(url: str, lua: str, connections: int, seconds: float) -> Measured:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def milliseconds(percent: str) -> float:
-        value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", text).groups()
+        value, unit = re.findall(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", text)[0]
         return float(value) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[unit]
 
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
+    rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0])
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     failed = (int(bad[1]) if bad else 0) + (sum(map(int, errors.groups())) if errors else 0)

@@ -46,7 +46,8 @@ class Tiny:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [n, 10] for uint8 [n, H, W, C], to the bit."""
-        return images.reshape(len(images), -1).astype(np.float32) @ weights(self.shape, self.seed) / np.float32(4096)
+        sums = images.reshape(len(images), -1).astype(np.float32) @ weights(self.shape, self.seed)
+        return np.asarray(sums / np.float32(4096))
 
     def best(self, image: np.ndarray) -> int:
         return int(self.logits(image[None])[0].argmax())

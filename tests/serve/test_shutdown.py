@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
         threads = [threading.Thread(target=load) for _ in range(40)]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 41)
+        assert eventually(partial(in_flight, server.url, 41))
         # Requests that wait for the load do not take the thread that others need.
         index = f"{server.url}/v2/repository/index"
         states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
@@ -115,7 +116,7 @@ def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, r
         for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
             threads.append(threading.Thread(target=ask, args=(coding,)))
             threads[-1].start()
-            assert eventually(lambda count=count: sample(server.url, "serve_requests_in_flight") == count + 1)
+            assert eventually(partial(in_flight, server.url, count + 1))
         status, _ = server.stop()
         for thread in threads:
             thread.join()
@@ -141,6 +142,11 @@ def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, runni
             client.close()
     assert status == 0
     assert "Traceback" not in errors
+
+
+def in_flight(url: str, count: int) -> bool:
+    """Return whether `count` requests are in flight, the one for the metrics included."""
+    return sample(url, "serve_requests_in_flight") == count
 
 
 class Load:
@@ -293,7 +299,7 @@ def test_what_cannot_be_finished_in_time_gets_a_response(
         threads = [threading.Thread(target=ask) for _ in range(24)]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 25)
+        assert eventually(partial(in_flight, server.url, 25))
         server.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()

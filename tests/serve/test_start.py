@@ -191,7 +191,7 @@ def test_an_unreadable_folder_does_not_affect_the_others(
 
         return denied
 
-    monkeypatch.setattr(models.os, "listdir", deny(models.os.listdir))
+    monkeypatch.setattr(os, "listdir", deny(os.listdir))
     monkeypatch.setattr(Path, "is_file", deny(Path.is_file))
     with Engine(Settings(models=tmp_path)) as engine:
         assert list(engine.models()) == ["good"]
