@@ -29,7 +29,8 @@ TITLE = "Deep Image Zoo"
 class Application(FastAPI):
     """A FastAPI application whose API routes bypass FastAPI's middleware and parameters, which they do not use.
 
-    FastAPI describes all routes at /docs, and serves the app and the documentation.
+    These take 80 of the 340 microseconds of processor time that a request for a small image would need, and more than a
+    fifth of the requests per second. FastAPI describes all routes at /docs, and serves the app and the documentation.
     """
 
     front: ASGIApp

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+from watching import get, post
 
 
 def break_requests(server: Any) -> None:
@@ -22,8 +22,8 @@ def test_json_logs(models: list[Any], running: Any, encode: Callable[..., bytes]
     arguments = ("--models", models[0].folder.parent, "--no-app", "--log-format", "json", "--access-log")
     with running(*arguments) as server:
         break_requests(server)
-        httpx.post(f"{server.url}/classify/a.cifar10", content=data, headers={"x-request-id": "one"})
-        httpx.get(f"{server.url}/nothing", headers={"x-request-id": "two"})
+        post(f"{server.url}/classify/a.cifar10", content=data, headers={"x-request-id": "one"})
+        get(f"{server.url}/nothing", headers={"x-request-id": "two"})
         _, errors = server.stop()
     lines = [json.loads(line) for line in errors.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
@@ -38,7 +38,7 @@ def test_json_logs(models: list[Any], running: Any, encode: Callable[..., bytes]
 def test_requests_are_not_logged_by_default(models: list[Any], running: Any) -> None:
     with running("--models", models[1].folder.parent, "--no-app") as server:
         for _ in range(3):
-            httpx.get(f"{server.url}/nothing")
+            get(f"{server.url}/nothing")
         break_requests(server)
         _, errors = server.stop()
     assert len(errors.splitlines()) == 3, errors  # two models are ready, one is broken

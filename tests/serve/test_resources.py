@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from watching import eventually, sample
+from watching import eventually, post, sample
 
 Encode = Callable[..., bytes]
 
@@ -92,16 +91,16 @@ def test_overload_is_refused_and_accounted_for(
 def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "small").write()
     with running("--models", tmp_path, "--no-app") as server:
-        httpx.post(f"{server.url}/v2/repository/models/small/load")
+        post(f"{server.url}/v2/repository/models/small/load")
         before = server.memory()
         tiny(tmp_path / "large").write(ballast=100_000_000)
-        assert httpx.post(f"{server.url}/v2/repository/models/large/load", timeout=60).status_code == 200
+        assert post(f"{server.url}/v2/repository/models/large/load", timeout=60).status_code == 200
         loaded = server.memory()
         assert loaded - before > 75e6
         for _ in range(3):
-            httpx.post(f"{server.url}/v2/repository/models/large/load", timeout=60)
+            post(f"{server.url}/v2/repository/models/large/load", timeout=60)
         assert server.memory() - loaded < 25e6
-        assert httpx.post(f"{server.url}/v2/repository/models/large/unload").status_code == 200
+        assert post(f"{server.url}/v2/repository/models/large/unload").status_code == 200
         assert server.memory() - before < 20e6
 
 
@@ -111,7 +110,7 @@ def test_idle_it_uses_no_processor(
 ) -> None:
     model = tiny(tmp_path / "model").write()
     with running("--models", tmp_path, app) as server:
-        httpx.post(f"{server.url}/classify/model", content=encode(model.images(1)[0]))
+        post(f"{server.url}/classify/model", content=encode(model.images(1)[0]))
         time.sleep(0.5)
         before = server.processor_seconds()
         time.sleep(3)
@@ -128,7 +127,7 @@ def test_images_cost_less_than_300_megabytes(tiny: Any, tmp_path: Path, running:
     (small,) = model.images(1)
     with running("--models", tmp_path, "--no-app", "--timeout", 60) as server:
         url = f"{server.url}/classify/model"
-        assert httpx.post(url, content=encode(small)).status_code == 200
+        assert post(url, content=encode(small)).status_code == 200
         idle = peak = server.memory()
         large = Image.effect_noise((5000, 5000), 10)
         texts = PngImagePlugin.PngInfo()
@@ -144,9 +143,7 @@ def test_images_cost_less_than_300_megabytes(tiny: Any, tmp_path: Path, running:
         ]
         done: list[int] = []
         threads = [
-            threading.Thread(
-                target=lambda data=data: done.append(httpx.post(url, content=data, timeout=60).status_code)
-            )
+            threading.Thread(target=lambda data=data: done.append(post(url, content=data, timeout=60).status_code))
             for data in images * 2 + [wordy, wordy + bytes(TINY_BYTES)] * 15  # they are opened in two places
         ]
         for thread in threads:

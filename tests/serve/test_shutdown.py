@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from watching import eventually, sample
+from watching import eventually, get, post, sample
 
 pytestmark = pytest.mark.xdist_group("serve")
 
@@ -72,12 +72,12 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
     responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", LOADING)) as server:
-        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        responses.append(httpx.get(f"{server.url}/v2/health/ready"))
-        responses.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
+        assert get(f"{server.url}/v2/health/live").status_code == 200
+        responses.append(get(f"{server.url}/v2/health/ready"))
+        responses.append(post(f"{server.url}/classify/model", content=b"x"))
 
         def load() -> None:
-            responses.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
+            responses.append(post(f"{server.url}/v2/repository/models/model/load", timeout=60))
 
         threads = [threading.Thread(target=load) for _ in range(40)]
         for thread in threads:
@@ -85,7 +85,7 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
         assert eventually(partial(in_flight, server.url, 41))
         # Requests that wait for the load do not take the thread that others need.
         index = f"{server.url}/v2/repository/index"
-        states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
+        states = post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
         assert [entry["state"] for entry in states.json()] == ["LOADING"]
         assert server.stop() == (0, "ERROR: Cancel 40 running task(s), timeout graceful shutdown exceeded\n")
         for thread in threads:
@@ -110,7 +110,7 @@ def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, r
         def ask(coding: str) -> None:
             content = gzip.compress(data) if coding == "gzip" else data
             headers = {"content-encoding": coding}
-            responses.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
+            responses.append(post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
 
         threads = []
         for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
@@ -164,7 +164,7 @@ class Load:
             thread.start()
 
     def _send_requests(self, index: int) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=30, verify=False) as client:
             while not self._stop.is_set():
                 index += 1
                 data, best = self._images[index % len(self._images)]
@@ -269,14 +269,14 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
     model = tiny(tmp_path / "model").write()
     (pixels,) = model.images(1)
     with running("--models", tmp_path, "--no-app", "--linger", 1000) as server:
-        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        assert get(f"{server.url}/v2/health/ready").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 503)
-        ready = httpx.get(f"{server.url}/v2/health/ready")
+        assert eventually(lambda: get(f"{server.url}/v2/health/ready").status_code == 503)
+        ready = get(f"{server.url}/v2/health/ready")
         assert ready.status_code == 503
         assert ready.headers["connection"] == "close"
-        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        response = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
+        assert get(f"{server.url}/v2/health/live").status_code == 200
+        response = post(f"{server.url}/classify/model", content=encode(pixels))
         assert response.json()["predictions"][0]["index"] == model.best(pixels)
         # A second signal ends it long before it stops to linger.
         server.process.send_signal(signal.SIGTERM)
@@ -294,7 +294,7 @@ def test_what_cannot_be_finished_in_time_gets_a_response(
     with running(*arguments) as server:
 
         def ask() -> None:
-            outcomes.append(httpx.post(f"{server.url}/classify/slow", content=data, timeout=60).status_code)
+            outcomes.append(post(f"{server.url}/classify/slow", content=data, timeout=60).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(24)]
         for thread in threads:
