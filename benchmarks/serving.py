@@ -247,7 +247,8 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
 
     lines = [
         f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms "
-        "| share of the bare loop | our speedup, 1 / many connections | start, s | memory, MB | failed |",
+        f"| share of the bare loop | ours / theirs, at 1 / {connections} connections | start, s | memory, MB "
+        "| failed requests |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in turns[0]:
