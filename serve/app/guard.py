@@ -21,9 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.app.parts import NOT_UPLOADED, refusal
 from serve.app.uploads import Uploads
 from serve.http.bodies import Gone
-from serve.http.dispatch import error_response, route_path
 from serve.http.forms import without_charset
 from serve.http.gate import RECORD
+from serve.http.responses import error_response
+from serve.http.routing import route_path
 from serve.settings import Settings
 
 log = logging.getLogger("serve")

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve.engine.metrics import Metrics
-from serve.http.dispatch import Handler
 from serve.http.gate import RECORD
+from serve.http.routing import Handler
 from serve.routes import openapi
 from serve.routes.classify import Classify
 from serve.routes.v2 import V2

@@ -95,7 +95,7 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
 def test_the_key_opens_the_calls(running: type, tiny: type, tmp_path: Path) -> None:
     tiny(tmp_path / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
     image = EXAMPLES / "digit-4-of-mnist.png"
-    with running("--models", tmp_path, environment={"SERVE_API_KEY": "secret"}) as server:
+    with running("--models", tmp_path, environment={"ZOO_SERVE_API_KEY": "secret"}) as server:
         client = Client(server.url, headers={"Authorization": "Bearer secret"}, verbose=False)
         answer = client.predict(image=handle_file(image), api_name="/classify_digit")
         assert answer["model"] == "improved_vgg16.mnist"

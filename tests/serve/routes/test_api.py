@@ -216,7 +216,7 @@ def test_metrics(client: httpx.Client, models: list[Any], encode: Encode) -> Non
 
 def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
     data = encode(models[0].images(1)[0])
-    key = {"SERVE_API_KEY": "secret ключ"}
+    key = {"ZOO_SERVE_API_KEY": "secret ключ"}
     with running("--models", models[0].folder.parent, environment=key) as server:
         with httpx.Client(base_url=server.url) as client:
             basic = base64.b64encode("anybody:secret ключ".encode()).decode()

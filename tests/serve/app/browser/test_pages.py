@@ -172,7 +172,7 @@ def test_no_request_leaves_the_machine(context: BrowserContext, url: str) -> Non
 
 def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, running: type, six: SimpleNamespace) -> None:
     key = "k\u00e9y-of-the-house"
-    with running("--models", six.models[0].folder.parent, environment={"SERVE_API_KEY": key}) as server:
+    with running("--models", six.models[0].folder.parent, environment={"ZOO_SERVE_API_KEY": key}) as server:
         # The browser asks its user for a name and a password: any name, and the key.
         with browser.new_context(http_credentials={"username": "anyone", "password": key}) as context:
             heard: list[Response] = []
