@@ -3,7 +3,10 @@
 import io
 import os
 import random
+import resource
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +237,38 @@ def test_run_lengths_are_refused() -> None:
         assert caught.value.status == 415
 
 
+def test_pillow_s_own_limit_stays_for_the_rest_of_the_process() -> None:
+    program = (
+        "import PIL.Image as image; limit = image.MAX_IMAGE_PIXELS; import serve.images.decoder, serve.images.digits"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"{program}; assert limit == image.MAX_IMAGE_PIXELS is not None"], cwd=ROOT, check=True
+    )
+
+
+@pytest.mark.parametrize("disposal", range(8))
+def test_a_gif_s_second_frame_takes_no_memory(disposal: int) -> None:
+    """Pillow would make a canvas of 3.6 gigabytes for it, of a file of 49 bytes, before anything checks its size."""
+    width, height = 60_000, 60_000
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    control = b"!\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00;"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadImage, match="60000x60000, at most 25,000,000 pixels") as caught:
+        formats.open_header(head + control + frame)
+    assert caught.value.status == 413
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_gif_s_frame_larger_than_its_screen_is_refused(encode: Encode) -> None:
+    gif = encode(CORNERS, "GIF")
+    place = gif.index(b",", 13 + (6 << (gif[10] & 7)))
+    huge_frame = gif[: place + 5] + struct.pack("<HH", 60_000, 60_000) + gif[place + 9 :]
+    with pytest.raises(BadImage, match="too large") as caught:
+        formats.open_header(huge_frame)
+    assert caught.value.status == 413
+
+
 def test_the_limit_on_pixels_is_the_callers_alone(encode: Encode) -> None:
     data = encode(Image.new("1", (20_000, 9_000)))  # Pillow's own limit is at 179 million, and it warns at half of that
     assert formats.open_header(data, max_pixels=180_000_000).size == (20_000, 9_000)
@@ -292,6 +327,22 @@ def test_what_comes_before_the_pixels_has_a_limit(encode: Encode) -> None:
 REAL = sorted((ROOT / "serve" / "examples").glob("*.[pj]*g"))
 
 
+def change(data: bytearray, changes: int, chance: random.Random) -> None:
+    """Overwrite, insert and remove bytes."""
+    for _ in range(changes):
+        # Half of the changes go to the head, where the structure is.
+        place = chance.randrange(min(len(data), chance.choice([64, len(data)])))
+        kind = chance.randrange(4)
+        if kind == 0:
+            data[place] = chance.randrange(256)
+        elif kind == 1:
+            data[place] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            data[place:place] = chance.randbytes(chance.randrange(1, 9))
+        else:
+            del data[place : place + chance.randrange(1, 9)]
+
+
 @given(
     which=st.integers(0, len(REAL) + 2),
     seed=st.integers(0, 2**32 - 1),
@@ -310,19 +361,7 @@ def test_mutated_real_files(
     else:
         small = Image.open(REAL[0]).convert("RGB").resize((48, 48))
         data = bytearray(encode(small, ("WEBP", "GIF", "BMP")[which - len(REAL)]))
-    chance = random.Random(seed)
-    for _ in range(changes):
-        # Half of the changes go to the head, where the structure is.
-        place = chance.randrange(min(len(data), chance.choice([64, len(data)])))
-        kind = chance.randrange(4)
-        if kind == 0:
-            data[place] = chance.randrange(256)
-        elif kind == 1:
-            data[place] ^= 1 << chance.randrange(8)
-        elif kind == 2:
-            data[place:place] = chance.randbytes(chance.randrange(1, 9))
-        else:
-            del data[place : place + chance.randrange(1, 9)]
+    change(data, changes, random.Random(seed))
     if cut is not None:
         del data[int(len(data) * cut) :]
     refused = None
