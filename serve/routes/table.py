@@ -30,7 +30,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         path: str,
         handler: Handler,
         summary: str,
-        answer: Any,
+        success: Any,
         *codes: int,
         parameters: tuple[dict[str, Any], ...] = (),
         body: dict[str, Any] | None = None,
@@ -46,7 +46,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
             description=description,
             operation_id=re.sub(r"\W+", "_", f"{method}{path}".lower()).strip("_"),
             tags=[path.split("/")[1]],
-            responses={200: answer if isinstance(answer, dict) else {"model": answer}, **openapi.errors(*codes)},
+            responses={200: success if isinstance(success, dict) else {"model": success}, **openapi.errors(*codes)},
             response_model=None,
             openapi_extra=extra if body is None else {**extra, "requestBody": body},
         )

@@ -112,9 +112,9 @@ class V2:
                 deadline = min(deadline, began + message.seconds)
             async with ClientWaits(request.receive):
                 result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
-        answer, json_length = v2_tensors.render(message, result, VERSION)
+        content, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
-        return _coded(answer, headers, request.headers.get("accept-encoding", ""))
+        return _coded(content, headers, request.headers.get("accept-encoding", ""))
 
     async def index(self, request: Request) -> Response:
         """List all models and their states."""

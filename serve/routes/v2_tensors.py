@@ -140,7 +140,7 @@ def _outputs(requested: list[RequestedOutput] | None, binary: bool) -> list[Outp
         classes = parameters.get("classification", 0)
         outputs.append(Output(output["name"], parameters.get("binary_data", binary), classes))
     if len({output.name for output in outputs}) < len(outputs):
-        raise BadRequest("an output is asked for twice")
+        raise BadRequest("an output is requested twice")
     return outputs
 
 

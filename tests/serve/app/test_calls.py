@@ -77,7 +77,7 @@ def test_classify_picture_and_compare_agree(served: SimpleNamespace) -> None:
 
 def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(AppError, match="not a picture"):
+    with pytest.raises(AppError, match="not an image"):
         served.client.predict(image=handle_file(tmp_path / "text.png"), api_name="/classify_picture")
     image, digit = (handle_file(EXAMPLES / name) for name in ("picture-frog.png", "digit-4-of-mnist.png"))
     with pytest.raises(AppError, match=r"unknown model .*improved_vgg16\.mnist"):

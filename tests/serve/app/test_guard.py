@@ -98,7 +98,7 @@ def test_pictures_have_the_same_limits_as_elsewhere(served: SimpleNamespace, enc
         assert refused(call(served.client, name, {"path": path}, ""), 400, "at most 250,000 pixels")
     for content, text in (
         (b"", "empty"),
-        (b"no picture", "not a picture"),
+        (b"no picture", "not an image"),
         (encode(Image.effect_noise((99, 99), 50))[:500], "broken"),
     ):
         path = upload(served.client, content)

@@ -183,7 +183,7 @@ def change(**more: Any) -> dict[str, Any]:
         ({**GOOD, "outputs": {}}, "outputs must be a list"),
         ({**GOOD, "outputs": [None]}, "an output must be an object"),
         ({**GOOD, "outputs": [{}]}, "output None is unknown"),
-        ({**GOOD, "outputs": [{"name": "logits"}] * 2}, "asked for twice"),
+        ({**GOOD, "outputs": [{"name": "logits"}] * 2}, "requested twice"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "classification is -1"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]}, "binary_data is 'yes'"),
         (change(name="picture"), "input 'picture' is unknown; valid is 'image'"),

@@ -132,7 +132,7 @@ def test_a_stroke_taken_back_while_it_is_drawn_is_over(browser: Browser, url: st
 
 def test_the_space_key_draws_nothing_while_the_mouse_does(page: Page) -> None:
     errors: list[object] = []
-    page.on("pageerror", lambda error: errors.append(error))
+    page.on("pageerror", errors.append)
     box = pad(page)
     page.mouse.move(box["x"] + 150, box["y"] + 60)
     page.mouse.down()

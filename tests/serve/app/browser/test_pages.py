@@ -54,10 +54,10 @@ def six(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> 
     models = []
     for seed, (name, parameters) in enumerate(SIX.items()):
         model = tiny(folder / f"{name}.cifar10", seed=seed, labels=CLASSES)
-        # The weights, the paper and the file that runs all have figures of their own.
+        # The weights, the paper and the file that runs all have accuracies of their own.
         model.write("int8", accuracy=f"{91.25 - seed}", parameters=str(parameters))
-        figures = {"test_accuracy": 61.5 - seed, "paper_test_accuracy": 81.75 - seed, "parameters": 1}
-        (model.folder / "metrics.json").write_text(json.dumps(figures))
+        metrics = {"test_accuracy": 61.5 - seed, "paper_test_accuracy": 81.75 - seed, "parameters": 1}
+        (model.folder / "metrics.json").write_text(json.dumps(metrics))
         models.append(model)
     with running("--models", folder, "--precision", "int8") as server:
         yield SimpleNamespace(url=server.url, models=models)
@@ -176,7 +176,7 @@ def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, runnin
         # The browser asks its user for a name and a password: any name, and the key.
         with browser.new_context(http_credentials={"username": "anyone", "password": key}) as context:
             heard: list[Response] = []
-            context.on("response", lambda response: heard.append(response))
+            context.on("response", heard.append)
             page = context.new_page()
             page.goto(server.url)
             go(page, "Picture")
