@@ -1,4 +1,4 @@
-"""What the app says and shows, without a browser: answers, tables, cards, heat maps."""
+"""What the app shows, without a browser: results, tables, cards, heat maps."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
     assert ranked(scores, 2) == [1, 3]
 
 
-def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
+def test_a_sure_result_names_the_digit_and_has_all_bars() -> None:
     html = digit_result(Digit(PIXELS), prediction(7, 0.98))
     assert '<p class="says digit">7 <small>98.0 %</small></p>' in html
     assert html.count("<li") == 10
@@ -63,20 +63,20 @@ def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
 
 
 @pytest.mark.parametrize("digit", [Digit(PIXELS, "several"), Digit(PIXELS, "scribble")])
-def test_a_problem_makes_it_unsure_however_high_the_probability(digit: Digit) -> None:
+def test_a_problem_makes_the_result_unsure_whatever_the_probability(digit: Digit) -> None:
     html = digit_result(digit, prediction(7, 0.99))
     assert "Unsure" in html
     assert "says digit" not in html
 
 
-def test_a_low_probability_makes_it_unsure() -> None:
+def test_a_low_probability_makes_the_result_unsure() -> None:
     assert "Unsure" in digit_result(Digit(PIXELS), prediction(7, 0.4))
     html = picture_result(np.zeros((32, 32, 3), np.uint8), prediction(3, 0.4))
     assert "Perhaps none of its ten classes" in html
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in html
 
 
-def test_nothing_drawn_is_no_guess() -> None:
+def test_a_blank_pad_gets_no_guess() -> None:
     html = digit_result(Digit(None, "blank"), None)
     assert "draw one digit" in html
     assert "%" not in html
@@ -102,7 +102,7 @@ def decoder() -> Iterator[Decoder]:
     made.close()
 
 
-def test_a_drawing_that_is_no_picture_is_refused(decoder: Decoder) -> None:
+def test_a_drawing_that_is_no_image_is_refused(decoder: Decoder) -> None:
     for data in ("data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8="):
         with pytest.raises(BadImage):
             asyncio.run(digit_from_drawing(decoder, data))
@@ -123,7 +123,7 @@ def test_a_digit_that_is_no_longer_shown_is_not_studied(
     (tmp_path / "photo.png").write_text("no picture")
 
     async def work() -> None:
-        with gr.Blocks() as page:  # outside of an event loop it would make one, and leave it open
+        with gr.Blocks() as page:  # outside an event loop Gradio would make one, and leave it open
             digit_tab(SimpleNamespace(models=dict), decoder, gr.State(LastInputs()))  # type: ignore[arg-type]
         (show,) = (function.fn for function in page.fns.values() if function.name == event)
         given = str(tmp_path / broken) if event == "photograph" else broken
@@ -188,7 +188,7 @@ def test_cards_are_read_again_only_when_they_change(tmp_path: Path) -> None:
 
 
 def page_events(folder: Path, decoder: Decoder) -> dict[tuple[str, ...], Any]:
-    """The functions of the tabs that show cards, by their names; no model says anything."""
+    """The event functions of the tabs that show cards, by tab and name."""
     engine: Any = OneSpot(4, 5)
     engine.settings.models = folder
     with gr.Blocks() as page:
@@ -279,7 +279,7 @@ def test_the_most_frequent_mistakes_come_first() -> None:
     assert mistakes(counts) == [(5, 3, 9), (3, 5, 7), (9, 4, 2)]
 
 
-def test_confusions_speak_of_the_class_named_now(tmp_path: Path) -> None:
+def test_confusions_are_those_of_the_predicted_class(tmp_path: Path) -> None:
     counts = np.diag([100] * 10)
     counts[3, 5], counts[8, 5] = 7, 2
     folder = card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts.tolist())
@@ -355,7 +355,7 @@ def test_covers_reach_every_pixel_and_change_nothing_else() -> None:
         assert np.array_equal(image[outside], pixels[outside])
 
 
-def test_ready_models_come_by_dataset_and_accuracy() -> None:
+def test_ready_models_are_listed_by_dataset_and_accuracy() -> None:
     infos = {
         name: SimpleNamespace(name=name, accuracy=accuracy)
         for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))

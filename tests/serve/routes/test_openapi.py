@@ -1,4 +1,4 @@
-"""The API's description against the server itself: schemathesis makes requests from it, right and wrong ones."""
+"""The API's description against the server: schemathesis derives valid and invalid requests from it."""
 
 import subprocess
 import sys
@@ -24,16 +24,16 @@ def test_schemathesis(tiny: Any, tmp_path: Path, running: Any, known: bool) -> N
     with running("--models", tmp_path / "models", "--no-app") as server:
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", configuration]
         command += ["run", f"{server.url}/openapi.json", "--max-examples", "20", "--seed", "1"]
-        # What is a picture, and which shape a model takes, no schema can say: right requests may be refused.
+        # No schema can say what an image is, or which shape a model takes: requests that fit it may be refused.
         command += ["--exclude-checks", "positive_data_acceptance"]
-        # After an unload there would be nothing left to ask.
+        # After an unload no model would be left.
         command += ["--exclude-path-regex", "unload"] if known else []
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
 
 
-def test_the_key_stands_in_the_description() -> None:
+def test_the_description_asks_for_the_key() -> None:
     described = create_app(Settings(app=False, api_key="secret")).openapi()
     assert described["security"] == [{"bearer": []}, {"basic": []}, {"header": []}]
     assert set(described["components"]["securitySchemes"]) == {"bearer", "basic", "header"}
