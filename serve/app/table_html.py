@@ -87,7 +87,7 @@ def comparison(
         f'<div class="study"><figure><img src="{png(pixels)}" alt="The picture as the models see it"></figure>'
         f'<p role="status" class="unsure">{escape(verdict)}</p></div>'
         + _table(head, rows, "One picture, classified by every running model")
-        + '<p class="note">The models run one after another; each time runs from request to result, with the wait in'
+        + '<p class="note">The models run one after another. Times are from request to result, including the wait in'
         " the server's queue. Test accuracy is that of the file that runs here, on the dataset's 10,000 test images:"
         " fp32 keeps the weights as trained, int8 rounds them to 8 bits, which is faster. The paper's accuracies are"
         " the means in its Tables 2 and 3.</p>"
