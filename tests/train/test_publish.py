@@ -172,7 +172,8 @@ def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
 def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     """Else its weights would take the place of the published ones."""
     assert {
-        name: reference.recorded(name).tag for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
+        name: reference.recorded(name).tag
+        for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
     } == {
         "cifar10": "cifar10",
         "owner/cifar10": "owner-cifar10",

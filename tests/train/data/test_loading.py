@@ -111,7 +111,7 @@ HUB = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_without_a_folder_the_hub_is_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_the_hub_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
         datasets, "load_dataset", lambda source, configuration: asked.append((source, configuration)) or {}
@@ -133,7 +133,7 @@ def copy_of(samples: Path, name: str, folder: Path) -> Path:
     return folder
 
 
-def test_cache_is_used_and_a_damaged_one_made_anew(
+def test_cache_is_used_and_a_damaged_one_rebuilt(
     samples: Path, caches: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = loading.load("mnist", samples)
