@@ -20,7 +20,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from train.cards import provenance
-from train.data import loading
+from train.data import loading, reference
 from train.data.preprocess import Preprocess
 from train.errors import UserError
 from train.files import replacing, write_json
@@ -31,7 +31,7 @@ from train.training import checkpoint, distillation, epoch_log, interrupt, loop,
 from train.training.arguments import UsageError, model_kwargs, parse, recipe_for
 from train.training.distillation import Teacher
 from train.training.progress import NonFiniteLossError, Progress
-from zoo.catalog import DATASETS, NETWORKS
+from zoo.catalog import NETWORKS
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -42,8 +42,7 @@ def fit(args: argparse.Namespace) -> None:
     """
     recipe = recipe_for(args)
     model_name = models.tagged(args.model, args.dataset)
-    is_folder = args.dataset not in DATASETS and Path(args.dataset).is_dir()
-    title = f"{args.model}.{loading.tag(Path(args.dataset).name if is_folder else args.dataset)}"
+    title = f"{args.model}.{reference.recorded(args.dataset).tag}"
     folder = args.output_dir or Path("runs") / run_folder.name(title, args.recipe, args.seed)
     accelerator = _accelerator(args, recipe, folder)
     with accelerator.main_process_first():

@@ -19,7 +19,7 @@ from torch import nn
 from train import evaluate, export, publish
 from train.cards import publishing
 from train.cards.compact import compact
-from train.data import loading
+from train.data import loading, reference
 from train.onnx_export import quantize, runtime
 from train.paper import paper
 from train.training import models
@@ -162,7 +162,7 @@ def test_only_a_card_is_replaced(
 
 def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
-    with pytest.raises(loading.DataError, match="would pass for the dataset 'mnist'"):
+    with pytest.raises(reference.DataError, match="would pass for the dataset 'mnist'"):
         publishing.dataset_name(str(tmp_path / "mnist"))
     assert publishing.dataset_name("mnist") == "mnist"
     assert publishing.dataset_name("owner/name") == "owner/name"
@@ -172,7 +172,8 @@ def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
 def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     """Else its weights would take the place of the published ones."""
     assert {
-        name: loading.tag(name) for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
+        name: reference.recorded(name).tag
+        for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
     } == {
         "cifar10": "cifar10",
         "owner/cifar10": "owner-cifar10",

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from train.cards import provenance, training_text
-from train.data import loading
+from train.data.reference import recorded
 from train.files import read_json
 from train.training import recipes
 from zoo.catalog import DATASETS, NETWORKS
@@ -21,7 +21,7 @@ def render(folder: Path) -> str:
     """
     metrics, config = (read_json(folder / name) for name in ("metrics.json", "config.json"))
     model, dataset = metrics["model"], metrics["dataset"]
-    title = DATASETS[dataset].title if dataset in DATASETS else dataset
+    title = recorded(dataset).title
     return "\n".join(
         [
             "---",
@@ -43,26 +43,26 @@ def render(folder: Path) -> str:
 
 
 def _header(name: str, metrics: dict, title: str) -> str:
+    ref = recorded(metrics["dataset"])
     card_data = ModelCardData(
         # Of a network for one's own pictures, whoever trained it decides.
-        license="apache-2.0" if metrics["model"] in NETWORKS and metrics["dataset"] in DATASETS else None,
+        license="apache-2.0" if metrics["model"] in NETWORKS and ref.paper else None,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm"],
     )
-    if source := loading.hub_id(metrics["dataset"]):
-        hub_id, _, configuration = source.partition(":")
+    if ref.hub_id:
         result = EvalResult(
             task_type="image-classification",
-            dataset_type=hub_id,
+            dataset_type=ref.hub_id,
             dataset_name=title,
-            dataset_config=configuration or None,
+            dataset_config=ref.configuration,
             dataset_split="test",
             metric_type="accuracy",
             metric_name="Accuracy",
             metric_value=round(metrics["test_accuracy"] / 100, 6),
         )
-        card_data.datasets, card_data.model_name, card_data.eval_results = [hub_id], name, [result]
+        card_data.datasets, card_data.model_name, card_data.eval_results = [ref.hub_id], name, [result]
     return card_data.to_yaml()
 
 
@@ -123,7 +123,7 @@ def _pixels(config: dict) -> tuple[str, str]:
 
 def _usage(name: str, config: dict) -> list[str]:
     own, seen = _pixels(config)
-    if config["dataset"] not in DATASETS:
+    if not recorded(config["dataset"]).paper:
         brings = "to which the pictures were cropped and resized, as the transform does it"
     elif own == seen:
         brings = "as the dataset's pictures have"
@@ -167,7 +167,7 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
         "with confidence.",
         f"- Its weakest classes on the test split are {hardest[0]} and {hardest[1]}.",
     ]
-    if metrics["model"] in NETWORKS and dataset in DATASETS:
+    if metrics["model"] in NETWORKS and recorded(dataset).paper:
         sentences = []
         if metrics["model"].startswith("vanilla_"):
             sentences.append(
@@ -191,7 +191,7 @@ def _limits(dataset: str, config: dict, metrics: dict) -> list[str]:
         own, seen = _pixels(config)
         reduced = "that" if own == seen else f"{seen} by the transform above, and to {own} for the ONNX files"
         lines.append(
-            f"- It was trained on pictures {'of' if dataset in DATASETS else 'brought to'} {own} pixels: a large "
+            f"- It was trained on pictures {'of' if recorded(dataset).paper else 'brought to'} {own} pixels: a large "
             f"photograph is reduced to {reduced}, and what matters has to fill it."
         )
     lines.append(

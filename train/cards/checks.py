@@ -10,10 +10,10 @@ from torch import nn
 from train.cards import card, evaluation
 from train.data import loading
 from train.data.batches import batches
+from train.data.reference import recorded
 from train.files import read_json, sha256, write_json, write_text
 from train.onnx_export import build, metadata, runtime
 from train.training import epoch_log, measure, models, recipes
-from zoo.catalog import DATASETS
 
 # Float sums differ in their last bits between processors, and with them an image at the border of two classes;
 # quantised activations can round the other way in every layer. Shares of the images; one image is always allowed.
@@ -58,11 +58,11 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
     """What a card states and what is not so, a line each.
 
     Args:
-        samples: measure on the shipped images alone, which are of the datasets in `data.HUB_IDS`; see `ships_images`.
+        samples: measure on the shipped images alone, which are of the datasets in the catalog; see `ships_images`.
         reported: the paper's test accuracy of a dataset and a model.
 
     Raises:
-        models.ModelError, data.DataError: the model or its data cannot be had.
+        models.ModelError, DataError: the model or its data cannot be had.
     """
     if missing := _missing(folder):
         yield missing
@@ -74,7 +74,7 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
     metrics = read_json(folder / "metrics.json")
     config = read_json(folder / "config.json")
     yield from _of_another(metrics, config)
-    if config["dataset"] in DATASETS:
+    if recorded(config["dataset"]).paper:
         yield from broken_bounds(metrics)
     for stated, dataset in _measured_on(metrics, config, data_dir, samples):
         if config["label_names"] != list(dataset.class_names):
@@ -95,8 +95,8 @@ def _of_another(metrics: dict[str, Any], config: dict[str, Any]) -> Iterator[str
     if metrics["model"].partition(".")[0] != config["architecture"]:
         yield f"the network is {config['architecture']}, the card states {metrics['model']}"
     dataset = config["dataset"]
-    if metrics["dataset"] not in (dataset, Path(dataset).name) or (metrics["dataset"] in DATASETS) != (
-        dataset in DATASETS
+    if metrics["dataset"] not in (dataset, Path(dataset).name) or (
+        recorded(metrics["dataset"]).paper != recorded(dataset).paper
     ):
         yield f"the dataset is {dataset}, the card states {metrics['dataset']}"
     for name, value in models.AS_PREPROCESSED.items():
@@ -113,7 +113,7 @@ def _measured_on(
     metrics: dict[str, Any], config: dict[str, Any], data_dir: Path | None, samples: bool
 ) -> Iterator[tuple[dict[str, Any], loading.Dataset]]:
     """The sets of figures in `metrics.json`, each with the dataset whose test split they are of."""
-    if config["dataset"] in DATASETS:
+    if recorded(config["dataset"]).paper:
         yield metrics["samples"], loading.load(config["dataset"], build.SAMPLES)
     if not samples:
         yield metrics, loading.load(config["dataset"], data_dir, config["image_size"][0])
@@ -124,7 +124,7 @@ def update(folder: Path, data_dir: Path | None) -> None:
     published. The figures of the weights stay as they are.
 
     Raises:
-        models.ModelError, data.DataError: the model or its data cannot be had.
+        models.ModelError, DataError: the model or its data cannot be had.
     """
     if missing := _missing(folder):
         raise models.ModelError(missing)
@@ -243,6 +243,6 @@ def of_training(metrics: dict[str, Any], log: Path, reported: Reported) -> Itera
 def ships_images(folder: Path) -> bool:
     """Whether images of a card's dataset ship with the project; what a damaged card lacks, `differences` tells."""
     try:
-        return read_json(folder / "config.json")["dataset"] in DATASETS
+        return recorded(read_json(folder / "config.json")["dataset"]).paper is not None
     except (OSError, ValueError, LookupError, TypeError):
         return True

@@ -44,7 +44,7 @@ def load(name: str, data_dir: Path | None) -> Subject:
     """A published model, by name or folder, or a run folder.
 
     Raises:
-        models.ModelError, data.DataError: the model or its data cannot be had.
+        models.ModelError, DataError: the model or its data cannot be had.
     """
     trained = models.load(name)
     size = models.pretrained_cfg(trained.model)["input_size"][-1]

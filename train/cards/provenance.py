@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 
-from train.data import loading
+from train.data.reference import recorded
 from train.files import read_json, sha256
 from train.training import models, recipes
 
@@ -120,7 +120,7 @@ def prerequisites(metrics: dict) -> list[str]:
         sentences.append(
             f"Recipe `{metrics['recipe']}` has changed since, in {what}. It was as this run had it {stood}."
         )
-    if not loading.hub_id(metrics["dataset"]):
+    if not recorded(metrics["dataset"]).hub_id:
         sentences.append(f"`{metrics['dataset']}` is a folder of pictures that lies where the network was trained.")
     replaces = takes_the_place(metrics)
     origin = (metrics["pretrained"], metrics.get("earlier", []), metrics["git_commit"])
@@ -140,7 +140,7 @@ def prerequisites(metrics: dict) -> list[str]:
 def takes_the_place(metrics: dict) -> bool:
     """Whether a network was trained from published weights of its own name, whose place it has taken since."""
     earlier = metrics.get("earlier", [])
-    own = f"{metrics['model'].partition('.')[0]}.{loading.tag(metrics['dataset'])}"
+    own = f"{metrics['model'].partition('.')[0]}.{recorded(metrics['dataset']).tag}"
     return metrics["pretrained"] == "published" and bool(earlier) and earlier[-1]["name"] == own
 
 

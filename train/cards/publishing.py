@@ -19,10 +19,10 @@ from train.cards import card, checks
 from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
+from train.data.reference import DataError, recorded, resolve
 from train.files import read_json, replacing, write_json, write_text
 from train.onnx_export import build, quantize
 from train.training import models, plots
-from zoo.catalog import DATASETS
 
 # Training images that the principal directions of VGG16's linear layers are computed from.
 PCA_IMAGES = 4000
@@ -40,22 +40,20 @@ def publish(
         models.ModelError: the run is not finished, or of recipe `paper` and would take the place of published weights,
             or the target holds something else than a card, or a weight is too large for the precision that it is to be
             kept in.
-        data.DataError: the run's dataset cannot be had, or has other classes now.
+        DataError: the run's dataset cannot be had, or has other classes now.
     """
     model, run = models.load_run(run_folder)
     name = dataset_name(run["dataset"])
-    if target is None and run["recipe"] == "paper" and name in DATASETS:
+    if target is None and run["recipe"] == "paper" and recorded(name).paper:
         raise models.ModelError(
             f"{run_folder} is of recipe 'paper', which is for the report: python train/report.py {run_folder}, or name "
             "the folder to publish it in by --output-dir"
         )
-    target = (target or models.MODEL_CARDS / f"{run['model']}.{loading.tag(name)}").resolve()
+    target = (target or models.MODEL_CARDS / f"{run['model']}.{recorded(name).tag}").resolve()
     _refuse_to_replace(target, run_folder)
     dataset = loading.load(run["dataset"], data_dir, models.pretrained_cfg(model)["input_size"][-1])
     if list(dataset.class_names) != run["class_names"]:
-        raise loading.DataError(
-            f"{run['dataset']!r} has classes {dataset.class_names}, the run had {run['class_names']}"
-        )
+        raise DataError(f"{run['dataset']!r} has classes {dataset.class_names}, the run had {run['class_names']}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as temporary:
         # One folder deep: the folder that takes the target's place has a usual folder's permissions.
@@ -78,15 +76,12 @@ def dataset_name(dataset: str) -> str:
     """What a card calls a run's dataset: a local folder by its name, as its path tells nothing elsewhere.
 
     Raises:
-        data.DataError: the folder is named like one of the paper's datasets.
+        DataError: the folder is named like one of the paper's datasets.
     """
-    if dataset in DATASETS or not Path(dataset).is_dir():
-        return dataset
-    name = Path(dataset).absolute().name
-    if name in DATASETS:
-        raise loading.DataError(
-            f"the folder {dataset!r} would pass for the dataset {name!r}: train on it by another name"
-        )
+    ref = resolve(dataset)
+    name = ref.published_name
+    if ref.folder and recorded(name).paper:
+        raise DataError(f"the folder {dataset!r} would pass for the dataset {name!r}: train on it by another name")
     return name
 
 
@@ -107,7 +102,7 @@ def _write(
     full_precision: bool,
     reported: Reported,
 ) -> None:
-    tag = loading.tag(name)
+    tag = recorded(name).tag
     images = quantize.calibration_images(name, dataset.train, PCA_IMAGES)
     try:
         tensors = model.state_dict() if full_precision else compact(model, images)
@@ -148,7 +143,7 @@ def _write(
         "teacher": run.get("teacher"),
         "overfit": run["overfit"],
     }
-    if name in DATASETS:
+    if recorded(name).paper:
         metrics["samples"] = checks.figures(folder, loading.load(name, build.SAMPLES))
     write_json(folder / "metrics.json", metrics)
     build.state_accuracies(folder)

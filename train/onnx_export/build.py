@@ -9,13 +9,13 @@ import onnx
 import torch
 
 from train.data import loading
+from train.data.reference import recorded
 from train.files import replacing
 from train.onnx_export import graph as graphs
 from train.onnx_export import small_maps
 from train.onnx_export.metadata import FILES, metadata, stated
 from train.onnx_export.quantize import CALIBRATION_IMAGES, calibration_images, quantize
 from train.training import measure, models
-from zoo.catalog import DATASETS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 
@@ -25,14 +25,14 @@ def export(card: Path) -> list[Path]:
 
     Raises:
         models.ModelError: the folder is no published model.
-        data.DataError: the training images that int8 is calibrated on cannot be had.
+        DataError: the training images that int8 is calibrated on cannot be had.
     """
     model, config = models.load_card(card)
     dataset = config["dataset"]
     graph = graphs.build(model, tuple(config["image_size"]))
     for precision, file in FILES.items():
         if precision == "int8":
-            samples = SAMPLES if dataset in DATASETS else None
+            samples = SAMPLES if recorded(dataset).paper else None
             training = loading.load(dataset, samples, config["image_size"][0]).train
             images = calibration_images(dataset, training, CALIBRATION_IMAGES)
             graph = quantize(graph, images.permute(0, 2, 3, 1).numpy())

@@ -11,8 +11,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from train.data import loading
+from train.data.reference import recorded
 from train.onnx_export.graph import quiet
-from zoo.catalog import DATASETS
 
 CALIBRATION_IMAGES = 500
 
@@ -27,7 +27,7 @@ QUANTIZED_OPS = [
 def calibration_images(dataset: str, training: loading.Split, count: int) -> Tensor:
     """At most `count` training images, uint8 [n, C, H, W], of all classes."""
     # The paper's datasets are mixed as they are.
-    few = training.take(slice(count)) if dataset in DATASETS else training.spread(count)
+    few = training.take(slice(count)) if recorded(dataset).paper else training.spread(count)
     return few.images
 
 

@@ -47,8 +47,8 @@ class Graphs:
         if self._draws is None:
             self._draws = draws
         else:
-            for name in ("order", "uniform", "mirrored"):
-                getattr(self._draws, name).copy_(getattr(draws, name))
+            for kept, drawn in zip(vars(self._draws).values(), vars(draws).values(), strict=True):
+                kept.copy_(drawn)
         return self._draws
 
     def rate(self, group: int, value: float) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import parse_flag_from_env
 
+from train.data import reference
 from train.errors import UserError
 from train.training import distillation, recipes
-from zoo.catalog import DATASETS, NETWORKS
+from zoo.catalog import NETWORKS
 
 # What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
 DECIDED = (
@@ -125,11 +126,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--save-minutes {args.save_minutes:g}: must be 0 or more")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
-    # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
-    args.dataset = {dataset.hub_id: name for name, dataset in DATASETS.items()}.get(args.dataset, args.dataset)
-    # Where a run is used again, the folder that it was started in may be another.
-    if args.dataset not in DATASETS and Path(args.dataset).is_dir():
-        args.dataset = str(Path(args.dataset).resolve())
+    args.dataset = reference.resolve(args.dataset).name
     if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
         weights = Path(args.pretrained).resolve()
         # The folder tells which run it was, and so how to train it again.

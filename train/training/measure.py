@@ -17,7 +17,7 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[st
     """Overall and per-class accuracy in percent, and the confusion matrix (rows: true class, columns: predicted).
 
     Args:
-        predictions, labels: int64 [n]; each class has a label at least, which `data.load` sees to.
+        predictions, labels: int64 [n]; each class has a label at least, which `loading.load` sees to.
     """
     n = len(class_names)
     confusion = np.bincount(labels * n + predictions, minlength=n * n).reshape(n, n)

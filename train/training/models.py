@@ -199,7 +199,7 @@ class Trained:
 
     Attributes:
         model: in evaluation mode.
-        dataset: as `data.load` takes it.
+        dataset: as `loading.load` takes it.
         folder: the card's or the run's, with the log of the training.
     """
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from train.data import reference
 from train.errors import UserError
 from train.files import FileError, read_json, write_json
 from train.training import recipes
@@ -65,7 +66,7 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[st
     """Key and both values of what differs; keys that an older version did not write are none."""
     for key, value in now.items():
         was = before.get(key, value)
-        if key == "dataset" and Path(value).is_dir():
+        if key == "dataset" and reference.recorded(value).folder:
             continue  # the digest of the pictures tells; the folder may have another path now
         if key == "settings":
             yield from _differing(was, value)
