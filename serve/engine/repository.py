@@ -90,6 +90,10 @@ class Repository:
         new = [Entry(name, "UNAVAILABLE", "not loaded") for name in find(self._settings.models)]
         return sorted({**{entry.name: entry for entry in new}, **self._entries}.values(), key=lambda entry: entry.name)
 
+    def missing(self) -> list[str]:
+        """List the models that are not loaded, of all that were tried: the broken and the unloaded."""
+        return sorted(name for name, entry in list(self._entries.items()) if entry.model is None)
+
     def load(self, name: str) -> None:
         """Load `name`, or load it anew. Raises ModelNotFound, ModelLoadError.
 

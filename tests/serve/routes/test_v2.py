@@ -187,7 +187,7 @@ def change(**more: Any) -> dict[str, Any]:
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "classification is -1"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]}, "binary_data is 'yes'"),
         (change(name="picture"), "input 'picture' is unknown; valid is 'image'"),
-        (change(datatype="FP32"), "valid is 'UINT8'"),
+        (change(datatype="FP32"), "valid are 'UINT8' and 'BYTES'"),
         (change(shape=[28, 28]), "valid is ['n', 28, 28, 1]"),
         (change(shape=[-1, 28, 28, 1]), "valid is ['n', 28, 28, 1]"),
         (change(shape=[0, 28, 28, 1]), "valid is ['n', 28, 28, 1]"),
