@@ -229,12 +229,12 @@ def read(kind: type[Record], file: Path) -> Record:
 
 
 def as_dict(record: Any) -> dict[str, Any]:
-    """A record's fields as JSON holds them; an earlier run that was published has no `run`."""
+    """Convert a record to what its JSON file holds. `Earlier.run` is left out where it is None."""
 
-    def present(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in fields if name != "run" or value is not None}
+    def known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in items if (key, value) != ("run", None)}
 
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record, dict_factory=present)))
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record, dict_factory=known)))
     return found
 
 

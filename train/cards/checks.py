@@ -16,13 +16,13 @@ from train.records import CardConfig, CardMetrics, Published
 from train.training import epoch_log, measure, models, recipes
 from zoo.catalog import DATASETS
 
-# The share of the images that another processor may classify differently; one image is always allowed. Float sums differ
-# in their last bits, which decides for an image on the border of two classes; quantised activations can be rounded the
-# other way in every layer.
+# The share of the images that another processor may classify differently; one image is always allowed. Float sums
+# differ in their last bits, which decides for an image on the border of two classes; quantised activations can be
+# rounded the other way in every layer.
 TOLERANCE = {"torch": 0.0002, "fp32": 0.0002, "int8": 0.001}
 
-# How far publishing may move the test accuracy, in points: storing the weights either way, quantisation down or, by luck,
-# up. One image is always allowed.
+# How far publishing may move the test accuracy, in points: storing the weights either way, quantisation down or, by
+# luck, up. One image is always allowed.
 STORED, INT8_LOSS, INT8_GAIN = 0.05, 0.2, 0.5
 
 # The paper's test accuracy for a dataset and a model, in percent; None where it reports none.

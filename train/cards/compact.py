@@ -1,7 +1,8 @@
 """From a trained network to the compact checkpoint that is published, which `zoo.compact` reads.
 
-VGG16 has nearly all of its parameters in two linear layers, and needs few of them: at the network's input size its pooled
-grid has few distinct cells (`train.speed.fold`), and the inputs of its 4,096 hidden units vary along few directions.
+VGG16 has nearly all of its parameters in two linear layers, and needs few of them: at the network's input size its
+pooled grid has few distinct cells (`train.speed.fold`), and the inputs of its 4,096 hidden units vary along few
+directions.
 """
 
 from typing import Any
@@ -19,8 +20,8 @@ from zoo.vgg import PooledVGG
 # Parameters from which on a network is stored in 8 bits, and elements from which on a matrix of such a network is.
 LARGE_NETWORK = 10_000_000
 LARGE_MATRIX = 2**16
-# Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images change by 1.4 % of
-# their standard deviation (improved, MNIST) and 0.6 % (vanilla, CIFAR-10), and 3 of 4,000 images get another class.
+# Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images change by 1.4 %
+# of their standard deviation (improved, MNIST) and 0.6 % (vanilla, CIFAR-10), and 3 of 4,000 images get another class.
 RANK = 64
 # Images that are processed at a time.
 BATCH = 250
@@ -29,9 +30,9 @@ BATCH = 250
 def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the state dict of a network in its published form.
 
-    Up to ten million parameters, matrices are stored in half precision. Above, large matrices are stored in blocks of 8
-    bits, and VGG16's hidden linear layers as factors of low rank, the first one only for the distinct cells of its grid.
-    Vectors (norms, biases) are few and stay as they are.
+    Up to ten million parameters, matrices are stored in half precision. Above, large matrices are stored in blocks of
+    8 bits, and VGG16's hidden linear layers as factors of low rank, the first one only for the distinct cells of its
+    grid. Vectors (norms, biases) are few and stay as they are.
 
     Args:
         model: in evaluation mode.
@@ -114,8 +115,8 @@ def principal(layer: nn.Linear, inputs: Tensor, rank: int) -> tuple[Tensor, Tens
     """
     outputs = layer(inputs)
     mean = outputs.mean(0)
-    # Only a few of 4,096 directions are needed. A randomised SVD with six iterations takes a fifteenth of the time of an
-    # eigendecomposition, and its residual is 1.00003 times as large.
+    # Only a few of 4,096 directions are needed. A randomised SVD with six iterations takes a fifteenth of the time of
+    # an eigendecomposition, and its residual is 1.00003 times as large.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sketch = min(rank + 16, *outputs.shape)
