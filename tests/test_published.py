@@ -232,8 +232,8 @@ def test_lost_weights_are_noticed(
 
 
 def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the recipe has changed, the flags restore a part of it, and the card names the commit that has the rest; the
-    same commit has the weights that the run started from.
+    """Where the recipe has changed, flags restore a part of it, and the card names the commit that has the rest; that
+    commit also has the weights that the run started from.
     """
     monkeypatch.setattr(arguments, "emulates_bf16", lambda: False)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
@@ -273,7 +273,7 @@ def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path, o
 def test_the_server_runs_what_was_measured(
     card: Path, shipped: loading.Dataset, outputs: dict[str, np.ndarray], precision: str
 ) -> None:
-    """On every processor, and on one core too: without 8-bit dot products, int8 is by default computed differently."""
+    """On every processor, and on one core too: without 8-bit dot products, int8 is computed differently by default."""
     images = shipped.test.images[:200].permute(0, 2, 3, 1).contiguous().numpy()
     model = load(card, Settings(precision=precision, device="cpu", threads=2))
     for run in (model.run, model.run_on_one_core):

@@ -133,6 +133,19 @@ def test_lies_are_found(
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("file", "key"), [("metrics.json", "epochs"), ("config.json", "label_names")])
+def test_a_missing_key_is_named(
+    twin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, key: str
+) -> None:
+    content = json.loads((twin / file).read_text())
+    del content[key]
+    (twin / file).write_text(json.dumps(content))
+    monkeypatch.setattr(metadata, "differing", lambda *_: [])
+    capsys.readouterr()
+    assert verify.main([str(twin), "--samples"]) == 1
+    assert capsys.readouterr().out == f"{twin.name}: {twin / file} has no {key!r}\n"
+
+
 def test_lies_of_the_training_that_agree_with_each_other_are_found(tmp_path: Path) -> None:
     card = models.card("improved_googlenet.mnist")
     truth, log = records.read(records.CardMetrics, card / "metrics.json"), card / "log.csv"

@@ -5,8 +5,8 @@ from train.records import CardMetrics, RunMetrics
 from train.training import recipes
 
 __all__ = [
-    "augmentation", "duration", "epochs", "input_sizes", "learning_rate", "memory", "precision", "recipe_and_teacher",
-    "size", "throughput",
+    "augmentation", "duration", "epoch_count", "epochs", "input_sizes", "learning_rate", "memory", "precision",
+    "recipe_and_teacher", "size", "throughput",
 ]  # fmt: skip
 
 FLIPS = {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}
@@ -49,6 +49,11 @@ def augmentation(ranges: Augmentation) -> list[str]:
     if ranges.cutout:
         phrases.append(f"Cutout of a square of {100 * ranges.cutout:g} % of the side")
     return phrases
+
+
+def epoch_count(number: int) -> str:
+    """Return a number of epochs: "1 epoch", "24 epochs"."""
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def learning_rate(recipe: recipes.Recipe) -> str:

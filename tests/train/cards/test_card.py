@@ -256,7 +256,7 @@ def test_card_of_own_images_names_their_folder(own_card: Path) -> None:
     assert parsed.data.eval_results is None
     assert "trained on the 2 classes of my insects." in text
     assert re.search(
-        r": 1 epochs of .* from the weights `first` \(1 epochs in \d+ s; [\d.]+ % on the test split\)\.", text
+        r": 1 epoch of .* from the weights `first` \(1 epoch in \d+ s; [\d.]+ % on the test split\)\.", text
     )
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
     args = arguments.parse(shlex.split(command))

@@ -196,11 +196,11 @@ def test_every_cell_of_the_tables_is_the_papers_and_ours(written: str) -> None:
         again = [model for model in paper.MODELS if (dataset, model) in repeats]
         for model in paper.MODELS:
             file = models.MODEL_CARDS / f"{model}.{dataset}" / "metrics.json"
-            ours = json.loads(file.read_text())["per_class_accuracy"] if file.is_file() else {}
+            mine = json.loads(file.read_text())["per_class_accuracy"] if file.is_file() else {}
             for name, theirs in paper.per_class(dataset, model).items():
                 (row,) = re.findall(rf"^\| {name} \|.*$", first, re.MULTILINE)
                 cell = row.split(" | ")[1 + paper.MODELS.index(model)].strip("| ")
-                assert cell == f"{theirs:.2f} / " + (f"{ours[name]:.2f}" if ours else "-")
+                assert cell == f"{theirs:.2f} / " + (f"{mine[name]:.2f}" if mine else "-")
                 if model in again:
                     (row,) = re.findall(rf"^\| {name} \|.*$", second, re.MULTILINE)
                     cell = row.split(" | ")[1 + again.index(model)].strip("| ")
@@ -216,9 +216,7 @@ def test_reproductions_decide_the_claims_that_they_can() -> None:
         for model, accuracy in (("vanilla_vgg16", 70.0), ("improved_vgg16", 90.0))
     }
     rows = table(tables.verdicts("cifar10", {}, runs)).splitlines()
-    assert rows[0] == (
-        "| Claim | In the paper's own table | In our results | In our runs of the paper's recipe |"
-    )
+    assert rows[0] == "| Claim | In the paper's own table | In our results | In our runs of the paper's recipe |"
     assert "| VGG improves by around 10 points | no: +3.04 points | - | no: +20.00 points |" in rows
     assert sum(row.endswith("| - |") for row in rows[2:]) == len(rows) - 3
     assert not any("our runs" in cell for cell in tables.verdicts("cifar10", {}, {})[0])
