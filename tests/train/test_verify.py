@@ -229,8 +229,8 @@ def test_evaluate_prints_what_the_card_states(card: Path, capsys: pytest.Capture
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["confusion_matrix"] == metrics["confusion_matrix"]
     written = {path.name for path in tmp_path.iterdir()}
-    pictures = {"per_class.png", "confusion_matrix.png", "mistakes.png", "components.png", "curves.png"}
-    assert written == {"figures.json", *pictures}
+    plots = {"per_class.png", "confusion_matrix.png", "mistakes.png", "components.png", "curves.png"}
+    assert written == {"figures.json", *plots}
     assert [row["epoch"] for row in found["log"]] == list(range(1, metrics["epochs"] + 1))
     (tmp_path / "file").touch()
     assert evaluate.main([str(card), "--data-dir", str(SAMPLES), "--output-dir", str(tmp_path / "file")]) == 2

@@ -162,11 +162,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_report_is_that_of_the_published_models(written: str, tmp_path: Path) -> None:
     root = models.MODEL_CARDS.parent
     assert (root / "REPORT.md").read_text() == written
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", written)
-    assert len(pictures) == 6 + 2 * len({dataset for dataset, _ in ours.reproductions()})
-    for picture in pictures:
-        assert (root / picture).stat().st_size > 5000
-        assert (tmp_path / picture).stat().st_size > 5000
+    plots = re.findall(r"!\[.*?\]\((.*?)\)", written)
+    assert len(plots) == 6 + 2 * len({dataset for dataset, _ in ours.reproductions()})
+    for plot in plots:
+        assert (root / plot).stat().st_size > 5000
+        assert (tmp_path / plot).stat().st_size > 5000
 
 
 TEACHER = records.TeacherRecord(
