@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_model
 from torch import nn
 
+from train import records
 from train.cards import provenance
 from train.data import loading, reference
 from train.data.preprocess import Preprocess
@@ -86,7 +87,8 @@ def fit(args: argparse.Namespace) -> None:
     }
     description = json.loads(json.dumps(description))  # as it will be read again
     if accelerator.is_main_process:
-        run_folder.prepare(folder, description, args.resume, provenance.earlier_runs(model_name, args.pretrained))
+        earlier = [records.as_dict(run) for run in provenance.earlier_runs(model_name, args.pretrained)]
+        run_folder.prepare(folder, description, args.resume, earlier)
     accelerator.wait_for_everyone()
     if model is None:
         accelerator.print(f"{folder} is complete: nothing to resume")

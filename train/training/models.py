@@ -14,7 +14,7 @@ from train.errors import UserError
 from train.files import read_json, sha256
 from train.training import recipes
 from zoo.catalog import NETWORKS
-from zoo.pretrained import MODEL_CARDS
+from zoo.pretrained import MODEL_CARDS as MODEL_CARDS
 
 # What `Preprocess` does, as a cfg tells it.
 AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}

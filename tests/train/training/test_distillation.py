@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from conftest import SAMPLES, outcome, reset_accelerate
 from torch import Tensor, nn
 
-from train.cards import card as readme
-from train.cards import provenance, publishing
+from train import records
+from train.cards import model_card, provenance, publishing
 from train.data import loading
 from train.data.preprocess import Preprocess
 from train.paper import paper
@@ -197,21 +197,28 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     published = publishing.publish(tmp_path / "by-card", tmp_path / "published", SAMPLES, False, paper.accuracy)
     metrics = json.loads((published / "metrics.json").read_text())
     text = (published / "README.md").read_text()
-    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in provenance.command(metrics)
-    assert "The loss is 0.1 of the cross-entropy with the labels and 0.9 of the divergence from the soft" in text
+    settings = records.read(records.RunSettings, published / "metrics.json")
+    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in provenance.command(settings)
+    assert "the loss is 0.1 of the cross-entropy with the labels plus 0.9 of the Kullback-Leibler divergence" in text
     sha256 = by_card["safetensors_sha256"][:16]
-    for commit, when in (("c0ffee", "at commit `c0ffee`"), ("c0ffee+", "at commit `c0ffee`"), (None, "then")):
+    for commit, when in (
+        ("c0ffee", "at commit `c0ffee`"),
+        ("c0ffee+", "at commit `c0ffee`"),
+        (None, "at the time"),
+    ):
         (published / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit}))
-        text = readme.render(published)
-        assert f"The teacher `{card.name}` is what was published {when} (SHA-256 `{sha256}...`" in text
+        text = model_card.render(published)
+        assert f"The teacher is `{card.name}` as published {when} (SHA-256 `{sha256}...`" in text
     metrics["teacher"] = by_run
     (published / "metrics.json").write_text(json.dumps(metrics))
-    assert f"The teacher `{run_folder.name}` lies where the network was trained" in readme.render(published)
+    words = f"The teacher is `{run_folder.name}`, which is available only where the network was trained"
+    assert words in model_card.render(published)
 
     # From there on, what it learnt from goes with it.
     (earlier,) = provenance.earlier_runs(metrics["model"], str(tmp_path / "by-run"))
-    assert earlier["run"]["teacher"] == by_run
-    assert f"--teacher {run_folder.name} " in provenance.command(earlier["run"])
+    assert earlier.run is not None
+    assert records.as_dict(earlier.run.teacher) == by_run
+    assert f"--teacher {run_folder.name} " in provenance.command(earlier.run)
 
 
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
