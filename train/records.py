@@ -221,8 +221,12 @@ def read(kind: type[Record], file: Path) -> Record:
 
 
 def as_dict(record: Any) -> dict[str, Any]:
-    """A record's fields as JSON holds them."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))
+    """Convert a record to what its JSON file holds. `Earlier.run` is left out where it is None."""
+
+    def known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in items if (key, value) != ("run", None)}
+
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record, dict_factory=known)))
     return found
 
 

@@ -14,7 +14,8 @@ from train.files import write_json
 from train.onnx_export import metadata
 from train.onnx_export.runtime import predict
 from train.speed import convolution
-from train.training import epoch_log, loop, measure, models, plots
+from train.training import epoch_log, measure, models, plots
+from train.training.predict import predict as predict_split
 
 RUNTIMES = ("torch", "onnx", "onnx-int8")
 
@@ -76,7 +77,7 @@ def torch_outputs(model: nn.Module, split: loading.Split, features: bool = False
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     network = (Features(model) if features else model).to(accelerator.device)
     with convolution.faster(network):
-        return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+        return predict_split(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
 
 
 def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str, Any]) -> None:

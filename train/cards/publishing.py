@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from train import records
 from train.cards import card, checks
 from train.cards.checks import Reported
 from train.cards.compact import compact
@@ -42,7 +43,8 @@ def publish(
             kept in.
         data.DataError: the run's dataset cannot be had, or has other classes now.
     """
-    model, run = models.load_run(run_folder)
+    model, description = models.load_run(run_folder)
+    run = records.as_dict(description)
     name = dataset_name(run["dataset"])
     if target is None and run["recipe"] == "paper" and name in DATASETS:
         raise models.ModelError(

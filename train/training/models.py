@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
+from train import records
 from train.errors import UserError
 from train.files import read_json, sha256
+from train.records import RunDescription, RunMetrics, TeacherRecord
 from train.training import recipes
 from zoo.catalog import NETWORKS
 from zoo.pretrained import MODEL_CARDS
@@ -131,7 +133,7 @@ def overlay(path: Path) -> dict[str, Any]:
         raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
     # timm drops a classifier of another size than the cfg's: tell it how many classes these weights have.
     if (run := file.parent / "args.json").is_file():
-        return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+        return {"file": str(file), "num_classes": len(records.read(RunDescription, run).class_names)}
     if (card := file.parent / "config.json").is_file():
         return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
     return {"file": str(file)}
@@ -150,26 +152,18 @@ def require_finished(folder: Path, *files: str) -> None:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
 
 
-def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that a finished run left, in evaluation mode, and the run's `args.json`.
+def load_run(folder: Path) -> tuple[nn.Module, RunDescription]:
+    """Load the model that a finished run left, in evaluation mode, and the run's description.
 
     Raises:
-        ModelError: the folder is no finished run, or damaged.
+        ModelError: the run is not finished.
+        FileError: its description is damaged.
     """
     require_finished(folder, "model.safetensors")
-    run = read_json(folder / "args.json")
-    # Runs of older versions do not name their channels.
-    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
-    recipe = recipes.of_settings(run["settings"])
-    model = create(
-        run["model"],
-        run["dataset"],
-        len(run["class_names"]),
-        in_chans,
-        str(folder),
-        recipe.side,
-        **run["model_kwargs"],
-    )
+    run = records.read(RunDescription, folder / "args.json")
+    in_chans = run.in_chans or input_config(tagged(run.model, run.dataset))["input_size"][0]
+    side = recipes.of_settings(run.settings, folder / "args.json").side
+    model = create(run.model, run.dataset, len(run.class_names), in_chans, str(folder), side, **run.model_kwargs)
     return model.eval(), run
 
 
@@ -213,15 +207,18 @@ class Trained:
     def title(self) -> str:
         return self.folder.resolve().name
 
-    def identity(self) -> dict[str, Any]:
-        """What tells it from others, those that may take its name after it among them."""
-        metrics = read_json(self.folder / "metrics.json")
-        return {
-            "name": self.title,
-            "published": self.published,
-            "safetensors_sha256": sha256(self.folder / "model.safetensors"),
-            **{key: metrics[key] for key in ("test_accuracy", "git_commit")},
-        }
+    def as_teacher(self, share: float, temperature: float) -> TeacherRecord:
+        """Describe it as the teacher of a run, so that it is not mistaken for a later network of the same name."""
+        metrics = records.read(RunMetrics, self.folder / "metrics.json")
+        return TeacherRecord(
+            name=self.title,
+            published=self.published,
+            safetensors_sha256=sha256(self.folder / "model.safetensors"),
+            test_accuracy=metrics.test_accuracy,
+            git_commit=metrics.git_commit,
+            share=share,
+            temperature=temperature,
+        )
 
 
 def load(name: str) -> Trained:
@@ -233,7 +230,7 @@ def load(name: str) -> Trained:
     if (Path(name) / "args.json").is_file():
         folder = Path(name)
         model, run = load_run(folder)
-        return Trained(model, run["class_names"], run["dataset"], folder, published=False)
+        return Trained(model, run.class_names, run.dataset, folder, published=False)
     folder = card(name)
     model, config = load_card(folder)
     return Trained(model, config["label_names"], config["dataset"], folder, published=True)

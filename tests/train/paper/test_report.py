@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train import publish, report
+from train import publish, records, report
 from train.paper import claims, kept_runs, paper, report_tables
 from train.paper import report as library
 from train.training import models, recipes
@@ -295,7 +295,8 @@ def test_other_runs_are_refused(
 def test_a_run_of_the_papers_recipe_does_not_replace_published_weights(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(models, "load_run", lambda folder: (None, json.loads((folder / "args.json").read_text())))
+    read = lambda folder: (None, records.read(records.RunDescription, folder / "args.json"))  # noqa: E731
+    monkeypatch.setattr(models, "load_run", read)
     assert publish.main([str(run)]) == 2
     assert f"python train/report.py {run}" in capsys.readouterr().err
 
