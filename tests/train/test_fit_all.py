@@ -1,6 +1,5 @@
 """The queue of runs: what is complete is left alone, what fails stops nothing, a signal loses nothing."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,16 +28,16 @@ folder.mkdir(parents=True, exist_ok=True)
 wish = pathlib.Path(sys.argv[0]).parent / values["--model"]
 with (folder / "starts").open("a") as file:
     print(time.time(), *sys.argv[1:], file=file)
-lock = run_folder.alone(folder)
-lock.__enter__()
 def stop(*_):
     time.sleep(0.5)
     (folder / "saved").touch()
     lock.__exit__(None, None, None)
     sys.exit(130)
-signal.signal(signal.SIGTERM, stop)
 if wish.is_file() and wish.read_text() == "fail":
     sys.exit("fit.py: nothing to learn")
+lock = run_folder.alone(folder)
+lock.__enter__()
+signal.signal(signal.SIGTERM, stop)
 log = folder / "log.csv"
 if not log.is_file():
     log.write_text("epoch,validation_accuracy\\n")
@@ -143,9 +141,8 @@ def test_a_failure_is_told_and_stops_no_other(
 def test_never_more_side_by_side_than_asked_for(tmp_path: Path, launcher: str, jobs: int) -> None:
     names = ["vanilla_vgg16", "improved_vgg16", "vanilla_googlenet"]
     assert run(tmp_path, launcher, "--models", *names, "--datasets", "mnist", "--jobs", str(jobs)) == 0
-    spans = []
-    for folder in (tmp_path / "runs").glob("*/"):
-        spans.append([float(line.split()[0]) for line in (folder / "starts").read_text().splitlines()])
+    starts = [(folder / "starts").read_text().splitlines() for folder in (tmp_path / "runs").glob("*/")]
+    spans = [[float(line.split()[0]) for line in lines] for lines in starts]
     for start, _ in spans:
         assert sum(begin <= start < end for begin, end in spans) <= jobs
 

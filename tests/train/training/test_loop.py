@@ -26,6 +26,9 @@ from train.training.progress import NonFiniteLossError, Progress
 from train.training.recipes import Recipe
 
 PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
+# Training and validation losses of two epochs, and the sum of the weights' absolute values.
+LOSSES = [2.290081739425659, 2.348991870880127, 2.2747512658437095, 2.411522626876831]
+WEIGHTS = 179.8556963801384
 
 
 @pytest.fixture(autouse=True)
@@ -333,7 +336,7 @@ def test_a_later_signal_acts_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert stop.requested
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
-        monkeypatch.setattr(interrupt, "ONE_WISH_SECONDS", 0)
+        monkeypatch.setattr(interrupt, "ONE_REQUEST_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
