@@ -69,7 +69,7 @@ def _parser() -> Parser:
     what.add_argument(
         "--dataset",
         required=True,
-        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id: owner/name, or "
+        help="mnist, cifar10, a folder of images (a sub-folder for each class), or a Hub id: owner/name, or "
         "owner/name:configuration",
     )
     what.add_argument(

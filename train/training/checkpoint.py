@@ -69,7 +69,7 @@ def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
         damaged.append(folder)
         accelerator.print(f"{folder} is damaged ({damage}): trying the state before it")
     if folders:
-        raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start anew")
+        raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start again")
     return None
 
 
