@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_networks
 from conftest import SAMPLES, Child
 
 from train.records import RunDescription
@@ -22,7 +23,10 @@ def description(seed: int = 0) -> RunDescription:
 def test_two_runs_started_at_once_do_not_both_train(start: Callable[..., Child], tmp_path: Path) -> None:
     """In one new folder, with different seeds: `args.json` is that of the run that trains."""
     folder = tmp_path / "run"
-    children = [start(*ARGUMENTS, "--epochs", 5000, "--seed", seed, "--output-dir", folder) for seed in (1, 2)]
+    slowly = (tiny_networks.make_run_folder_slowly, 5)
+    children = [
+        start(*ARGUMENTS, "--epochs", 5000, "--seed", seed, "--output-dir", folder, before=slowly) for seed in (1, 2)
+    ]
     for child in children:
         child.wait_for(lambda child=child: _decided(child))
     (first,) = (child for child in children if "Epoch 1/" in child.text())
