@@ -15,7 +15,8 @@ from train.onnx_export import metadata
 from train.onnx_export.runtime import predict
 from train.records import SplitMetrics, as_dict
 from train.speed import convolution
-from train.training import epoch_log, loop, measure, models, plots
+from train.training import epoch_log, measure, models, plots
+from train.training.predict import predict as predict_split
 
 RUNTIMES = ("torch", "onnx", "onnx-int8")
 # How many of the most confident mistakes are shown.
@@ -82,7 +83,7 @@ def torch_outputs(model: nn.Module, split: loading.Split, features: bool = False
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     network = (Features(model) if features else model).to(accelerator.device)
     with convolution.faster(network):
-        found: np.ndarray = loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+        found: np.ndarray = predict_split(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
     return found
 
 

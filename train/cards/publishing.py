@@ -45,8 +45,7 @@ def publish(
             the target holds something other than a card; or a weight is too large for half precision.
         DataError: the run's dataset is not available, or has other classes now.
     """
-    model, _ = models.load_run(run_folder)
-    run = records.read(RunDescription, run_folder / "args.json")
+    model, run = models.load_run(run_folder)
     name = dataset_name(run.dataset)
     if target is None and run.recipe == "paper" and recorded(name).paper:
         raise models.ModelError(

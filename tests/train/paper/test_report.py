@@ -313,7 +313,11 @@ def test_runs_that_differ_from_the_papers_are_refused(
 def test_a_run_of_the_papers_recipe_does_not_replace_published_weights(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(models, "load_run", lambda folder: (None, json.loads((folder / "args.json").read_text())))
+    def read(folder: Path) -> tuple[None, records.RunDescription]:
+        values = {"seed": 0, "class_names": [], **json.loads((folder / "args.json").read_text())}
+        return None, records.parse(records.RunDescription, values, folder / "args.json")
+
+    monkeypatch.setattr(models, "load_run", read)
     assert publish.main([str(run)]) == 2
     assert f"python train/report.py {run}" in capsys.readouterr().err
 
