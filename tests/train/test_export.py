@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,8 @@ def test_onnx_metadata(card: Path, dataset: loading.Dataset, precision: str, var
     images, labels = dataset.test.images, dataset.test.labels.numpy()
     accuracy = 100 * np.mean(runtime.predict(card / file, images).argmax(1) == labels)
     assert float(found["accuracy"]) == pytest.approx(accuracy, abs=0.006)
+    versions = json.loads(found["library_versions"])
+    assert (versions["timm"], versions["onnxruntime"]) == (timm.__version__, onnxruntime.__version__)
     cfg = json.loads(found["pretrained_cfg"])
     assert cfg["input_size"] == [PIXELS[dataset.name][2], *PIXELS[dataset.name][:2]]
 
@@ -180,6 +184,30 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
     assert not metadata.outdated(twin)
     shutil.copy(twin / "model.int8.onnx", twin / "model.int8-amx.onnx")
     assert metadata.differing(twin, "model.int8-amx.onnx") == ["variant"]
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnx-ir", "onnxruntime", "onnxscript", "timm", "torch"])
+def test_files_of_other_library_versions_are_outdated(
+    library: str, twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_another(name: str) -> str:
+        return "99.9" if name == library else version(name)
+
+    monkeypatch.setattr(metadata, "version", of_another)
+    if library == "onnxruntime":  # which goes by several names as a package
+        monkeypatch.setattr(metadata, "onnxruntime", SimpleNamespace(__version__="99.9"))
+    for name in metadata.ALL_FILES:
+        assert metadata.differing(twin, name) == ["library_versions"]
+    assert metadata.outdated(twin)
+    assert metadata._library_versions()[library] == "99.9"
+
+
+def test_the_build_of_torch_does_not_count(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU has another one than a machine without; the content is the same."""
+    number = version("torch").partition("+")[0]
+    for build_of_torch in (number, f"{number}+cpu", f"{number}+cu130"):
+        monkeypatch.setattr(metadata, "version", lambda name: build_of_torch if name == "torch" else version(name))  # noqa: B023
+        assert not metadata.outdated(twin)
 
 
 @pytest.mark.parametrize("name", metadata.SOURCES)

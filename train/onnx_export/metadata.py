@@ -1,14 +1,16 @@
 """The metadata of the ONNX files, and whether a file is up to date.
 
-The metadata name the weights, the card and the code that a file was built from.
+The metadata name the weights, the card, the code and the library versions that a file was built from.
 """
 
 import hashlib
 import json
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError
 
 from train.files import read_json, sha256
@@ -46,6 +48,7 @@ def metadata(card: Path, file: str) -> dict[str, str]:
             {key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
         ),
         "sources_sha256": _sources_sha256(),
+        "library_versions": json.dumps(_library_versions()),
         "precision": precision,
     }
     if file == AMX_FILE:
@@ -63,6 +66,23 @@ def _sources_sha256() -> str:
         for path in sorted(models.REPOSITORY.glob(pattern)):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _library_versions() -> dict[str, str]:
+    """The versions of the libraries that can change a file's content.
+
+    - torch folds the weights, traces the network and exports it;
+    - timm has layers of the networks, and loads their weights;
+    - onnxscript and onnx-ir translate torch's operators and optimise the graph;
+    - onnx infers the shapes that small_maps.py goes by, and writes the file;
+    - onnxruntime calibrates and quantises.
+
+    torch's version counts without its build (`+cpu`, `+cu130`), as the export runs on the CPU with any of them.
+    ONNX Runtime is asked itself, as its GPU build is another package. numpy and protobuf do not count: they only
+    compute and store what the others decide.
+    """
+    found = {name: version(name) for name in ("onnx", "onnx-ir", "onnxscript", "timm")}
+    return {**found, "onnxruntime": onnxruntime.__version__, "torch": version("torch").partition("+")[0]}
 
 
 def stated(file: Path) -> dict[str, str]:
@@ -84,7 +104,7 @@ def differing(card: Path, file: str) -> list[str]:
 
 
 def outdated(card: Path) -> bool:
-    """Whether a published model's ONNX files are missing, or built from other weights, another card or other code."""
+    """Whether a published model's ONNX files are missing, or built from other weights, code or library versions."""
     try:
         return any(differing(card, file) for file in ALL_FILES)
     except (OSError, ValueError, KeyError):  # a damaged card: `export` says what is wrong with it
