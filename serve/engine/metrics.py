@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. One registry per server, so that several in one process do not mix."""
+"""The metrics that Prometheus reads at /metrics. Each server has its own registry, so several fit in one process."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
