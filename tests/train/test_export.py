@@ -23,6 +23,7 @@ from conftest import DATASETS, SAMPLES, torch_logits
 from torch import nn
 
 from train import export
+from train.cards import checks
 from train.data import loading
 from train.onnx_export import build, graph, metadata, quantize, runtime, small_maps
 from train.training import models
@@ -184,6 +185,13 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
     assert not metadata.outdated(twin)
     shutil.copy(twin / "model.int8.onnx", twin / "model.int8-amx.onnx")
     assert metadata.differing(twin, "model.int8-amx.onnx") == ["variant"]
+
+
+@pytest.mark.parametrize("name", metadata.ALL_FILES)
+def test_a_card_without_one_of_its_files_is_no_verified_card(name: str, twin: Path) -> None:
+    (twin / name).unlink()
+    (line,) = checks.differences(twin, SAMPLES, True, lambda dataset, model: None)
+    assert line.startswith(f"{name} is not built")
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnx-ir", "onnxruntime", "onnxscript", "timm", "torch"])
