@@ -13,7 +13,7 @@ from train.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, which replaces it when the block ends without an exception.
 
     A crash leaves the old file or the new one, never a part.
@@ -63,7 +63,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 

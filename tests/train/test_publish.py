@@ -26,8 +26,9 @@ from train.training import models
 
 
 def test_the_folder_is_complete(card: Path) -> None:
-    expected = "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.int8.onnx model.onnx"
-    assert sorted(path.name for path in card.iterdir()) == [*expected.split(), "model.safetensors"]
+    written = "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.safetensors"
+    expected = sorted([*written.split(), "model.onnx", "model.int8.onnx", "model.int8-amx.onnx"])
+    assert sorted(path.name for path in card.iterdir()) == expected
     assert card.stat().st_mode & 0o777 == card.parent.stat().st_mode & 0o777 | 0o055
     assert not list(card.parent.glob(".publishing-*"))
 

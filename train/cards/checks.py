@@ -70,8 +70,8 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
     if missing := _missing(folder):
         yield missing
         return
-    for precision, file in metadata.FILES.items():
-        if wrong := metadata.differing(folder, precision):
+    for file in metadata.ALL_FILES:
+        if wrong := metadata.differing(folder, file):
             yield f"{file} is missing or out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
             return
     metrics = records.read(CardMetrics, folder / "metrics.json")

@@ -19,7 +19,7 @@ from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
 from train.data.reference import DataError, recorded, resolve
-from train.files import replacing, write_json, write_text
+from train.files import atomic_write, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import RunDescription, RunMetrics
 from train.training import models, plots
@@ -146,7 +146,7 @@ def _store(
         tensors = model.state_dict() if full_precision else compact(model, images)
     except ValueError as error:  # a weight is too large for half precision
         raise models.ModelError(str(error)) from error
-    with replacing(folder / "model.safetensors") as temporary:
+    with atomic_write(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     cfg = models.pretrained_cfg(model)
     cfg["tag"] = recorded(name).tag

@@ -16,7 +16,7 @@ from train import records
 from train.data import loading
 from train.data.preprocess import Preprocess
 from train.data.reference import recorded
-from train.files import replacing
+from train.files import atomic_write
 from train.records import Earlier, RunDescription, RunMetrics
 from train.speed import convolution
 from train.speed.allocator import keep_freed_memory
@@ -83,7 +83,7 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
         metrics = test(args, accelerator, dataset, model, progress)
         if accelerator.is_main_process:
-            with replacing(folder / "model.safetensors") as temporary:
+            with atomic_write(folder / "model.safetensors") as temporary:
                 save_model(model.cpu().to(memory_format=torch.contiguous_format), str(temporary))
             records.write(metrics, folder / "metrics.json")
             print(f"Test accuracy {metrics.test_accuracy:.2f} % on {metrics.test_images:,} images; run folder {folder}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from train.files import replacing
+from train.files import atomic_write
 
 # The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
@@ -152,5 +152,5 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
 def _save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
