@@ -197,8 +197,8 @@ LENGTH: dict[str, Any] = {
 }
 IMAGE: dict[str, Any] = {
     "required": True,
-    "description": "PNG, JPEG, WebP, AVIF, GIF (first frame) or BMP (no run lengths), as the body, or one or several in the "
-    "form's field `file`",
+    "description": "PNG, JPEG, WebP, AVIF, GIF (first frame) or BMP (no run lengths), as the body, or one or several "
+    "in the form's field `file`",
     "content": {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
