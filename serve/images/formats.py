@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from PIL import (
@@ -59,12 +60,20 @@ if AvifImagePlugin.SUPPORTED:  # not by every build of Pillow
         AvifImagePlugin.AvifImageFile,
     )
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # other requests need the cores too
+with suppress(ImportError):  # an optional dependency
+    from pillow_heif import options
+    from pillow_heif.as_plugin import HeifImageFile
+
+    # Its decoder refuses coded images that are larger than the file states.
+    READERS["HEIC"] = (re.compile(rb".{4}ftyp(?:hei[cxms]|mif1.{4}(?:.{4}){0,15}hei[cxms])", re.DOTALL), HeifImageFile)
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    options.DECODE_THREADS = 1
 # The most pixels a side: PNG's decoder keeps two rows beside the image.
 MAX_SIDE = 2**18
 TILE_PIXELS = 1_000_000
 # The most bytes that may precede the pixels: texts, colour profiles, previews. Pillow's time for some of them grows
-# with the square of their length. GIFs have little there; WebP and AVIF are read whole by libraries of their own.
-MAX_HEAD = {"GIF": 2**18, "WEBP": math.inf, "AVIF": math.inf}
+# with the square of their length. GIFs have little there; these others are read whole by libraries of their own.
+MAX_HEAD = {"GIF": 2**18, "WEBP": math.inf, "AVIF": math.inf, "HEIC": math.inf}
 MAX_HEAD_ELSE = 2**22
 # A JPEG file may code its pixels in any number of scans of twelve bytes each. Progressive files have about ten.
 MAX_SCANS = 100
@@ -174,7 +183,7 @@ def _unknown() -> BadImage:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     # Their decoders keep several copies of the image.
-    most = max_pixels // 2 if image.format in ("WEBP", "AVIF") else max_pixels
+    most = max_pixels // 2 if image.format in ("WEBP", "AVIF", "HEIF") else max_pixels
     if width * height > most:
         raise BadImage(413, f"the image is too large: {width}x{height}, at most {most:,} pixels")
     if max(image.size) > MAX_SIDE:
