@@ -59,10 +59,7 @@ def difference(before: Iterable[Row], now: Iterable[Row]) -> str | None:
     An image is known by its content: one that is renamed is the same, one that is edited is removed and added.
     """
     was, is_ = list(before), list(now)
-    counts = Counter(row[1:] for row in is_)
-    counts.subtract(Counter(row[1:] for row in was))
-    added = [row for row in is_ if counts[row[1:]] > 0]
-    removed = [row for row in was if counts[row[1:]] < 0]
+    added, removed = _beyond(is_, was), _beyond(was, is_)
     moved_to = {row.sha256: row for row in added}
     moved = [row for row in removed if row.sha256 in moved_to]
     known = {row.sha256 for row in moved}
@@ -77,6 +74,18 @@ def difference(before: Iterable[Row], now: Iterable[Row]) -> str | None:
             f"{other.label!r}, {other.split})"
         )
     return ", ".join(part for part in parts if part) or None
+
+
+def _beyond(rows: list[Row], others: list[Row]) -> list[Row]:
+    """Select the rows that have no counterpart among others, each of which is one row's alone."""
+    left = Counter(row[1:] for row in others)
+    found = []
+    for row in rows:
+        if left[row[1:]]:
+            left[row[1:]] -= 1
+        else:
+            found.append(row)
+    return found
 
 
 def _count(what: str, rows: list[Row]) -> str:
