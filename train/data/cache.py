@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from train.files import replacing
+from train.files import atomic_write
 
 # Of all files together. MNIST and CIFAR-10 take 240 MB; a larger split than this is not cached at all.
 MAX_BYTES = 4 * 1024**3
@@ -57,8 +57,8 @@ def write(file: Path, **arrays: np.ndarray) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as aside:
-            np.savez(aside, allow_pickle=False, **arrays)
+        with atomic_write(file) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
         _prune(file.parent)
     except OSError as error:
         logger.warning("decoded images are not cached, so the next run decodes them again: %s", error)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from train.files import FileError, replacing
+from train.files import FileError, atomic_write
 
 FILE = "files.csv"
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 def write(rows: Iterable[Row], file: Path) -> None:
     """Write a list, atomically."""
-    with replacing(file) as aside, aside.open("w", newline="") as stream:
+    with atomic_write(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(Row._fields)
         writer.writerows(rows)
