@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from train.errors import UserError
 from zoo import catalog
@@ -60,6 +61,20 @@ class DataOptions:
         if validation + test >= 1:
             raise DataError(f"{validation:g} to validate and {test:g} to test leave nothing to train on")
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "DataOptions":
+        """Read the options that a run or a card records."""
+        try:
+            return cls(**values)
+        except TypeError:
+            known = ", ".join(FLAGS)
+            raise DataError(f"unknown data options {', '.join(values.keys() - FLAGS)}: valid are {known}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options that are set, as a run records them."""
+        default = DataOptions()
+        return {field: getattr(self, field) for field in FLAGS if getattr(self, field) != getattr(default, field)}
+
     @property
     def shares(self) -> tuple[float, float]:
         """The shares to validate and to test on."""
@@ -70,11 +85,10 @@ class DataOptions:
 
     def given(self, *fields: str) -> list[str]:
         """List the flags of the options that are set, of these fields or of all."""
-        default = DataOptions()
-        return [FLAGS[field] for field in fields or FLAGS if getattr(self, field) != getattr(default, field)]
+        return [FLAGS[field] for field in fields or FLAGS if field in self.as_dict()]
 
 
-# By field of `DataOptions`.
+# Of `train/fit.py`, by field of `DataOptions`.
 FLAGS = {
     "image_column": "--image-column",
     "label_column": "--label-column",
