@@ -1,5 +1,11 @@
 """Read a dataset of tables with the `datasets` library: from the Hub, or from a folder in the Hub's layout."""
 
+import atexit
+import errno
+import logging
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ from train.data.reference import SPLITS, DataError, DataOptions
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 # Of these, labels may be plain numbers or words.
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+logger = logging.getLogger(__name__)
 LABEL_TYPES = ("string", "large_string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 
 
@@ -59,14 +66,33 @@ def _read(name: str, source: str, configuration: str | None) -> datasets.Dataset
     else:
         datasets.enable_progress_bars()
     try:
-        return datasets.load_dataset(source, configuration)
+        elsewhere = _temporary_cache(Path(datasets.config.HF_DATASETS_CACHE))
+        return datasets.load_dataset(source, configuration, **({"cache_dir": elsewhere} if elsewhere else {}))
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
         raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}") from error
+
+
+@cache
+def _temporary_cache(folder: Path) -> str | None:
+    """Make a folder, until the process ends, for the library's files where its cache cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # the temporary folder is no better
+            raise
+        logger.warning("the cache of datasets cannot be written to, so each run prepares them again: %s", error)
+    temporary = tempfile.mkdtemp(prefix="datasets-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # it does not say where
+        return f"no space left on the device of {datasets.config.HF_DATASETS_CACHE} (HF_HOME names another place)"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from train.data import cache, loading
+from train.data.reference import DataError
 
 
 @pytest.fixture
@@ -112,6 +113,32 @@ def test_an_unwritable_cache_does_not_end_a_run(
     assert colour_of(dataset, "bee") == [200, 0]
     assert "decoded images are not cached" in caplog.text
     assert all("\n" not in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("obstacle", ["the cache is a file", "its parent is a file"])
+def test_tables_need_no_cache_that_can_be_written_to(
+    samples: Path, tmp_path: Path, obstacle: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "cache" if obstacle == "its parent is a file" else tmp_path / "file"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", place)
+    assert len(loading.load("mnist", samples).test) == 1000
+    assert "the cache of datasets cannot be written to" in caplog.text
+
+
+def test_a_full_disk_is_named(samples: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library prepares is needed, other than the decoded images."""
+
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(DataError) as error:
+        loading.load("mnist", samples)
+    assert f"no space left on the device of {folder.parent} (HF_HOME names another place)" in str(error.value)
 
 
 def test_a_full_disk_does_not_end_a_run(

@@ -211,7 +211,10 @@ def test_a_classifier_of_other_classes_is_not_taken_over(
 
 
 def test_published_weights_of_as_many_other_classes(tmp_path: Path) -> None:
-    names = list("0123456789")
-    assert models.classes_of("published", "vanilla_resnet18.mnist") == names
-    assert models.classes_of("published", "vanilla_resnet18.cifar10") != names
-    assert models.classes_of(str(tmp_path / "weights.safetensors"), "vanilla_resnet18.mnist") is None
+    assert models.classes_of("published", "vanilla_googlenet.mnist") == list("0123456789")
+    assert models.classes_of(str(tmp_path / "weights.safetensors"), "vanilla_googlenet.mnist") is None
+    options = (str(tmp_path), 10, 3, "published", None)
+    whole = models.create("vanilla_googlenet.cifar10", *options)
+    own = models.create("vanilla_googlenet.cifar10", *options, class_names=list("abcdefghij"))
+    assert torch.equal(own.conv1.conv.weight, whole.conv1.conv.weight)
+    assert not torch.equal(own.fc.weight, whole.fc.weight)
