@@ -78,7 +78,7 @@ class Dataset:
         each = f"{counts.min():,}" + (f" to {counts.max():,}" if counts.min() < counts.max() else "")
         train, validation, test = map(len, splits)
         return (
-            f"{train + validation + test:,} images of {len(self.class_names):,} classes ({each} in each class): "
+            f"Read {train + validation + test:,} images of {len(self.class_names):,} classes ({each} in each class): "
             f"{train:,} to train, {validation:,} to validate, {test:,} to test"
             + "".join(f"; {note}" for note in self.notes)
         )

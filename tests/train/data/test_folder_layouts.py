@@ -46,7 +46,7 @@ def test_one_line_says_what_was_read(insects: Path) -> None:
     dataset = load(insects)
     sizes = tuple(map(len, (dataset.train, dataset.validation, dataset.test)))
     assert dataset.summary() == (
-        "37 images of 2 classes (17 to 20 in each class): "
+        "Read 37 images of 2 classes (17 to 20 in each class): "
         "{} to train, {} to validate, {} to test".format(*sizes)
     )  # fmt: skip
 

@@ -57,8 +57,8 @@ def test_a_run_says_what_it_read_and_keeps_the_list(
     assert not (tmp_path / "run").exists()
     status, output, errors = run(*arguments, "--skip-unreadable")
     assert (status, errors) == (0, "")
-    (line,) = [line for line in output.splitlines() if " images of 3 classes (" in line and "Training" not in line]
-    assert line.startswith("89 images of 3 classes (29 to 30 in each class): ")
+    (line,) = [line for line in output.splitlines() if line.startswith("Read ")]
+    assert line.startswith("Read 89 images of 3 classes (29 to 30 in each class): ")
     assert "1 of 91 files are not images" in line
     assert "1 of 90 images cannot be read and are left out, among them ant/0.png" in line
     rows = manifest.read(tmp_path / "run" / "files.csv")
