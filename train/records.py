@@ -48,6 +48,7 @@ class RunSettings:
     Attributes:
         settings: the recipe's fields, as `recipes.of_settings` reads them.
         pretrained: "published", or the weights that it started from; None for random ones.
+        data_options: the fields of `DataOptions` that were set.
     """
 
     model: str
@@ -59,6 +60,7 @@ class RunSettings:
     overfit: int | None = None
     pretrained: str | None = None
     teacher: TeacherRecord | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,7 @@ class CardConfig:
         label_names: the class names, in the order of the labels.
         dataset: as `--dataset` takes it.
         image_size: of the dataset's own images, (height, width, channels) in pixels.
+        data_options: the fields of `DataOptions` that were set.
     """
 
     architecture: str
@@ -188,6 +191,7 @@ class CardConfig:
     image_size: tuple[int, int, int]
     pretrained_cfg: dict[str, Any]
     model_args: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
 
 
 def parse(kind: type[Record], values: dict[str, Any], source: Path) -> Record:

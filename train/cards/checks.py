@@ -10,7 +10,7 @@ from train import records
 from train.cards import evaluation, model_card
 from train.data import loading
 from train.data.batches import batches
-from train.data.reference import recorded
+from train.data.reference import DataOptions, recorded
 from train.files import FileError, read_json, sha256, write_json, write_text
 from train.onnx_export import build, metadata, runtime
 from train.records import CardConfig, CardMetrics, Published
@@ -121,7 +121,7 @@ def _to_measure(
             raise FileError(f"{folder / 'metrics.json'} is damaged: samples is None")
         yield metrics.samples, loading.load(config.dataset, build.SAMPLES)
     if not samples:
-        yield metrics, loading.load(config.dataset, data_dir, config.image_size[0])
+        yield metrics, loading.load(config.dataset, data_dir, config.image_size[0], DataOptions.of(config.data_options))
 
 
 def update(folder: Path, data_dir: Path | None) -> None:

@@ -51,7 +51,7 @@ def load(name: str, data_dir: Path | None) -> Subject:
     """
     trained = models.load(name)
     size = models.pretrained_cfg(trained.model)["input_size"][-1]
-    test = loading.load(trained.dataset, data_dir, size).test
+    test = loading.load(trained.dataset, data_dir, size, trained.data_options).test
     return Subject(**vars(trained), test=test)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import timm
 
 from train import records
+from train.data.reference import FLAGS as DATA_FLAGS
 from train.data.reference import recorded
 from train.files import sha256
 from train.records import CardMetrics, Earlier, RunDescription, RunMetrics, RunSettings
@@ -76,6 +77,7 @@ def _without_paths(run: RunSettings) -> RunSettings:
         overfit=run.overfit,
         pretrained=run.pretrained and name(run.pretrained),
         teacher=run.teacher,
+        data_options=run.data_options,
     )
 
 
@@ -109,6 +111,8 @@ def command(run: RunSettings) -> str:
     if run.model_kwargs:
         words += ["--model-kwargs", *(f"{key}={value!r}" for key, value in run.model_kwargs.items())]
     words += ["--dataset", run.dataset, "--recipe", run.recipe]
+    for name, value in run.data_options.items():
+        words += [DATA_FLAGS[name], *([] if value is True else [str(value)])]
     for name, flag in FLAGS.items():
         # After a `git checkout` the flags override the recipe of that commit, which is not known here.
         if name in changed or beyond_flags:

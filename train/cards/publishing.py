@@ -18,7 +18,7 @@ from train.cards import checks, model_card
 from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
-from train.data.reference import DataError, recorded, resolve
+from train.data.reference import DataError, DataOptions, recorded, resolve
 from train.files import atomic_write, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import RunDescription, RunMetrics
@@ -54,7 +54,8 @@ def publish(
         )
     target = (target or models.MODEL_CARDS / f"{run.model}.{recorded(name).tag}").resolve()
     _refuse_to_replace(target, run_folder)
-    dataset = loading.load(run.dataset, data_dir, models.pretrained_cfg(model)["input_size"][-1])
+    side = models.pretrained_cfg(model)["input_size"][-1]
+    dataset = loading.load(run.dataset, data_dir, side, DataOptions.of(run.data_options))
     if list(dataset.class_names) != run.class_names:
         raise DataError(f"{run.dataset!r} has classes {dataset.class_names}, the run had {run.class_names}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def _write(
         "paper_test_accuracy": reported(name, run.model),
         **{key: settings[key] for key in ("recipe", "settings", "model_kwargs")},
         "pretrained": run.pretrained and Path(run.pretrained).name,
-        **{key: settings[key] for key in ("earlier", "teacher", "overfit")},
+        **{key: settings[key] for key in ("earlier", "teacher", "overfit", "data_options")},
     }
     if recorded(name).paper:
         metrics["samples"] = records.as_dict(checks.measured(folder, loading.load(name, build.SAMPLES)))
@@ -159,5 +160,6 @@ def _store(
             "label_names": run.class_names,
             "dataset": run.dataset,  # for evaluate, export and verify: of a local folder the whole path
             "image_size": [height, width, channels],
+            **({"data_options": run.data_options} if run.data_options else {}),
         },
     )

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from train.data import loading
-from train.data.reference import recorded
+from train.data.reference import DataOptions, recorded
 from train.files import atomic_write
 from train.onnx_export import graph, quantize, small_maps, tiles
 from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, metadata, stated
@@ -46,7 +46,8 @@ def _calibration_images(config: dict[str, Any]) -> np.ndarray:
     """Training images of a card's dataset, uint8 [n, H, W, C]. Those of MNIST and CIFAR-10 ship with the project."""
     dataset = config["dataset"]
     samples = SAMPLES if recorded(dataset).paper else None
-    training = loading.load(dataset, samples, config["image_size"][0]).train
+    options = DataOptions.of(config.get("data_options", {}))
+    training = loading.load(dataset, samples, config["image_size"][0], options).train
     images = quantize.calibration_images(dataset, training, quantize.CALIBRATION_IMAGES)
     return images.permute(0, 2, 3, 1).numpy()
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import zoo  # noqa: F401  registers the models
 from train import records
+from train.data.reference import DataOptions
 from train.errors import UserError
 from train.files import read_json, sha256
 from train.records import RunDescription, RunMetrics, TeacherRecord
@@ -66,6 +67,7 @@ def create(
     in_chans: int,
     weights: str | None = None,
     side: int | None = None,
+    class_names: list[str] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a model for a dataset.
@@ -77,6 +79,8 @@ def create(
         in_chans: input channels.
         weights: "published", or the path of a safetensors file, a run folder or a card; None for random weights.
         side: of the square input, in pixels; None for the model's own.
+        class_names: in the order of the labels. A classifier of weights that name other classes, or the same ones in
+            another order, is not loaded. None loads any of this size.
         **kwargs: further arguments of `timm.create_model`.
 
     Raises:
@@ -84,12 +88,19 @@ def create(
     """
     full_name = tagged(name, dataset)
     kwargs |= {"num_classes": num_classes, "in_chans": in_chans, "pretrained": weights is not None}
-    if weights not in (None, "published"):
+    if weights is not None and weights != "published":
         kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
+    other = (
+        weights is not None and class_names is not None and classes_of(weights, full_name) not in (None, class_names)
+    )
+    if other:  # timm drops a classifier whose size differs from the cfg's
+        kwargs["pretrained_cfg_overlay"] = {**kwargs.get("pretrained_cfg_overlay", {}), "num_classes": -1}
     try:
         model = timm.create_model(full_name, **kwargs)
     except REFUSALS as error:
         raise ModelError(f"cannot build {full_name!r}: {_reason(error)}") from error
+    if other:
+        pretrained_cfg(model)["num_classes"] = num_classes
     _adapt_cfg(pretrained_cfg(model), in_chans, side)
     return model
 
@@ -143,6 +154,27 @@ def overlay(path: Path) -> dict[str, Any]:
     if (card := file.parent / "config.json").is_file():
         return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
     return {"file": str(file)}
+
+
+def classes_of(weights: str, full_name: str) -> list[str] | None:
+    """Return the class names of the weights to start from, in the order of their classifier; None if unknown.
+
+    Args:
+        weights: as `create` takes them.
+        full_name: of the model, as `tagged` gives it.
+
+    Raises:
+        FileError: the description of the weights is damaged.
+    """
+    if weights == "published":
+        names = input_config(full_name).get("label_names")
+        return list(names) if names else None
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    if (run := folder / "args.json").is_file():
+        return records.read(RunDescription, run).class_names
+    if (card := folder / "config.json").is_file():
+        return read_json(card).get("label_names")
+    return None
 
 
 def require_finished(folder: Path, *files: str) -> None:
@@ -202,6 +234,7 @@ class Trained:
         model: in evaluation mode.
         dataset: as `loading.load` takes it.
         folder: of the card or the run, with the log of the training.
+        data_options: as `loading.load` takes them.
     """
 
     model: nn.Module
@@ -209,6 +242,7 @@ class Trained:
     dataset: str
     folder: Path
     published: bool
+    data_options: DataOptions
 
     @property
     def title(self) -> str:
@@ -238,10 +272,12 @@ def load(name: str) -> Trained:
     if (Path(name) / "args.json").is_file():
         folder = Path(name)
         model, run = load_run(folder)
-        return Trained(model, run.class_names, run.dataset, folder, published=False)
+        options = DataOptions.of(run.data_options)
+        return Trained(model, run.class_names, run.dataset, folder, published=False, data_options=options)
     folder = card(name)
     model, config = load_card(folder)
-    return Trained(model, config["label_names"], config["dataset"], folder, published=True)
+    options = DataOptions.of(config.get("data_options", {}))
+    return Trained(model, config["label_names"], config["dataset"], folder, published=True, data_options=options)
 
 
 def cards() -> list[Path]:
