@@ -137,7 +137,8 @@ def _splits(ref: DatasetRef, data_dir: Path | None) -> datasets.DatasetDict:
     except DataError as error:
         raise DataError(f"dataset {ref.name!r}: {error}") from error
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
-        raise DataError(f"cannot load dataset {ref.name!r} from {source}: {_root_cause(error)}") from error
+        advice = "; --data-dir names a folder that holds it" if ref.paper and not is_folder else ""
+        raise DataError(f"cannot load dataset {ref.name!r} from {source}: {_root_cause(error)}{advice}") from error
     if "train" not in splits:
         raise DataError(f"dataset {ref.name!r} has no split 'train', only {', '.join(map(repr, splits))}")
     return splits
@@ -167,6 +168,17 @@ def _source(ref: DatasetRef, data_dir: Path | None) -> str:
         f"unknown dataset {ref.name!r}: valid are 'mnist', 'cifar10', a folder of images, or a Hub id 'owner/name' or "
         "'owner/name:configuration'"
     )
+
+
+def recorded_data_dir(dataset: str, data_dir: Path | None) -> str | None:
+    """Return the folder that `load` reads one of the paper's datasets from, for a run to record; None for all others.
+
+    Args:
+        dataset: as `load` takes it.
+        data_dir: as `load` takes it.
+    """
+    folder = data_dir or os.environ.get("ZOO_DATA_DIR")
+    return str(Path(folder).resolve()) if folder and resolve(dataset).paper else None
 
 
 def _root_cause(error: BaseException) -> str:

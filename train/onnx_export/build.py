@@ -15,7 +15,7 @@ from train.data.reference import recorded
 from train.files import atomic_write
 from train.onnx_export import graph, quantize, small_maps, tiles
 from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, metadata, stated
-from train.training import measure, models
+from train.training import measure, models, run_data
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 
@@ -25,12 +25,12 @@ def export(card: Path) -> list[Path]:
 
     Raises:
         models.ModelError: the folder is no published model.
-        data.DataError: the training images that int8 is calibrated on cannot be loaded.
+        data.DataError: the training images that int8 is calibrated on cannot be loaded, or are of other classes.
     """
     model, config = models.load_card(card)
     fp32 = graph.build(model, tuple(config["image_size"]))
     # The quantiser looks for convolutions, so they become products after it.
-    int8 = quantize.quantize(fp32, _calibration_images(config))
+    int8 = quantize.quantize(fp32, _calibration_images(card.name, config))
     for proto in (fp32, int8):
         small_maps.as_products(proto)
     amx = onnx.ModelProto()
@@ -42,12 +42,13 @@ def export(card: Path) -> list[Path]:
     return [card / file for file in ALL_FILES]
 
 
-def _calibration_images(config: dict[str, Any]) -> np.ndarray:
+def _calibration_images(title: str, config: dict[str, Any]) -> np.ndarray:
     """Training images of a card's dataset, uint8 [n, H, W, C]. Those of MNIST and CIFAR-10 ship with the project."""
     dataset = config["dataset"]
     samples = SAMPLES if recorded(dataset).paper else None
-    training = loading.load(dataset, samples, config["image_size"][0]).train
-    images = quantize.calibration_images(dataset, training, quantize.CALIBRATION_IMAGES)
+    found = loading.load(dataset, samples, config["image_size"][0])
+    run_data.require_same_data(title, config["label_names"], config["image_size"][2], found)
+    images = quantize.calibration_images(dataset, found.train, quantize.CALIBRATION_IMAGES)
     return images.permute(0, 2, 3, 1).numpy()
 
 
