@@ -159,7 +159,7 @@ class Published(SplitMetrics):
     """Metrics of stored weights and of the ONNX files built from them.
 
     Attributes:
-        onnx_test_accuracy: by precision, "fp32" and "int8".
+        onnx_test_accuracy: by precision, "fp32" and "int8", or "fp32" alone where int8 would lose too much.
     """
 
     onnx_test_accuracy: dict[str, float]

@@ -45,12 +45,12 @@ def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         ValueError: a weight is too large for half precision.
     """
     state = _low_rank(model, images) if isinstance(model, PooledVGG) else dict(model.state_dict())
-    reads_blocks = pretrained_cfg(model)["architecture"] in NETWORKS
-    large = reads_blocks and sum(parameter.numel() for parameter in model.parameters()) > LARGE_NETWORK
+    large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_NETWORK
+    in_blocks = large and pretrained_cfg(model)["architecture"] in NETWORKS
     tensors = {}
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.ndim > 1:
-            if large and tensor.numel() >= LARGE_MATRIX:
+            if in_blocks and tensor.numel() >= LARGE_MATRIX:
                 tensors[f"{name}.int8"], tensors[f"{name}.scale"] = to_blocks(tensor)
                 continue
             tensors[name] = tensor.half().contiguous()

@@ -92,6 +92,8 @@ def logits(subject: Subject, runtime: str, batch_size: int | None = None) -> np.
             f"{subject.title} is a run: publish it, then evaluate the published model with {runtime}"
         )
     file = subject.folder / metadata.FILES["int8" if runtime == "onnx-int8" else "fp32"]
+    if not file.is_file() and metadata.NO_INT8.items() <= metadata.stated(subject.folder / "model.onnx").items():
+        raise models.ModelError(f"{subject.title} has no int8 file: it would lose too much accuracy")
     if not file.is_file():
         raise models.ModelError(f"{file} is not built yet: python train/export.py {subject.folder.name}")
     return predict(file, subject.test.images, batch_size)

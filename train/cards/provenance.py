@@ -39,7 +39,7 @@ def earlier_runs(full_name: str, weights: str | None) -> list[Earlier]:
     if weights is None:
         return []
     folder = Path(weights)
-    if (folder / "metrics.json").is_file() and models.is_card(folder):
+    if not (folder / "args.json").is_file() and (folder / "metrics.json").is_file() and models.is_card(folder):
         return _of_card(folder)
     if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
         return []

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
@@ -21,7 +22,7 @@ from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
 from train.data.reference import DataError, recorded, resolve
-from train.files import atomic_write, write_json, write_text
+from train.files import atomic_write, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import RunDescription, RunMetrics
 from train.training import models, plots, run_data
@@ -183,7 +184,10 @@ def _store(
     except ValueError as error:  # a weight is too large for half precision
         raise models.ModelError(str(error)) from error
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {folder.name}: {why_unwritable(folder) or error}") from error
     cfg = models.pretrained_cfg(model)
     cfg["tag"] = recorded(name).tag
     cfg.pop("label_names", None)  # those of the architecture's default dataset; the run's are given below

@@ -26,11 +26,11 @@ def session(file: Path | bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def predict(file: Path, images: Tensor, batch_size: int | None = None) -> np.ndarray:
+def predict(file: Path | bytes, images: Tensor, batch_size: int | None = None) -> np.ndarray:
     """Compute the logits of an ONNX file, float32 [n, classes].
 
     Args:
-        file: the ONNX file.
+        file: the ONNX file, or its content.
         images: uint8 [n, C, H, W].
         batch_size: images at a time; None for 100, or fewer large ones.
     """
