@@ -158,6 +158,7 @@ def update(folder: Path, data_dir: Path | None) -> None:
     for stated, dataset in _to_measure(folder, metrics, config, data_dir, samples=False):
         run_data.require_same_data(folder.name, config.label_names, config.image_size[2], dataset)
         part = contents if stated is metrics else contents["samples"]
+        part["onnx_test_accuracy"] = {}
         for precision, name in _onnx_files(folder).items():
             logits = runtime.predict(folder / name, dataset.test.images)
             accuracies = evaluation.accuracies(logits, dataset.test, list(dataset.class_names))
@@ -176,6 +177,10 @@ def compare(stated: Published, found: Published) -> Iterator[str]:
     """Yield where a card's metrics differ by more than the tolerance from those measured on the same images."""
     if stated.test_images != found.test_images:
         yield f"test_images is {found.test_images}, the card states {stated.test_images}"
+        return
+    if found.onnx_test_accuracy.keys() != stated.onnx_test_accuracy.keys():
+        files, precisions = (", ".join(metrics.onnx_test_accuracy) for metrics in (found, stated))
+        yield f"the ONNX files are {files}, the card states accuracies of {precisions}"
         return
     accuracies = {"torch": (found.test_accuracy, stated.test_accuracy)}
     if found.top5_accuracy is not None and stated.top5_accuracy is not None:

@@ -63,18 +63,21 @@ def _quantized(fp32: onnx.ModelProto, title: str, config: dict[str, Any]) -> onn
     images = quantize.calibration_images(config["dataset"], data.train, quantize.CALIBRATION_IMAGES)
     try:
         int8 = quantize.quantize(fp32, images.permute(0, 2, 3, 1).numpy())
-        before, after = (
-            runtime.predict(proto.SerializeToString(), data.validation.images).argmax(1) for proto in (fp32, int8)
-        )
+        before, after = (_correct(proto.SerializeToString(), data.validation) for proto in (fp32, int8))
     except Exception as error:  # ONNX Runtime raises many types, which have only this one in common
         print(f"{title}: no int8 file: {_first_line(error)}", file=sys.stderr)
         return None
-    labels = data.validation.labels.numpy()
-    lost, most = int((before == labels).sum() - (after == labels).sum()), max(1, INT8_LOSS * len(labels))
+    count = len(data.validation)
+    lost, most = before - after, max(1, INT8_LOSS * count)
     if lost <= most:
         return int8
-    print(f"{title}: no int8 file: it would get {lost} of {len(labels)} validation images more wrong", file=sys.stderr)
+    print(f"{title}: no int8 file: it would get {lost} of {count} validation images more wrong", file=sys.stderr)
     return None
+
+
+def _correct(content: bytes, split: loading.Split) -> int:
+    """Count the images that an ONNX file classifies right."""
+    return int((runtime.predict(content, split.images).argmax(1) == split.labels.numpy()).sum())
 
 
 def _dataset(title: str, config: dict[str, Any]) -> loading.Dataset:
