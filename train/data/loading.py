@@ -183,6 +183,17 @@ def _place(ref: DatasetRef, data_dir: Path | None) -> str:
     )
 
 
+def recorded_data_dir(dataset: str, data_dir: Path | None) -> str | None:
+    """Return the folder that `load` reads one of the paper's datasets from, for a run to record; None for all others.
+
+    Args:
+        dataset: as `load` takes it.
+        data_dir: as `load` takes it.
+    """
+    folder = data_dir or os.environ.get("ZOO_DATA_DIR")
+    return str(Path(folder).resolve()) if folder and resolve(dataset).paper else None
+
+
 @dataclass(frozen=True)
 class _Part:
     """The decoded images of a split, and what is known of each."""

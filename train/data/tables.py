@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from train.data.encoded import Encoded, Source
-from train.data.reference import SPLITS, DataError, DataOptions
+from train.data.reference import SPLITS, DataError, DataOptions, recorded
 
 # Names of columns that are taken where several would do, the first of them first.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
@@ -69,7 +69,10 @@ def _read(name: str, source: str, configuration: str | None) -> datasets.Dataset
         elsewhere = _temporary_cache(Path(datasets.config.HF_DATASETS_CACHE))
         return datasets.load_dataset(source, configuration, **({"cache_dir": elsewhere} if elsewhere else {}))
     except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
-        raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}") from error
+        advice = (
+            "; --data-dir names a folder that holds it" if recorded(name).paper and not Path(source).is_dir() else ""
+        )
+        raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}{advice}") from error
 
 
 @cache

@@ -63,6 +63,7 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         dataset=args.dataset,
         class_names=class_names,
         in_chans=in_chans,
+        data_dir=loading.recorded_data_dir(args.dataset, args.data_dir),
         train_images=len(dataset.train),
         data_sha256=dataset.digest(),
         pretrained=args.pretrained,
@@ -201,7 +202,7 @@ def test(
         logits = predict(model, split, preprocess, accelerator)
     last = progress.rows[-1]
     return RunMetrics(
-        **measure.accuracies(logits.argmax(1).cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
+        **measure.accuracies(logits.cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
         validation_accuracy=last["validation_accuracy"],
         train_accuracy=last["train_accuracy"],
         parameters=measure.parameters(model),

@@ -100,7 +100,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[
     """Yield the key and both values of what differs between two runs."""
     for key, value in now.items():
         was = before[key]
-        if key == "earlier" or (key == "dataset" and Path(value).is_dir()):
+        if key in ("earlier", "data_dir") or (key == "dataset" and Path(value).is_dir()):
             continue  # other weights may be published by now; a folder may have moved: the digest tells its images
         if key in _UNKNOWN_IN_OLDER_RUNS and was is None:
             continue
