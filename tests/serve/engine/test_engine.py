@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from serve.engine.batching import Engine
 from serve.engine.models import Model
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.settings import Settings
-
-pytestmark = pytest.mark.xdist_group("serve")
 
 
 def test_every_image_gets_its_own_scores(two: list[Any], tmp_path: Any) -> None:
@@ -45,10 +42,8 @@ def test_a_full_queue_refuses_at_once(two: list[Any], tmp_path: Any, monkeypatch
         await asyncio.to_thread(gate.entered.wait)
         tasks += [asyncio.create_task(engine.infer(model.name, model.images(4, seed))) for seed in (1, 2)]
         await asyncio.sleep(0)
-        began = time.monotonic()
         with pytest.raises(Overloaded) as caught:
-            await engine.infer(model.name, model.images(1))
-        assert time.monotonic() - began < 1
+            engine.infer(model.name, model.images(1)).send(None)  # before it waits for anything
         assert caught.value.status == 503
         assert int(caught.value.headers["retry-after"]) >= 1
         gate.open.set()
@@ -91,16 +86,14 @@ def test_a_result_that_comes_too_late_is_an_error(
 
     async def work() -> None:
         gate = Gate(monkeypatch)
-        began = time.monotonic()
+        # The run goes on until the gate opens: none of these waits for it.
         with pytest.raises(DeadlineExceeded):
             await engine.infer("a", two[0].images(1))
-        assert time.monotonic() - began < 5
         with pytest.raises(DeadlineExceeded):
             await engine.infer("a", two[0].images(1), timeout=0)
-        began = time.monotonic()
         with pytest.raises(DeadlineExceeded):  # nobody waits longer than the server allows
-            await engine.infer("a", two[0].images(1), timeout=60)
-        assert time.monotonic() - began < 5
+            await engine.infer("a", two[0].images(1), timeout=1000)
+        assert gate.sizes == []
         gate.open.set()
 
     run(engine, work)
@@ -115,7 +108,7 @@ def test_one_bad_image_fails_alone(tiny: Any, tmp_path: Any, monkeypatch: pytest
     async def work() -> None:
         gate = Gate(monkeypatch)
         tasks = [asyncio.create_task(engine.infer(model.name, image[None])) for image in images]
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(gate.entered.wait)
         gate.open.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[5], ApiError)
@@ -255,12 +248,3 @@ def test_a_failure_that_nobody_expects_keeps_neither_the_others_nor_who_waits(
     assert "surprise" in engine.repository.index()[0].reason
     assert "Traceback" in caplog.text
     engine.close()
-
-
-def test_without_work_the_processor_rests(two: list[Any], tmp_path: Any) -> None:
-    with Engine(Settings(models=tmp_path)) as engine:
-        asyncio.run(engine.infer("a", two[0].images(32)))
-        time.sleep(0.2)
-        began = time.process_time()
-        time.sleep(1)
-        assert time.process_time() - began < 0.02

@@ -191,6 +191,16 @@ def test_weights_in_a_file_beside_it_are_found(for_amx: tuple[Any, Any], monkeyp
     np.testing.assert_array_equal(model.run_on_one_core(images)[0], other.logits(images))
 
 
+def test_threads_that_wait_within_a_run_soon_sleep(tiny: Any, tmp_path: Path) -> None:
+    """ONNX Runtime's own default spins on, and takes the cores from those who have work."""
+    from serve.engine import models
+
+    tiny(tmp_path / "model").write()
+    model = models.load(tmp_path / "model", Settings(device="cpu", threads=2))
+    options = model._session.get_session_options()
+    assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 100
+
+
 def test_one_core_needs_no_second_session(tiny: Any, tmp_path: Path) -> None:
     from serve.engine import models
 
