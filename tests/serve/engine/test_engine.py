@@ -13,7 +13,7 @@ from engines import Gate, run
 import serve.engine.batching
 import serve.engine.repository
 from serve.engine.batching import Engine
-from serve.engine.models import Model
+from serve.engine.models import Model, load
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.settings import Settings
 
@@ -176,7 +176,7 @@ def test_it_starts_again_after_closing(two: list[Any], tmp_path: Any) -> None:
 
 def test_it_says_why_it_is_not_ready(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(tmp_path / "a").write()
-    go, real = threading.Event(), serve.engine.repository.load
+    go, real = threading.Event(), load
 
     def held(*arguments: Any) -> Model:
         assert go.wait(60)
@@ -202,7 +202,7 @@ def test_loading_begun_before_closing_does_not_make_it_ready(
     tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny(tmp_path / "a").write()
-    go, real = [threading.Event(), threading.Event()], serve.engine.repository.load
+    go, real = [threading.Event(), threading.Event()], load
     calls, begun = itertools.count(), threading.Event()
 
     def held(*arguments: Any) -> Model:
@@ -231,14 +231,13 @@ def test_loading_begun_before_closing_does_not_make_it_ready(
 def test_a_failure_that_nobody_expects_keeps_neither_the_others_nor_who_waits(
     two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = serve.engine.repository.load
 
-    def load(folder: Path, settings: Settings) -> Model:
+    def failing(folder: Path, settings: Settings) -> Model:
         if folder.name == "a":
             raise KeyError("surprise")
-        return real(folder, settings)
+        return load(folder, settings)
 
-    monkeypatch.setattr(serve.engine.repository, "load", load)
+    monkeypatch.setattr(serve.engine.repository, "load", failing)
     # One loader for both.
     monkeypatch.setattr(serve.engine.repository, "usable_cores", lambda: 1)
     engine = Engine(Settings(models=tmp_path))

@@ -243,8 +243,8 @@ def test_cuda_is_used_only_where_it_works(
                 raise RuntimeError("CUDA failure 100")
             return super().run(*arguments)
 
-    monkeypatch.setattr(models.onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(models, "has_cuda", lambda: True)
     settings = Settings(device=device, threads=2)
     why = "CUDA provider did not load" if trouble == "providers" else "CUDA failure 100"
@@ -288,7 +288,7 @@ def test_a_broken_file_is_not_laid_at_the_gpus_door(tiny: Any, tmp_path: Path, m
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.onnx").write_bytes(b"no model")
-    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(models, "has_cuda", lambda: True)
     with pytest.raises(ModelLoadError, match=r"does not load: .*Protobuf"):
         models.load(tmp_path / "model", Settings(device="auto"))
