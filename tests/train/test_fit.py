@@ -171,16 +171,18 @@ def test_existing_run_is_neither_overwritten_nor_mixed_with_another(run: Run, fi
     assert "args.json is damaged" in one_line(errors)
 
 
-def test_the_papers_vanilla_networks_see_64x64(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_papers_vanilla_networks_see_64x64(
+    run: Run, few_samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From training to the weights' own test; and a run from before they did is not gone on with."""
-    network = ("--model", "vanilla_resnet18", "--dataset", "cifar10", "--data-dir", SAMPLES)
+    network = ("--model", "vanilla_resnet18", "--dataset", "cifar10", "--data-dir", few_samples)
     arguments = (*network, "--recipe", "paper", "--epochs", 1, "--output-dir", tmp_path / "run")
     assert run(*arguments)[0] == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     model, description = models.load_run(tmp_path / "run")
     assert models.pretrained_cfg(model)["input_size"] == (3, 64, 64)
     reset_accelerate()
-    assert evaluate.main([str(tmp_path / "run"), "--data-dir", str(SAMPLES)]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--data-dir", str(few_samples)]) == 0
     assert f"{metrics['test_accuracy']:.2f} %" in capsys.readouterr().out
 
     del description.settings["side"]

@@ -240,9 +240,9 @@ def test_runs_side_by_side_share_the_cores(
     assert (tmp_path / "runs/vanilla_resnet18.mnist.fast.seed0.log").read_text() == f"{threads}\n"
 
 
-def test_one_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_real_run(few_samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
-    fit = ["--", "--data-dir", str(build.SAMPLES), "--epochs", "1"]
+    fit = ["--", "--data-dir", str(few_samples), "--epochs", "1"]
     assert fit_all.main([*arguments, *fit]) == 0
     metrics = json.loads((tmp_path / "vanilla_resnet18.mnist.fast.seed0/metrics.json").read_text())
     assert metrics["epochs"] == 1

@@ -193,6 +193,7 @@ def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     }
 
 
+@pytest.mark.parametrize("run_folder", ["mnist"], indirect=True)
 def test_sigterm_removes_an_unfinished_card(run_folder: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from train import publish; from train.cards import publishing;"

@@ -14,7 +14,7 @@ from conftest import SAMPLES
 
 from train import evaluate, export, records, verify
 from train.cards import checks
-from train.onnx_export import build, metadata
+from train.onnx_export import metadata
 from train.paper import paper
 from train.training import epoch_log, models, plots, recipes
 from zoo.compact import expand
@@ -120,14 +120,18 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
     ],
 )
 def test_lies_are_found(
-    twin: Path, capsys: pytest.CaptureFixture[str], file: str, changes: dict[str, Any], words: str
+    twin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    changes: dict[str, Any],
+    words: str,
 ) -> None:
     content = json.loads((twin / file).read_text())
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
     (twin / file).write_text(json.dumps(content))
-    for _ in build.export(twin):  # of that config
-        pass
+    monkeypatch.setattr(metadata, "differing", lambda *_: [])  # as if the ONNX files were built from this
     capsys.readouterr()
     assert verify.main([str(twin), "--samples"]) == 1
     assert words in capsys.readouterr().out

@@ -1,3 +1,5 @@
+import copy
+import functools
 from typing import Any
 
 import pytest
@@ -11,6 +13,12 @@ from train.speed.fold import DistinctCells, fold, groups, unfold
 
 def narrow_vgg(name: str) -> Any:
     """A VGG16 of narrow linear layers, not to spend a test's time on 400 MB of weights."""
+    return copy.deepcopy(_narrow_vgg(name))
+
+
+@functools.cache
+def _narrow_vgg(name: str) -> Any:
+    torch.manual_seed(0)
     model: Any = timm.create_model(name)
     model.pre_logits.fc1 = nn.Linear(model.pre_logits.fc1.in_features, 16)
     model.pre_logits.fc2 = nn.Linear(16, 16)
