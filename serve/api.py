@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)
-    routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, _version()), engine.metrics)
+    routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, decoder, _version()), engine.metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -8,7 +8,12 @@ class ApiError(Exception):
         status: The HTTP status.
         message: The text in `{"error": ...}`.
         retry_after: Seconds for the header Retry-After, if another attempt can succeed.
+
+    Attributes:
+        outcome: The outcome in the metrics; empty: that of the status.
     """
+
+    outcome = ""
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -41,11 +46,20 @@ class ModelNotFound(ApiError):
         super().__init__(404, f"unknown model {name!r}; this server has: {names}")
 
 
-class ModelNotReady(ApiError):
+class NotReady(ApiError):
+    """503: models are not loaded, or not yet."""
+
+    outcome = "not_ready"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, retry_after=1)
+
+
+class ModelNotReady(NotReady):
     """503: the model is known, but not loaded at present."""
 
     def __init__(self, name: str, state: str) -> None:
-        super().__init__(503, f"model {name!r} is not ready: {state}", retry_after=1)
+        super().__init__(f"model {name!r} is not ready: {state}")
 
 
 class Overloaded(ApiError):

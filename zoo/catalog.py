@@ -61,7 +61,7 @@ NETWORKS = {
     "improved_googlenet": Network(
         "Improved GoogLeNet",
         "googlenet",
-        "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one",
+        "GoogLeNet with a stem of three 3x3 convolutions instead of the 7x7 one",
     ),
     "improved_resnet18": Network(
         "Improved ResNet18",
@@ -71,7 +71,7 @@ NETWORKS = {
     "improved_vgg16": Network(
         "Improved VGG16",
         "vgg",
-        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7 average pool",
+        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool instead of the 7x7 average pool",
     ),
 }
 

@@ -1,6 +1,7 @@
 """The metrics that Prometheus reads at /metrics. Each server has its own registry, so several fit in one process."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
 
 LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 64, 128, 256)
@@ -42,6 +43,13 @@ class Metrics:
         for wait in waits:
             queued.observe(wait)
 
-    def render(self) -> bytes:
-        """Write the text exposition format, version 0.0.4."""
-        return generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Write the metrics in the format that a request's Accept asks for; return them and their content-type.
+
+        Without a valid choice it is Prometheus' text format, version 0.0.4.
+        """
+        try:
+            encode, kind = choose_encoder(accept)
+        except TypeError:  # a version that is no number
+            encode, kind = choose_encoder("")
+        return encode(self.registry), kind

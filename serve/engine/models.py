@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ log = logging.getLogger("serve")
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 # The int8 model once more, with the same results, for processors with AMX. Folders may lack it.
 AMX_FILE = "model.int8-amx.onnx"
+# In ONNX's protocol buffers the key, and the length of the value that follows it, of the name of a file with weights.
+LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
 OUTPUTS = ("logits", "probabilities")
 Images = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -220,12 +223,26 @@ def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
         onnxruntime.preload_dlls()
         # The default is an exhaustive search, repeated for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
+    # ONNX Runtime would map the files into memory: if one is cut short while it is in use, the process dies.
+    files = _external_data(path)
+    options.add_external_initializers_from_files_in_memory(
+        list(files), list(files.values()), [len(content) for content in files.values()]
+    )
     # Its fallback would silently open the session, or run it, on the CPU.
     session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
     # get_available_providers() lists CUDA even if its libraries are missing; only a session shows it.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError("ONNX Runtime's CUDA provider did not load")
     return session
+
+
+def _external_data(path: Path) -> dict[str, bytes]:
+    """Read the files beside an ONNX file that hold its weights, by name; large models have such files."""
+    model = path.read_bytes()
+    names = {model[match.end() : match.end() + match[1][0]].decode() for match in LOCATION.finditer(model)}
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ModelLoadError(f"{path}: its weights are in {outside[0]!r}; valid is a file in the same folder")
+    return {name: (path.parent / name).read_bytes() for name in sorted(names)}
 
 
 def _padded_sizes(max_batch: int) -> tuple[int, ...]:

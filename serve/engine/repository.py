@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import logging
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,8 @@ from serve.errors import ModelLoadError, ModelNotFound, ModelNotReady
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
+# An absolute path; the group is its last part.
+PATH = re.compile(r"""(?<![\w./:])(?:/[^\s/:;,'"]+)+/([^\s/:;,'"]*)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class Repository:
                 name = left.get_nowait()
                 try:
                     self._swap(name)
-                except ModelLoadError as error:
-                    log.warning("%s", error.message)
+                except ModelLoadError:
+                    pass  # logged already
                 except Exception:
                     log.exception("%s does not load", name)
 
@@ -101,6 +104,10 @@ class Repository:
         new = [Entry(name, "UNAVAILABLE", "not loaded") for name in find(self._settings.models)]
         return sorted({**{entry.name: entry for entry in new}, **self._entries}.values(), key=lambda entry: entry.name)
 
+    def missing(self) -> list[str]:
+        """List the models that are not loaded, of all that were tried: the broken and the unloaded."""
+        return sorted(name for name, entry in list(self._entries.items()) if entry.model is None)
+
     def load(self, name: str) -> None:
         """Load or reload `name`. The new version replaces the old one once it is warm; if it fails, the old one stays.
 
@@ -121,11 +128,22 @@ class Repository:
         try:
             model = load(self._settings.models / name, self._settings)
         except Exception as error:
+            reason = self._without_paths(str(error)) or type(error).__name__
             if old is None or old.model is None:
-                self._entries[name] = Entry(name, "UNAVAILABLE", str(error) or type(error).__name__)
-            raise
+                self._entries[name] = Entry(name, "UNAVAILABLE", reason)
+            if not isinstance(error, ModelLoadError):
+                raise
+            log.warning("%s", error.message)
+            raise ModelLoadError(reason) from error
         self._entries[name] = Entry(name, "READY", model=model)
         log.info("%s is ready: %s on %s", name, model.info.precision, model.info.device)
+
+    def _without_paths(self, text: str) -> str:
+        """Shorten absolute paths: clients see the text, and where this server's files are is not their concern."""
+        folder = self._settings.models
+        for path in (folder.resolve(), folder.absolute()):
+            text = text.replace(f"{path}/", f"{path.name}/")
+        return PATH.sub(r"\1", text)
 
     def unload(self, name: str) -> None:
         """Take `name` out of service. Jobs that already wait for it still run.

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
-from serve.http.responses import error_response
+from serve.http.responses import OUTCOME, error_response
 from serve.http.routing import route_path
 
 log = logging.getLogger("serve")
@@ -125,7 +125,8 @@ class Gate:
 
     def _account(self, scope: Scope, record: Record, seconds: float) -> None:
         status = record.status
-        outcome = OUTCOMES.get(status) or ("ok" if status < 400 else "refused" if status < 500 else "failed")
+        outcome = "draining" if status == 503 and self._engine.draining else scope.get(OUTCOME) or OUTCOMES.get(status)
+        outcome = outcome or ("ok" if status < 400 else "refused" if status < 500 else "failed")
         key = (record.route, record.model, outcome)
         counter = self._counters.get(key)
         if counter is None:

@@ -10,14 +10,17 @@ from starlette.responses import Response
 
 from serve.errors import ApiError
 
+OUTCOME = "serve.outcome"  # where a request's scope has its error's outcome, for the metrics
+
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Build the response `{"error": message}`."""
     return Response(orjson.dumps({"error": message}), status, headers, "application/json")
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    request.scope[OUTCOME] = error.outcome
     return error_response(error.status, error.message, error.headers)
 
 

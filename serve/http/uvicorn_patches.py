@@ -3,6 +3,7 @@
 - `Protocol` limits the time and the size of a request's head. uvicorn has no such limits (Kludex/uvicorn issue 157).
 - `Parser` ignores offers of another protocol, as uvicorn should (Kludex/uvicorn issue 2722, MagicStack/httptools issue
   124): it would lose the body, or read it as the next request.
+- `Protocol` also tells the running request of a pipeline that its client has left. uvicorn tells only the last one.
 - `HeadWithBody` sends the head of a response together with its body.
 - `ControlledServer` does not poll, and leaves it to its subclass when the server stops.
 """
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 import httptools
 import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 # Most bytes of a request's head, or of anything else that is not a body.
 MAX_HEAD = 64 * 2**10
@@ -118,6 +120,7 @@ class Protocol(HttpToolsProtocol):
         """Start to wait for the first head."""
         super().connection_made(transport)
         self.parser = Parser(self)
+        self._running: RequestResponseCycle | None = None  # of a pipeline the last that was started, not the last sent
         self._part = 0  # bytes of the data received last
         self._loose = 0  # bytes since the last complete head or part of a body
         self._in_head = True
@@ -125,9 +128,16 @@ class Protocol(HttpToolsProtocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell the running request that nobody waits for its response."""
         super().connection_lost(exc)
         self._unwatch()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """Parse the data; refuse a head that is too large."""

@@ -11,6 +11,7 @@ from serve.engine.metrics import Metrics
 from serve.engine.models import Images
 from serve.engine.processor import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
+from serve.images import digits
 from serve.images.formats import decode, finish, fit, open_header
 from serve.settings import Settings
 
@@ -25,6 +26,8 @@ LARGE_PIXELS = 1_000_000
 WAITING = 128
 # Pixels a side, plenty for networks whose input has 64.
 ENOUGH = 256
+# Pixels on the longer side, plenty to find ink in.
+ENOUGH_FOR_DIGIT = 2 * digits.WORK
 
 
 class Decoder:
@@ -57,6 +60,13 @@ class Decoder:
             pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
+
+    async def digit(self, data: bytes, *, timeout: float) -> digits.Digit:
+        """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does."""
+        began = time.perf_counter()
+        found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
+        self._metrics.decode.observe(time.perf_counter() - began)
+        return found
 
     async def beside(self, data: bytes, make: Callable[[bytes], T], *, timeout: float) -> T:
         """Call `make(data)` in another thread and return its result; `make` may raise BadImage.
@@ -93,3 +103,8 @@ class Decoder:
 
 def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Images:
     return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH), shape)
+
+
+def _digit(data: bytes, *, max_pixels: int) -> digits.Digit:
+    # With transparency: white strokes would vanish on white, and `digits` chooses a background that shows them.
+    return digits.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))

@@ -6,9 +6,11 @@ import re
 import struct
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -21,6 +23,7 @@ from PIL import (
 
 from serve.engine.models import Images
 from serve.errors import BadImage
+from serve.images.avif import coded_pixels
 from serve.settings import Settings
 
 Measure = Callable[[tuple[int, int]], int]
@@ -50,17 +53,34 @@ READERS: dict[str, tuple[re.Pattern[bytes], Callable[[io.BytesIO, str], ImageFil
     "GIF": (re.compile(rb"GIF8[79]a"), FirstFrame),
     "BMP": (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
 }
+if AvifImagePlugin.SUPPORTED:  # not by every build of Pillow
+    # Of `mif1`, which other formats have too, the list of compatible brands decides.
+    READERS["AVIF"] = (
+        re.compile(rb".{4}ftyp(?:avif|avis|(?:mif1|miaf).{4}(?:.{4}){0,15}avif)", re.DOTALL),
+        AvifImagePlugin.AvifImageFile,
+    )
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # other requests need the cores too
+with suppress(ImportError):  # an optional dependency
+    from pillow_heif import options
+    from pillow_heif.as_plugin import HeifImageFile
+
+    # Its decoder refuses coded images that are larger than the file states.
+    READERS["HEIC"] = (re.compile(rb".{4}ftyp(?:hei[cxms]|mif1.{4}(?:.{4}){0,15}hei[cxms])", re.DOTALL), HeifImageFile)
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    options.DECODE_THREADS = 1
 # The most pixels a side: PNG's decoder keeps two rows beside the image.
 MAX_SIDE = 2**18
 TILE_PIXELS = 1_000_000
 # The most bytes that may precede the pixels: texts, colour profiles, previews. Pillow's time for some of them grows
-# with the square of their length. GIFs have little there; WebP is read whole by a library of its own.
-MAX_HEAD = {b"GIF8": 2**18, b"RIFF": math.inf}
+# with the square of their length. GIFs have little there; these others are read whole by libraries of their own.
+MAX_HEAD = {"GIF": 2**18, "WEBP": math.inf, "AVIF": math.inf, "HEIC": math.inf}
 MAX_HEAD_ELSE = 2**22
 # A JPEG file may code its pixels in any number of scans of twelve bytes each. Progressive files have about ten.
 MAX_SCANS = 100
 SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 ORIENTATION = 0x0112
+# What Pillow multiplies grey pixels of few bits with.
+FACTORS = {"L;2": 85, "L;4": 17}
 # Where a file may state its orientation: EXIF (older programs write it into PNG as text) and XMP.
 NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 UPRIGHT: dict[object, Image.Transpose] = {
@@ -123,11 +143,16 @@ def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.
     """Open the image without decoding its pixels; raises as `decode` does."""
     if not data:
         raise BadImage(400, "the image is empty: 0 bytes")
-    most_head = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
+    name = next((name for name, (signature, _) in READERS.items() if signature.match(data)), "")
+    if not name:
+        raise _unknown()
+    most_head = MAX_HEAD.get(name, MAX_HEAD_ELSE)
     # Of small files nothing has to be counted.
     stream = io.BytesIO(data) if len(data) <= most_head else _Stream(data, most_head)
-    image = _open(data, stream)
+    image = _open(name, stream)
     _check_size(image, max_pixels)
+    if name == "AVIF":
+        _check_coded_size(image, data, max_pixels)
     if image.format in ("JPEG", "MPO") and len(SCAN.findall(data)) > MAX_SCANS:
         raise BadImage(400, f"the image is made of more than {MAX_SCANS} scans")
     if image.tile and image.tile[0][0] == "bmp_rle":
@@ -138,29 +163,41 @@ def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.
     return image
 
 
-def _open(data: bytes, stream: io.BytesIO) -> ImageFile.ImageFile:
+def _open(name: str, stream: io.BytesIO) -> ImageFile.ImageFile:
     """Open the image as `Image.open` does, except for its limit on pixels, which is one for the whole process."""
-    for signature, reader in READERS.values():
-        if signature.match(data):
-            try:
-                return reader(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):
-                break  # Pillow's readers raise these where the file is in another format after all
-            except Image.DecompressionBombError as error:  # from GIF's reader, of a frame larger than the screen
-                raise BadImage(413, f"the image is too large: {error}") from error
-            except Exception as error:
-                raise _broken(error) from error
-    raise BadImage(415, f"not an image in a format this server reads ({', '.join(READERS)})")
+    try:
+        return READERS[name][1](stream, "")
+    except (SyntaxError, IndexError, TypeError, struct.error):
+        # Pillow's readers raise these where the file is in another format after all.
+        raise _unknown() from None
+    except Image.DecompressionBombError as error:  # from GIF's reader, of a frame larger than the screen
+        raise BadImage(413, f"the image is too large: {error}") from error
+    except Exception as error:
+        raise _broken(error) from error
+
+
+def _unknown() -> BadImage:
+    return BadImage(415, f"not an image in a format this server reads ({', '.join(READERS)})")
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
-    # WebP's decoder keeps four copies of the image.
-    most = max_pixels // 2 if image.format == "WEBP" else max_pixels
+    # Their decoders keep several copies of the image.
+    most = max_pixels // 2 if image.format in ("WEBP", "AVIF", "HEIF") else max_pixels
     if width * height > most:
         raise BadImage(413, f"the image is too large: {width}x{height}, at most {most:,} pixels")
     if max(image.size) > MAX_SIDE:
         raise BadImage(413, f"the image is too large: {width}x{height}, at most {MAX_SIDE:,} pixels a side")
+
+
+def _check_coded_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse an AVIF that is made of more coded pixels than its own colours, transparency and grid can explain."""
+    try:
+        coded = coded_pixels(data)
+    except (ValueError, KeyError) as error:
+        raise _broken(error) from error
+    if coded > min(16 * max(image.width * image.height, 64 * 64), 2 * max_pixels):
+        raise BadImage(413, f"the image is too large: {image.width}x{image.height}, but of {coded:,} coded pixels")
 
 
 def finish(
@@ -168,6 +205,7 @@ def finish(
 ) -> Image.Image:
     """Decode the pixels of an image from `open_header`; see `decode`."""
     try:
+        _scale_transparency(image)
         if enough is not None:
             image.draft(None, (enough, enough))
         image.load()
@@ -177,6 +215,17 @@ def finish(
         return image if turn is None else image.transpose(turn)
     except Exception as error:
         raise _broken(error) from error
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Scale a PNG's transparent colour to 8 bits, as Pillow does with its pixels."""
+    value = image.info.get("transparency")
+    kind = image.tile[0][3] if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else None
+    if value is not None and kind in FACTORS:
+        image.info["transparency"] = value * FACTORS[kind]
+    elif value is not None and kind == "RGB;16B":
+        # The low bytes are gone: colours that differ in them alone become transparent too.
+        image.info["transparency"] = tuple(part >> 8 for part in value)
 
 
 def _broken(error: Exception) -> BadImage:
@@ -207,7 +256,10 @@ def _plain(image: Image.Image, alpha: bool) -> Image.Image:
     """Convert to mode L or RGB; with `alpha`, to RGBA if there is transparency."""
     if image.mode.startswith("I"):
         # 16-bit grey keeps its high byte; Pillow's own conversion clips.
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+        deep, clear = np.asarray(image), image.info.get("transparency")
+        image = Image.fromarray((np.clip(deep, 0, 65535) >> 8).astype(np.uint8))
+        if clear is not None:
+            image.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not (image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info):
         return image if image.mode == mode else image.convert(mode)

@@ -1,25 +1,42 @@
-"""POST /classify/{model}: classify an image."""
+"""POST /classify/{model}: classify an image, or several."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
 
 from serve.engine.batching import Engine
-from serve.engine.models import Scores
+from serve.engine.models import Images, ModelInfo, Scores
 from serve.engine.queues import ranked
 from serve.errors import ApiError, BadRequest
-from serve.http.bodies import SMALL, Bodies
+from serve.http.bodies import Bodies
 from serve.http.connections import ClientWaits
-from serve.http.forms import without_charset
+from serve.http.forms import is_form, read_form
 from serve.http.gate import RECORD
 from serve.images.decoder import Decoder
+from serve.images.digits import SIDE
+from serve.routes.files import in_turn
 
 TOP = 5
+INKS = ("as-is", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the query of a request chooses.
+
+    Attributes:
+        top: how many classes to list.
+        find_ink: whether to prepare digits as the app does.
+    """
+
+    top: int = TOP
+    find_ink: bool = False
 
 
 class Classify:
@@ -31,21 +48,45 @@ class Classify:
         self._decoder = decoder
 
     async def post(self, request: Request) -> Response:
-        """Classify the image of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
+        """Classify the image or images of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
         deadline = time.monotonic() + self._engine.settings.timeout
         name = request.path_params["model"]
         record = request.scope[RECORD]
         record.route = "classify"
         info = self._engine.repository.get(name).info
         record.model = name
-        top = _top(request.query_params.get("top_k") if request.scope["query_string"] else None)
+        options = _options(request, info) if request.scope["query_string"] else Options()
         async with self._bodies.read(request) as body:
-            data = await _image(request, body)
+            files = await _files(request, body, self._engine.settings.max_images)
+            del body  # a form's files are copies
             async with ClientWaits(request.receive):
-                images = await self._decoder(data, info.image_size, timeout=deadline - time.monotonic())
-                result = await self._engine.infer(name, images, timeout=deadline - time.monotonic())
-        best = predictions(result.model.labels, result.probabilities[0], top)
-        return Response(orjson.dumps({"model": name, "predictions": best}), media_type="application/json")
+                results = await self._classify(info, files, options, deadline)
+        message = {"model": name, **results[0]} if len(results) == 1 else {"model": name, "results": results}
+        return Response(orjson.dumps(message), media_type="application/json")
+
+    async def _classify(
+        self, info: ModelInfo, files: Sequence[bytes], options: Options, deadline: float
+    ) -> list[dict[str, Any]]:
+        """Return a result for each file, in order."""
+        if not options.find_ink:
+            images = await in_turn(
+                files, lambda data, seconds: self._decoder(data, info.image_size, timeout=seconds), deadline
+            )
+            return [{"predictions": best} for best in await self._predict(info, images, options.top, deadline)]
+        digits = await in_turn(files, lambda data, seconds: self._decoder.digit(data, timeout=seconds), deadline)
+        prepared = [digit.pixels[None] for digit in digits if digit.pixels is not None]
+        found = iter(await self._predict(info, prepared, options.top, deadline) if prepared else [])
+        return [
+            {"predictions": [] if digit.pixels is None else next(found), "problem": digit.problem} for digit in digits
+        ]
+
+    async def _predict(
+        self, info: ModelInfo, images: Sequence[Images], top: int, deadline: float
+    ) -> list[list[dict[str, Any]]]:
+        """Return the predictions for each image, uint8 [1, H, W, C]."""
+        batch = images[0] if len(images) == 1 else np.concatenate(images)
+        result = await self._engine.infer(info.name, batch, timeout=deadline - time.monotonic())
+        return [predictions(result.model.labels, row, top) for row in result.probabilities]
 
 
 def predictions(labels: Sequence[str], probabilities: Scores, most: int | None = None) -> list[dict[str, Any]]:
@@ -56,6 +97,16 @@ def predictions(labels: Sequence[str], probabilities: Scores, most: int | None =
     ]
 
 
+def _options(request: Request, info: ModelInfo) -> Options:
+    query = request.query_params
+    ink = query.get("ink", INKS[0])
+    if ink not in INKS:
+        raise ApiError(422, f"ink is {ink!r:.50}; valid are {', '.join(INKS)}")
+    if ink == "auto" and info.image_size != (SIDE, SIDE, 1):
+        raise ApiError(422, f"ink=auto is for models of digits; {info.name} takes images of {info.image_size}")
+    return Options(_top(query.get("top_k")), ink == "auto")
+
+
 def _top(text: str | None) -> int:
     if text is None:
         return TOP
@@ -64,20 +115,16 @@ def _top(text: str | None) -> int:
     return int(text)
 
 
-async def _image(request: Request, body: bytes) -> bytes:
-    """Return the raw body, or the content of the field `file` of a form."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return body
-
-    async def replay() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    # Starlette raises HTTPException 400 if the form is broken.
-    scope = {**request.scope, "headers": without_charset(request.scope["headers"])}
-    async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
-        file = form.get("file")
-        if file is None:
-            raise BadRequest(f"the form has no field 'file'; it has: {', '.join(form) or 'none'}"[:300])
-        if isinstance(file, str):
-            raise BadRequest("the form's field 'file' holds text; it must be a file, with a filename")
-        return await file.read()
+async def _files(request: Request, body: bytes, most: int) -> list[bytes]:
+    """Return the raw body, or the contents of the fields `file` of a form."""
+    content_type = request.headers.get("content-type", "")
+    if not is_form(content_type):
+        return [body]
+    parts = await read_form(body, content_type, max_files=most)
+    found = [part for part in parts if part.name == "file"]
+    if not found:
+        names = ", ".join(part.name for part in parts) or "none"
+        raise BadRequest(f"the form has no field 'file'; it has: {names}"[:300])
+    if any(part.filename is None for part in found):
+        raise BadRequest("the form's field 'file' holds text; it must be a file, with a filename")
+    return [part.content for part in found]

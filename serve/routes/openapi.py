@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from serve.routes.classify import TOP
+from serve.routes.classify import INKS, TOP
+from serve.routes.v2 import STRICT as STRICT_VALUES
 from serve.routes.v2_requests import Body
 from serve.routes.v2_tensors import HEADER
 
@@ -33,6 +34,21 @@ class Classification(BaseModel):
 
     model: str
     predictions: list[Prediction] = Field(description="best first")
+    problem: str | None = Field(None, description="with ink=auto: blank, dot, several, scribble or null")
+
+
+class FileResult(BaseModel):
+    """The result for one of several files."""
+
+    predictions: list[Prediction] = Field(description="best first")
+    problem: str | None = Field(None, description="with ink=auto: blank, dot, several, scribble or null")
+
+
+class Classifications(BaseModel):
+    """The response of /classify to several files."""
+
+    model: str
+    results: list[FileResult] = Field(description="one for each file, in order")
 
 
 class ServerMetadata(BaseModel):
@@ -50,7 +66,7 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether all models are ready."""
+    """Whether requests may be sent here."""
 
     ready: bool
 
@@ -157,28 +173,50 @@ TOP_K: dict[str, Any] = {
     "description": "how many classes the response lists",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": TOP},
 }
+INK: dict[str, Any] = {
+    "name": "ink",
+    "in": "query",
+    "required": False,
+    "description": "for models of digits; auto: find the digit's ink, dark or light, and prepare it as the app does",
+    "schema": {"type": "string", "enum": list(INKS), "default": INKS[0]},
+}
+STRICT: dict[str, Any] = {
+    "name": "strict",
+    "in": "query",
+    "required": False,
+    "allowEmptyValue": True,
+    "description": "ready only if all models are loaded",
+    "schema": {"type": "string", "enum": list(STRICT_VALUES), "default": "false"},
+}
 LENGTH: dict[str, Any] = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "length of the JSON in bytes, if raw tensors follow it",
+    "description": "length of the JSON in bytes, if raw tensors follow it; 0: the body is one raw tensor",
     "schema": {"type": "integer", "minimum": 0},
 }
 IMAGE: dict[str, Any] = {
     "required": True,
-    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP (no run lengths), as the body or its form field `file`",
+    "description": "PNG, JPEG, WebP, AVIF, GIF (first frame) or BMP (no run lengths), as the body, or one or several "
+    "in the form's field `file`",
     "content": {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
+                "properties": {
+                    "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                },
             }
         },
     },
 }
-TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+CLASSIFIED: dict[str, Any] = {"model": Classification | Classifications, "description": "the predictions"}
+TEXT: dict[str, Any] = {
+    "description": "text, or OpenMetrics for a client that accepts it",
+    "content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")},
+}
 INFERENCE: dict[str, Any] = {
     "model": Inference,
     "description": "the scores, as JSON or as raw tensors after the JSON",

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +15,7 @@ from serve.routes import openapi
 from serve.routes.classify import Classify
 from serve.routes.v2 import V2
 from serve.routes.v2_requests import INDEX, INFER, LOAD, UNLOAD
+from serve.routes.v2_tensors import HEADER
 
 VERSION = {"version": openapi.path("version", "always 1", "1")}
 MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/index lists it")}
@@ -52,20 +52,28 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         )
 
     bodies = (408, 413, 415, 503)
-    add("POST", "/classify/{model}", classify.post, "Classify an image", openapi.Classification,
-        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.IMAGE,
+    add("POST", "/classify/{model}", classify.post, "Classify an image, or several", openapi.CLASSIFIED,
+        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K, openapi.INK), body=openapi.IMAGE,
         description="The image's centre square, resized to the model's input. Digits are expected as in MNIST: "
-        "white on black, centred.")  # fmt: skip
+        "white on black, centred; with `?ink=auto` they may have any ink on any paper, and `problem` says what is "
+        "unusual (`blank` and `dot` have no predictions). A form with several files `file` gets one result for each, "
+        "in order, as `results`.")  # fmt: skip
     add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
     add("GET", "/v2/health/live", v2.live, "Whether the process is alive", openapi.Live)
-    add("GET", "/v2/health/ready", v2.ready, "Whether all models are ready", openapi.Ready, 503)
+    add("GET", "/v2/health/ready", v2.ready, "Whether requests may be sent here", openapi.Ready, 422, 503,
+        parameters=(openapi.STRICT,),
+        description="Ready: every model of the folder was tried, and at least one is loaded. With `?strict`: all are. "
+        "A server that shuts down is not ready.")  # fmt: skip
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add("GET", path, v2.model, "A model's tensors and metadata", openapi.ModelMetadata, 404, 503)
         add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
         add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
         add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
             parameters=(openapi.LENGTH,), body=openapi.json_body(INFER),
-            description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON.")  # fmt: skip
+            description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON. Datatype "
+            "UINT8 is pixels; BYTES is encoded image files, as base64 in JSON, and raw each after its length (four "
+            f"bytes, little-endian). With {HEADER} 0 the body is raw pixels alone, and the response is binary.",
+            )  # fmt: skip
     add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
         body=openapi.json_body(INDEX, required=False))  # fmt: skip
     add("POST", "/v2/repository/models/{model}/load", v2.load, "Load or reload a model", openapi.Empty, 400, 404,
@@ -75,7 +83,8 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
 
     async def render(request: Request) -> Response:
         request.scope[RECORD].route = "metrics"
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        text, kind = metrics.render(request.headers.get("accept", ""))
+        return Response(text, media_type=kind)
 
     add("GET", "/metrics", render, "Prometheus metrics", openapi.TEXT)
     return [route for route in router.routes if isinstance(route, Route)]

@@ -2,24 +2,28 @@
 
 import asyncio
 import gzip
-import math
 import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.engine.batching import Engine
 from serve.engine.models import OUTPUTS, ModelInfo
-from serve.errors import ApiError, BadRequest
+from serve.errors import ApiError, BadRequest, NotReady
 from serve.http.bodies import SMALL, Bodies
 from serve.http.connections import ClientWaits
 from serve.http.gate import RECORD
+from serve.images.decoder import Decoder
+from serve.images.formats import READERS
 from serve.routes import v2_tensors
+from serve.routes.files import in_turn
 from serve.routes.v2_requests import INDEX, LOAD, UNLOAD, Body
 from serve.routes.v2_tensors import HEADER
 
@@ -29,14 +33,17 @@ NAME = "deep-image-zoo"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
 # A folder holds one version of a model; the SHA-256 in its metadata identifies the weights.
 VERSION = "1"
+# `?strict` alone asks for it too.
+STRICT = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
 class V2:
     """The handlers of the routes under /v2. All raise ApiError with the statuses that serve/routes/table.py lists."""
 
-    def __init__(self, engine: Engine, bodies: Bodies, version: str) -> None:
+    def __init__(self, engine: Engine, bodies: Bodies, decoder: Decoder, version: str) -> None:
         self._engine = engine
         self._bodies = bodies
+        self._decoder = decoder
         self._version = version
         # Models are loaded and unloaded one after another, in a thread of their own: waiting in a shared thread pool
         # would hold up other requests.
@@ -53,10 +60,16 @@ class V2:
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Tell whether all models are ready."""
+        """Tell whether every model was tried and one is ready; with `?strict`, whether all are."""
         request.scope[RECORD].route = "v2_ready"
-        if why := self._engine.unready:
-            raise ApiError(503, f"not ready: {why}", retry_after=1)
+        strict = request.query_params.get("strict", "false")
+        if strict not in STRICT:
+            raise ApiError(422, f"strict is {strict!r:.50}; valid are true and false")
+        why = self._engine.unready
+        if not why and STRICT[strict] and (missing := self._engine.repository.missing()):
+            why = f"not loaded: {', '.join(missing)}"
+        if why:
+            raise NotReady(f"not ready: {why}")
         return _json({"ready": True})
 
     async def model(self, request: Request) -> Response:
@@ -71,7 +84,13 @@ class V2:
                 "platform": "onnxruntime_onnx",
                 "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *shape]}],
                 "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in OUTPUTS],
-                "parameters": {**info.metadata, "served_precision": info.precision, "device": info.device},
+                # Clients expect one entry for each input, so the other datatype of `image` is stated here.
+                "parameters": {
+                    **info.metadata,
+                    "served_precision": info.precision,
+                    "device": info.device,
+                    "image_as_bytes": f"datatype BYTES, shape [-1]: {', '.join(READERS)} files; in JSON as base64",
+                },
             }
         )
 
@@ -101,20 +120,33 @@ class V2:
         deadline = began + self._engine.settings.timeout
         info = self._info(request, "v2_infer")
         async with self._bodies.read(request) as body:
-            most = self._engine.settings.max_images
-            length = v2_tensors.header_length(request.headers.get(HEADER), len(body))
-            _limit_json(length, SMALL + most * math.prod(info.image_size) * NUMBER)
-            if length > SLOW_JSON:
-                message = await asyncio.to_thread(v2_tensors.parse, body, length, info.image_size, max_images=most)
-            else:
-                message = v2_tensors.parse(body, length, info.image_size, max_images=most)
+            message = await self._parse(request, body, info)
+            del body  # encoded files are copies
             if message.seconds is not None:
                 deadline = min(deadline, began + message.seconds)
             async with ClientWaits(request.receive):
-                result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
+                images = message.images
+                if isinstance(images, list):
+                    images = np.concatenate(
+                        await in_turn(
+                            images,
+                            lambda data, seconds: self._decoder(data, info.image_size, timeout=seconds),
+                            deadline,
+                        )
+                    )
+                result = await self._engine.infer(info.name, images, timeout=deadline - time.monotonic())
         content, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
         return _coded(content, headers, request.headers.get("accept-encoding", ""))
+
+    async def _parse(self, request: Request, body: bytes, info: ModelInfo) -> v2_tensors.Request:
+        header, most = request.headers.get(HEADER), self._engine.settings.max_images
+        length = v2_tensors.header_length(header, len(body))
+        if header is not None and not length:
+            return v2_tensors.parse_raw(body, info.image_size, max_images=most)
+        parse = partial(v2_tensors.parse, body, length, info.image_size, max_images=most)
+        # A BYTES tensor is copied and may be base64.
+        return await asyncio.to_thread(parse) if max(length, len(body) - length) > SLOW else parse()
 
     async def index(self, request: Request) -> Response:
         """List all models and their states."""
@@ -159,7 +191,8 @@ class V2:
     async def _read(self, request: Request, body: Body[T]) -> T:
         """Read a small JSON body; an empty one counts as an empty object."""
         async with self._bodies.read(request) as data:
-            _limit_json(len(data), SMALL)
+            if len(data) > SMALL:  # once parsed, JSON can take thirty times its bytes
+                raise ApiError(413, f"{len(data):,} bytes of JSON are too many: at most {SMALL:,}")
             try:
                 message = orjson.loads(data or b"{}")
             except orjson.JSONDecodeError as error:
@@ -167,18 +200,8 @@ class V2:
         return body.check(message)
 
 
-# Longer JSON is parsed in another thread: a megabyte of numbers takes long enough to hold up other requests.
-SLOW_JSON = 256 * 2**10
-# Bytes that one number of a tensor may take in JSON, with its commas, brackets and spaces.
-NUMBER = 8
-
-
-def _limit_json(length: int, most: int) -> None:
-    # Once parsed, JSON can take thirty times its bytes.
-    if length > most:
-        raise ApiError(
-            413, f"{length:,} bytes of JSON are too many: at most {most:,}; tensors can be sent as raw bytes"
-        )
+# Longer requests are parsed in another thread: a megabyte of numbers takes long enough to hold up other requests.
+SLOW = 256 * 2**10
 
 
 def _json(message: Any) -> Response:

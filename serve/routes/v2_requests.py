@@ -38,10 +38,15 @@ class InputTensor(TypedDict):
     """The tensor `image`."""
 
     name: Literal["image"]
-    datatype: Literal["UINT8"]
+    datatype: Annotated[Literal["UINT8", "BYTES"], Field(description="pixels, or encoded image files")]
     shape: Annotated[
         list[Annotated[int, Field(ge=1)]],
-        Field(min_length=4, max_length=4, fail_fast=True, description="[n, H, W, C], as in the model's metadata"),
+        Field(
+            min_length=1,
+            max_length=4,
+            fail_fast=True,
+            description="UINT8: [n, H, W, C], as in the model's metadata; BYTES: [n] or [n, 1]",
+        ),
     ]
     parameters: NotRequired[InputParameters | None]
     # Checked while it is converted, all numbers at once.
@@ -51,9 +56,13 @@ class InputTensor(TypedDict):
             WithJsonSchema(
                 {
                     "type": "array",
-                    "description": "flat, or nested like the shape",
+                    "description": "flat, or nested like the shape; of BYTES, each file as a base64 text",
                     "items": {
-                        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 255}, {"type": "array", "items": {}}]
+                        "anyOf": [
+                            {"type": "integer", "minimum": 0, "maximum": 255},
+                            {"type": "string", "contentEncoding": "base64"},
+                            {"type": "array", "items": {}},
+                        ]
                     },
                 }
             ),
@@ -172,7 +181,7 @@ INFER = Body(
         "parameters.timeout": "parameter timeout is {value}; it must be a whole number of microseconds",
         "inputs": "inputs must be a list with the one tensor 'image'",
         "inputs.*.name": "input {value} is unknown; valid is 'image'",
-        "inputs.*.datatype": "datatype of 'image' is {value}; valid is 'UINT8'",
+        "inputs.*.datatype": "datatype of 'image' is {value}; valid are 'UINT8' and 'BYTES'",
         "inputs.*.shape": "shape of 'image' is {value}; valid is {shape}",
         "inputs.*.parameters": "parameters of 'image' must be an object, not {type}",
         "outputs": "outputs must be a list of at most two tensors",

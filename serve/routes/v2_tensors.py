@@ -3,6 +3,7 @@
 `parse` makes a `Request` of a request's bytes, `render` makes a response's bytes of a `Result`. Neither knows HTTP.
 """
 
+import base64
 import itertools
 import math
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import orjson
 
 from serve.engine.models import OUTPUTS, Images, Scores
 from serve.engine.queues import Result, ranked
-from serve.errors import BadRequest
+from serve.errors import ApiError, BadRequest
+from serve.http.bodies import SMALL
 from serve.routes.v2_requests import INFER, InputTensor, RequestedOutput
 
 # Tells how many bytes of a body are JSON, where raw tensors follow.
@@ -33,12 +35,55 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An inference request. `seconds` is how long the client waits, None if it does not say."""
+    """An inference request.
+
+    Attributes:
+        id: returned in the response.
+        images: pixels, or encoded files (a BYTES tensor).
+        outputs: the requested tensors.
+        seconds: how long the client waits, None if it does not say.
+    """
 
     id: str | None
-    images: Images
+    images: Images | list[bytes]
     outputs: list[Output]
     seconds: float | None
+
+
+def parse_raw(body: bytes, shape: tuple[int, int, int], *, max_images: int) -> Request:
+    """Parse a request without JSON: the body is the tensor of the model's only input; the response is binary too.
+
+    Raises:
+        BadRequest: if the body is not a whole number of images of `shape`, or of too many.
+    """
+    size = math.prod(shape)
+    count, rest = divmod(len(body), size)
+    if rest or not count:
+        raise BadRequest(
+            f"the body has {len(body)} bytes; without JSON, valid are multiples of {size}: images of {shape}"
+        )
+    _check_count(count, max_images)
+    images = np.frombuffer(body, np.uint8).reshape(count, *shape)
+    return Request(id=None, images=images, outputs=_outputs(None, True), seconds=None)
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise BadRequest(f"{count} images in one request; at most {most}")
+
+
+# Bytes that one number of a tensor may take in JSON, with its commas, brackets and spaces.
+NUMBER = 8
+# Once parsed, a list of small values takes thirty times its bytes; a few long texts take little more than theirs.
+FEW = 10_000
+
+
+def _limit_json(body: bytes, length: int, most: int) -> None:
+    """Refuse JSON of more than `most` bytes, unless it consists of few values, such as encoded images."""
+    if length > most and sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{")) > FEW:
+        raise ApiError(
+            413, f"{length:,} bytes of JSON are too many: at most {most:,}; tensors can be sent as raw bytes"
+        )
 
 
 def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: int) -> Request:
@@ -51,8 +96,9 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
         max_images: the most images in one request.
 
     Raises:
-        BadRequest: says what is wrong, and what would be right.
+        ApiError: says what is wrong, and what would be right.
     """
+    _limit_json(body, length, SMALL + max_images * math.prod(shape) * NUMBER)
     try:
         message = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
@@ -65,15 +111,17 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
     for tensor in (*message["inputs"], *(message.get("outputs") or ())):
         if any(name in (tensor.get("parameters") or {}) for name in SHARED):
             raise BadRequest("shared memory is not supported; send the tensor in the request")
-    size = request["inputs"][0]["shape"]
-    if tuple(size[1:]) != shape:
-        raise INFER.wrong(message, ("inputs", 0, "shape"), shape=["n", *shape])
-    if size[0] > max_images:
-        raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
+    tensor = request["inputs"][0]
+    size = tensor["shape"]
+    encoded = tensor["datatype"] == "BYTES"
+    if (size[1:] not in ([], [1])) if encoded else (tuple(size[1:]) != shape):
+        raise INFER.wrong(message, ("inputs", 0, "shape"), shape=["n"] if encoded else ["n", *shape])
+    _check_count(size[0], max_images)
     timeout = parameters.get("timeout")
+    raw = memoryview(body)[length:]
     return Request(
         id=request.get("id"),
-        images=_images(request["inputs"][0], memoryview(body)[length:]),
+        images=_files(tensor, raw) if encoded else _images(tensor, raw),
         outputs=_outputs(request.get("outputs"), parameters.get("binary_data_output", False)),
         seconds=timeout / 1e6 if timeout else None,
     )
@@ -92,22 +140,75 @@ def header_length(header: str | None, total: int) -> int:
     return int(header)
 
 
-def _images(tensor: InputTensor, raw: memoryview) -> Images:
-    """Read the images from the tensor's data, or from the bytes after the JSON."""
-    size = tensor["shape"]
+def _is_binary(tensor: InputTensor, raw: memoryview) -> bool:
+    """Tell whether the tensor's data are the bytes after the JSON, and check that they are all there."""
     binary = (tensor.get("parameters") or {}).get("binary_data_size")
     if binary is None:
         if len(raw):
             raise BadRequest(f"{len(raw)} bytes after the JSON, but 'image' has no binary_data_size")
-        return _from_json(tensor.get("data"), size)
+        return False
     if "data" in tensor:
         raise BadRequest("'image' has both data and binary_data_size")
-    total = math.prod(size)
-    if type(binary) is not int or binary != total or len(raw) != total:
-        raise BadRequest(
-            f"binary_data_size is {binary!r:.50} and {len(raw)} bytes follow the JSON; shape {size} takes {total}"
+    if type(binary) is not int or binary != len(raw):
+        wanted = (
+            "" if tensor["datatype"] == "BYTES" else f"; shape {tensor['shape']} takes {math.prod(tensor['shape'])}"
         )
+        raise BadRequest(f"binary_data_size is {binary!r:.50} and {len(raw)} bytes follow the JSON{wanted}")
+    return True
+
+
+def _images(tensor: InputTensor, raw: memoryview) -> Images:
+    """Read the images from the tensor's data, or from the bytes after the JSON."""
+    size = tensor["shape"]
+    if not _is_binary(tensor, raw):
+        return _from_json(tensor.get("data"), size)
+    if len(raw) != math.prod(size):
+        raise BadRequest(f"{len(raw)} bytes follow the JSON; shape {size} takes {math.prod(size)}")
     return np.frombuffer(raw, np.uint8).reshape(size)
+
+
+def _files(tensor: InputTensor, raw: memoryview) -> list[bytes]:
+    """Read encoded files from the tensor's data, as base64, or from the bytes after the JSON."""
+    size = tensor["shape"]
+    files = _unpacked(raw) if _is_binary(tensor, raw) else _from_base64(tensor.get("data"), size)
+    if len(files) != size[0]:
+        raise BadRequest(f"'image' has {len(files)} elements; its shape {size} has {size[0]}")
+    return files
+
+
+def _unpacked(raw: memoryview) -> list[bytes]:
+    """Unpack a BYTES tensor; see `_packed`."""
+    files: list[bytes] = []
+    while raw:
+        end = 4 + int.from_bytes(raw[:4], "little")
+        if len(raw) < end:
+            raise BadRequest(f"element {len(files)} of 'image' claims {end - 4} bytes; {max(0, len(raw) - 4)} follow")
+        files.append(bytes(raw[4:end]))
+        raw = raw[end:]
+    return files
+
+
+# A long text is decoded in parts: other threads get their turn in between. A multiple of four.
+BASE64_PART = 2**18
+
+
+def _from_base64(data: Any, size: list[int]) -> list[bytes]:
+    if not isinstance(data, list):
+        raise BadRequest("'image' has neither a list of data nor binary_data_size")
+    if len(size) == 2 and data and isinstance(data[0], list):  # nested like [n, 1]
+        if any(type(row) is not list or len(row) != 1 for row in data):
+            raise BadRequest(f"data of 'image' is nested, but not like its shape {size}")
+        data = [row[0] for row in data]
+    try:
+        return [
+            b"".join(
+                base64.b64decode(text[start : start + BASE64_PART], validate=True)
+                for start in range(0, len(text), BASE64_PART)
+            )
+            for text in data
+        ]
+    except (TypeError, ValueError):
+        raise BadRequest("data of 'image' must be encoded image files, each as a base64 text") from None
 
 
 def _from_json(data: Any, size: list[int]) -> Images:

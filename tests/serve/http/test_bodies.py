@@ -3,12 +3,14 @@
 import asyncio
 import gzip
 import os
+import zlib
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from serve.http.bodies import SMALL, Bodies
+from serve.errors import ApiError
+from serve.http.bodies import MAX_MEMBERS, SMALL, Bodies
 from serve.settings import Settings
 
 LIMIT = 300_000
@@ -36,3 +38,43 @@ def test_a_decompressed_body_holds_its_size_unless_it_is_small(size: int, random
         assert held == (size if size > SMALL else 0)
 
     asyncio.run(work())
+
+
+def read(body: bytes) -> bytes:
+    async def work() -> bytes:
+        bodies = Bodies(Settings(max_body=LIMIT))
+        async with bodies.read(request(body)) as content:
+            return content
+
+    return asyncio.run(work())
+
+
+def test_a_gzip_body_may_have_several_members() -> None:
+    """`cat a.gz b.gz` is a gzip file; programs that compress in blocks or in parallel write such files too."""
+    for sizes in ([3, 5], [0, 70_000, 0, 1], [100] * 1000, [LIMIT - 7, 7]):
+        contents = [os.urandom(size) for size in sizes]
+        packed = b"".join(gzip.compress(content, 1) for content in contents)
+        if len(packed) <= LIMIT:
+            assert read(packed) == b"".join(contents)
+    assert read(gzip.compress(b"") * MAX_MEMBERS) == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (gzip.compress(bytes(LIMIT)) + gzip.compress(b"x"), 413, "too large"),
+        (gzip.compress(b"x") + gzip.compress(bytes(LIMIT)), 413, "too large"),
+        (gzip.compress(bytes(LIMIT // 3)) * 4, 413, "too large"),
+        (gzip.compress(bytes(LIMIT + 1)) + gzip.compress(b""), 413, "too large"),
+        (gzip.compress(b"x") + gzip.compress(b"y")[:-1], 400, "incomplete"),
+        (gzip.compress(b"x") + gzip.compress(b"y")[:5], 400, "incomplete"),
+        (gzip.compress(b"x") * 2 + b"more", 400, "decompressed"),
+        (gzip.compress(b"x") + zlib.compress(b"y"), 400, "bytes after its end"),
+        (zlib.compress(b"x") + gzip.compress(b"y"), 400, "bytes after its end"),
+        (gzip.compress(b"") * (MAX_MEMBERS + 2), 400, "members"),
+    ],
+)
+def test_the_limits_hold_for_all_members_together(body: bytes, status: int, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as caught:
+        read(body)
+    assert caught.value.status == status

@@ -15,6 +15,7 @@ from serve.engine.models import ModelInfo
 from serve.engine.queues import Result
 from serve.errors import ApiError, BadImage
 from serve.http.gate import RECORD, Gate, Record
+from serve.http.responses import error_response
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
 from serve.routes.v2 import V2
@@ -22,6 +23,9 @@ from serve.settings import Settings
 
 INFO = ModelInfo("model", ["a", "b"], (2, 2, 1), None, "fp32", "cpu", None, {})
 IMAGE = {"name": "image", "shape": [1, 2, 2, 1], "datatype": "UINT8", "data": [0] * 4}
+
+
+NO_DECODER: Any = None
 
 
 class Clock:
@@ -78,7 +82,7 @@ def test_the_time_a_body_takes_is_not_left_for_the_run(
     asked: int | None, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    for name in ("v2", "classify"):
+    for name in ("v2", "classify", "files"):
         monkeypatch.setattr(f"serve.routes.{name}.time", clock)
     engine = Granted(Settings(timeout=10.0))
 
@@ -90,7 +94,7 @@ def test_the_time_a_body_takes_is_not_left_for_the_run(
     body = json.dumps({"inputs": [IMAGE], "parameters": {} if asked is None else {"timeout": asked}}).encode()
     bodies: Any = Bodies(body, clock)
     as_decoder: Any = decoder
-    asyncio.run(V2(engine, bodies, "1").infer(request("/v2/models/model/infer", model="model")))
+    asyncio.run(V2(engine, bodies, NO_DECODER, "1").infer(request("/v2/models/model/infer", model="model")))
     asyncio.run(Classify(engine, bodies, as_decoder).post(request("/classify/model", model="model")))
     run, decoding, classified = engine.seconds
     assert run == pytest.approx(most - 0.1)
@@ -107,14 +111,14 @@ def test_the_index_can_list_the_ready_models_alone(
     (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
     bodies: Any = Bodies(json.dumps(only).encode())
     with Engine(Settings(models=tmp_path, threads=1)) as engine:
-        answer = asyncio.run(V2(engine, bodies, "1").index(request("/v2/repository/index")))
+        answer = asyncio.run(V2(engine, bodies, NO_DECODER, "1").index(request("/v2/repository/index")))
     assert [entry["name"] for entry in json.loads(bytes(answer.body))] == names
 
 
 def test_a_server_without_models_yet_says_when_to_try_again(tmp_path: Any) -> None:
     bodies: Any = Bodies(b"")
     with pytest.raises(ApiError, match="not ready: loading models") as caught:
-        asyncio.run(V2(Engine(Settings(models=tmp_path)), bodies, "1").ready(request("/v2/health/ready")))
+        asyncio.run(V2(Engine(Settings(models=tmp_path)), bodies, NO_DECODER, "1").ready(request("/v2/health/ready")))
     assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "1"})
 
 
@@ -152,6 +156,25 @@ def test_a_request_cancelled_by_the_shutdown_is_told_to_try_again() -> None:
     asyncio.run(Gate(application, engine)(scope, receive, send))
     assert said[0]["status"] == 503
     assert {(b"retry-after", b"1"), (b"connection", b"close")} <= set(said[0]["headers"])
+
+
+def test_refusals_of_a_server_that_shuts_down_are_counted_apart() -> None:
+    engine = Engine(Settings())
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await error_response(503, "no")(scope, receive, send)
+
+    async def send(message: Any) -> None:
+        pass
+
+    receive: Any = None
+    for engine.draining in (False, True):
+        asyncio.run(
+            Gate(application, engine)({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+        )
+    text = engine.metrics.render()[0].decode()
+    for outcome in ("overloaded", "draining"):
+        assert f'serve_requests_total{{model="",outcome="{outcome}",route="other"}} 1.0' in text
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -58,7 +58,7 @@ def test_what_is_checked_is_what_is_described() -> None:
     tensor = infer["inputs"]["items"]["properties"]
     assert tensor["name"]["const"] == "image"
     assert tensor["shape"]["items"] == {"type": "integer", "minimum": 1}
-    assert (tensor["shape"]["minItems"], tensor["shape"]["maxItems"]) == (4, 4)
+    assert (tensor["shape"]["minItems"], tensor["shape"]["maxItems"]) == (1, 4)
     (listed, _) = infer["outputs"]["anyOf"]
     assert tuple(listed["items"]["properties"]["name"]["enum"]) == OUTPUTS
     assert "$ref" not in str(infer)  # a reference would point at nothing

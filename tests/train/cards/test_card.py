@@ -18,7 +18,7 @@ from train import publish, records
 from train.cards import model_card, provenance, publishing, readme_table, wording
 from train.data import loading
 from train.onnx_export import metadata
-from train.training import arguments, models, recipes, run_folder
+from train.training import arguments, models, recipes
 from zoo.catalog import DATASETS
 
 PLAIN = recipes.as_settings(recipes.PAPER_VANILLA)
@@ -205,13 +205,6 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
     assert re.search(rf"That run {unpublished} `[^`]* --seed 3` trains at commit `abc`; they are expected", text)
     assert "expected in the folder `first`.\n" in text
     assert "from the weights `second` (2 epochs in 10 min, then 2 epochs in 10 min; " in text
-
-
-def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
-    description = {"pretrained": "published", "settings": recipes.as_settings(recipes.PAPER_VANILLA)}
-    run_folder.prepare(tmp_path / "run", description, False, [{"epochs": 2}])
-    run_folder.prepare(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
-    assert json.loads((tmp_path / "run" / "args.json").read_text())["earlier"] == [{"epochs": 2}]
 
 
 def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_nothing_to_augment_equals_preprocessing(dataset: str, size: int, reques
 def test_augmentation_of_strength_nothing_equals_preprocessing(cifar10: loading.Dataset) -> None:
     """At the middle of every range nothing moves: also where the path with the mask is taken."""
     images, p = cifar10.train.images[:32], preprocess("cifar10")
-    middle = torch.full((32, 10), 0.5)
+    middle = torch.full((32, len(augment.columns())), 0.5)
     x = augment.augment(images, middle, torch.zeros(32, dtype=torch.bool), PAPER["cifar10"], p)
     assert torch.allclose(x, p(images), atol=3e-5)
 
@@ -157,7 +157,7 @@ def test_augmentation_of_strength_nothing_equals_preprocessing(cifar10: loading.
 def test_mirrored_equals_preprocessing_mirrored(cifar10: loading.Dataset) -> None:
     images, p = cifar10.train.images[:8], preprocess("cifar10")
     mirrored = torch.tensor([True, False] * 4)
-    x = augment.augment(images, torch.full((8, 10), 0.5), mirrored, Augmentation(flip="random"), p)
+    x = augment.augment(images, torch.full((8, len(augment.columns())), 0.5), mirrored, Augmentation(flip="random"), p)
     expected = torch.where(mirrored[:, None, None, None], p(images).flip(-1), p(images))
     assert torch.allclose(x, expected, atol=3e-5)
 
@@ -253,7 +253,7 @@ def digest(draws: augment.Draws) -> str:
 def test_a_seed_keeps_drawing_what_it_drew(flip: str, seed: int, epoch: int) -> None:
     for augmentation in DRAWN_FOR[flip]:
         draws = augment.draw(257, augmentation, seed, epoch)
-        assert draws.uniform.shape == (257, 10)
+        assert draws.uniform.shape == (257, len(augment.columns()))
         assert digest(draws) == DRAWN[flip, seed, epoch]
 
 
@@ -280,15 +280,16 @@ def test_a_further_augmentation_changes_no_draw_of_the_others(place: str, monkey
     monkeypatch.setattr(augment, "EFFECTS", effects)
     for flip, seed, epoch in DRAWN:
         draws = augment.draw(257, Eleventh(flip=flip, dropout=0.5), seed, epoch)
-        assert draws.uniform.shape == (257, 11)
+        assert draws.uniform.shape == (257, len(augment.columns()))
         assert digest(draws) == DRAWN[flip, seed, epoch]
 
     draws = augment.draw(20_000, Eleventh(dropout=0.5), seed=0, epoch=0)
-    own = draws.uniform[:, 10]
+    at = augment.columns().index("dropout")
+    own = draws.uniform[:, at]
     assert own.mean().item() == pytest.approx(0.5, abs=0.01)
     correlation = torch.corrcoef(torch.cat([draws.uniform, draws.order[:, None].float()], 1).T)
-    assert (correlation - torch.eye(12)).abs().max() < 0.03
-    assert not torch.equal(own, augment.draw(20_000, Eleventh(dropout=0.5), seed=0, epoch=1).uniform[:, 10])
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.03
+    assert not torch.equal(own, augment.draw(20_000, Eleventh(dropout=0.5), seed=0, epoch=1).uniform[:, at])
 
     # One more beside it leaves it as it is too.
     monkeypatch.setattr(augment, "EFFECTS", {"other": augment.Effect("input", ("other",), pixel_dropout), **effects})
@@ -308,7 +309,7 @@ def test_a_further_augmentation_is_applied_where_its_field_is_set(
     draws = augment.draw(32, eleven, seed=0, epoch=0)
     assert torch.equal(augment.augment(images, draws.uniform, draws.mirrored, eleven, p), plain)
     x = augment.augment(images, draws.uniform, draws.mirrored, dataclasses.replace(eleven, dropout=0.5), p)
-    kept = draws.uniform[:, 10] >= 0.5
+    kept = draws.uniform[:, augment.columns().index("dropout")] >= 0.5
     assert 0 < kept.sum() < 32
     assert torch.equal(x[kept], plain[kept])
     black = pixels(x[~kept], p)[:, :, 32, 32]
@@ -332,13 +333,13 @@ def test_another_seed_begins_with_other_images_mirrored() -> None:
 def test_draws_are_uniform_and_independent() -> None:
     draws = augment.draw(20_000, PAPER["cifar10"], seed=0, epoch=0)
     u = draws.uniform
-    assert u.shape == (20_000, 10)
+    assert u.shape == (20_000, len(augment.columns()))
     assert 0 <= u.min() < 0.001
     assert 0.999 < u.max() < 1
-    assert torch.allclose(u.mean(0), torch.full((10,), 0.5), atol=0.01)
-    assert torch.allclose(u.var(0), torch.full((10,), 1 / 12), atol=0.003)
+    assert torch.allclose(u.mean(0), torch.full((u.shape[1],), 0.5), atol=0.01)
+    assert torch.allclose(u.var(0), torch.full((u.shape[1],), 1 / 12), atol=0.003)
     correlation = torch.corrcoef(torch.cat([u, draws.mirrored[:, None].float(), draws.order[:, None].float()], 1).T)
-    assert (correlation - torch.eye(12)).abs().max() < 0.03
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.03
     assert draws.mirrored.float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 

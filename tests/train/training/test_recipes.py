@@ -24,7 +24,7 @@ PINNED = json.loads((Path(__file__).parent / "recipes.json").read_text())
 
 @pytest.mark.parametrize("case", PINNED)
 def test_recipes_are_those_of_the_published_runs(case: str) -> None:
-    assert recipes.as_settings(recipes.get(*case.split())) == PINNED[case]
+    assert recipes.get(*case.split()) == recipes.of_settings(PINNED[case])
 
 
 def test_a_tag_and_an_unknown_network_change_no_recipe() -> None:

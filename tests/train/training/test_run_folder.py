@@ -1,5 +1,6 @@
 """Who may use a run folder."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import tiny_networks
 from conftest import SAMPLES, Child
 
-from train.records import RunDescription
+from train import records
+from train.records import Earlier, RunDescription
 from train.training import recipes, run_folder
 
 ARGUMENTS = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES, "--learning-rate", 0.05)
@@ -52,6 +54,25 @@ def test_what_a_killed_process_left_is_no_run(tmp_path: Path) -> None:
         assert (tmp_path / "args.json").is_file()
         assert (tmp_path / run_folder.LOCK).is_file()
     assert not (tmp_path / run_folder.LOCK).exists()
+
+
+def test_a_resumed_run_keeps_the_runs_that_it_started_from(tmp_path: Path) -> None:
+    """By the time it is resumed, other weights may be published under the name that it started from."""
+
+    def earlier(*epochs: int) -> RunDescription:
+        runs = [
+            Earlier(
+                name="a", epochs=n, train_seconds=1.0, test_accuracy=90.0, git_commit=None, safetensors_sha256="0" * 64
+            )
+            for n in epochs
+        ]
+        return dataclasses.replace(description(), pretrained="published", earlier=runs)
+
+    with run_folder.claimed(tmp_path, earlier(2), resume=False):
+        pass
+    with run_folder.claimed(tmp_path, earlier(2, 9), resume=True):
+        pass
+    assert [run.epochs for run in records.read(RunDescription, tmp_path / "args.json").earlier] == [2]
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
