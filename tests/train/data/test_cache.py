@@ -5,6 +5,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from train.data import cache, loading
+from train.data import cache, decoding, loading
 
 
 @pytest.fixture
@@ -66,11 +67,11 @@ def test_other_names_of_the_classes_of_a_table(folder: Path, tmp_path: Path) -> 
         table._fingerprint = "the same"
         return table
 
-    files = set()
+    files: set[Path] = set()
     for names in (["bee", "wasp"], ["wasp", "bee"]):
         table = decode(names)
-        options = {"name": "insects", "image_column": "image", "label_column": "label", "size": 8}
-        loading.decoding.decode(table, classes=names, **options)
+        options: dict[str, Any] = {"name": "insects", "image_column": "image", "label_column": "label", "size": 8}
+        decoding.decode(table, classes=names, **options)
         files = set(folder.iterdir()) | files
     assert len(files) == 2
 
