@@ -14,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -31,7 +32,7 @@ from zoo.catalog import NETWORKS
 def changed(recipe: Recipe, trial: str) -> Recipe:
     """Return the recipe with a trial's change."""
     augmentation = recipe.augmentation
-    changes: dict[str, dict] = {
+    changes: dict[str, dict[str, Any]] = {
         "as published": {},
         "Cutout, a quarter of the side": {"augmentation": replace(augmentation, cutout=0.25)},
         "rotation 10, scale 0.8 to 1.2": {
@@ -54,7 +55,7 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
     }
     if trial in changes:
         return replace(recipe, **changes[trial])
-    numbers = {field.name: field.type for field in fields(Recipe) if field.type in (int, float)}
+    numbers: dict[str, Any] = {field.name: field.type for field in fields(Recipe) if field.type in (int, float)}
     pairs = [word.partition("=")[::2] for word in trial.split()]
     try:
         return replace(recipe, **{name: numbers[name](value) for name, value in pairs})

@@ -28,6 +28,6 @@ class Classify:
 if __name__ == "__main__":
     ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(Classify.bind(), route_prefix="/classify")
+    serve.run(Classify.bind(), route_prefix="/classify")  # type: ignore[attr-defined]  # the decorator adds `bind`
     while True:
         time.sleep(3600)

@@ -68,7 +68,7 @@ def step(model_name: str, precision: str, steps: int, compiled: bool, as_in_the_
     input_size = models.pretrained_cfg(model)["input_size"]
     if as_in_the_loop:
         model = fold(model, input_size, to_train=True)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     if compiled:
         model.compile()
     elif as_in_the_loop and device.type == "cpu":

@@ -18,6 +18,7 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from torch import nn
 
 from serve.engine.models import load
 from serve.settings import Settings
@@ -55,15 +56,22 @@ def shipped(card: Path) -> loading.Dataset:
 
 
 @pytest.fixture(scope="session")
-def outputs(card: Path, shipped: loading.Dataset) -> dict[str, np.ndarray]:
+def loaded(card: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Its network, by local-dir:, and its config.json; loaded once, as a VGG takes seconds."""
+    return models.load_card(card)
+
+
+@pytest.fixture(scope="session")
+def outputs(card: Path, loaded: tuple[nn.Module, Any], shipped: loading.Dataset) -> dict[str, np.ndarray]:
     """The logits of its weights and ONNX files for the shipped test images, computed once: it takes minutes."""
     assert len(shipped.test) == 1000
-    return checks.outputs(card, models.load_card(card)[0], shipped.test)
+    return checks.outputs(card, loaded[0], shipped.test)
 
 
 @pytest.fixture
-def computed(outputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verification uses `outputs` instead of computing them again."""
+def computed(loaded: tuple[nn.Module, Any], outputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification uses `loaded` and `outputs` instead of loading and computing them again."""
+    monkeypatch.setattr(models, "load_card", lambda _: loaded)
     monkeypatch.setattr(checks, "outputs", lambda *_: outputs)
 
 
@@ -251,8 +259,10 @@ def test_training_command_gives_the_published_recipe(card: Path, monkeypatch: py
         assert {"--epochs", "--batch-size", "--learning-rate", "--mixed-precision"} <= set(command.split())
 
 
-def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(card: Path, outputs: dict[str, np.ndarray]) -> None:
-    folder, _ = models.load_card(card)  # by local-dir:, as `outputs` were computed
+def test_torch_local_dir_and_onnx_agree_on_the_shipped_test_images(
+    card: Path, loaded: tuple[nn.Module, Any], outputs: dict[str, np.ndarray]
+) -> None:
+    folder, _ = loaded
     by_name = timm.create_model(card.name, pretrained=True).eval()
     labels = models.pretrained_cfg(by_name)["label_names"]
     assert (

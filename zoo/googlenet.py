@@ -13,9 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-
-# timm re-exports its layers in a way that mypy takes for private imports.
-from timm.layers import ConvNormAct, create_classifier, get_device_dtype  # type: ignore[attr-defined]
+from timm.layers import ConvNormAct, create_classifier, get_device_dtype
 from timm.models import register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import flatten_modules

@@ -10,7 +10,7 @@ __all__ = ["ignore", "is_scripting"]
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 # torch.jit does not list it in `__all__`, but documents it. The compiler knows the function under any name.
-is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
+is_scripting = torch.jit.is_scripting
 
 
 def ignore(method: MethodT) -> MethodT:

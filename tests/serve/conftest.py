@@ -173,7 +173,7 @@ class Running:
 
 
 # Tests with these fixtures start processes. They run one after another, as each of them can use all cores. So do the
-# files that carry the same marker themselves: they start processes without a fixture, or depend on the time.
+# files that carry the same marker themselves: they start processes without a fixture.
 STARTS_PROCESSES = {"running", "browser"}
 
 

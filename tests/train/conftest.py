@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -72,6 +73,17 @@ def reset_accelerate() -> None:
 @pytest.fixture(scope="session")
 def samples() -> Path:
     return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def few_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of 300 images of each dataset to train on and 100 to test, for networks that are not tiny."""
+    folder = tmp_path_factory.mktemp("few")
+    for file in SAMPLES.rglob("*.parquet"):
+        copy = folder / file.relative_to(SAMPLES)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pq.read_table(file)[: 300 if file.name.startswith("train") else 100], copy)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -160,17 +160,17 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
         other_code.setattr(metadata, "_sources_sha256", lambda: "another")
         for name in metadata.ALL_FILES:
             assert metadata.differing(twin, name) == ["sources_sha256"]
-    for file, old, new in (
+    for edited, old, new in (
         ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
         ("config.json", '"label_names": [', '"label_names": ["none",'),
         ("config.json", "0.25", "0.5"),
         ("metrics.json", '"int8": ', '"int8": 1'),
     ):
-        text = (twin / file).read_text()
+        text = (twin / edited).read_text()
         assert old in text
-        (twin / file).write_text(text.replace(old, new))
+        (twin / edited).write_text(text.replace(old, new))
         assert metadata.outdated(twin), new
-        (twin / file).write_text(text)
+        (twin / edited).write_text(text)
     assert not metadata.outdated(twin)
     weights = (twin / "model.safetensors").read_bytes()
     (twin / "model.safetensors").write_bytes(weights[:-1] + b"x")
@@ -255,7 +255,7 @@ def test_a_process_that_dies_is_told(twin: Path, capfd: pytest.CaptureFixture[st
     other = Path(shutil.copytree(twin, twin.parent / "other"))
 
     class Pool(ProcessPoolExecutor):
-        def submit(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        def submit(self, call: Any, /, *args: Any, **kwargs: Any) -> Any:
             return super().submit(os._exit, 1)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -286,7 +286,7 @@ def test_every_network_exports(name: str, dataset_name: str, tmp_path: Path) -> 
     model = timm.create_model(f"{name}.{dataset_name}").eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            module.running_var = torch.empty(module.num_features).uniform_(0.5, 1.5)
     onnx.save(graph.build(model, PIXELS[dataset_name]), tmp_path / "model.onnx")
     images = loading.load(dataset_name, SAMPLES).test.images[:20]
     expected = torch_logits(model, images)

@@ -171,16 +171,18 @@ def test_existing_run_is_neither_overwritten_nor_mixed_with_another(run: Run, fi
     assert "args.json is damaged" in one_line(errors)
 
 
-def test_the_papers_vanilla_networks_see_64x64(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_papers_vanilla_networks_see_64x64(
+    run: Run, few_samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From training to the weights' own test; and a run from before they did is not gone on with."""
-    arguments = ("--model", "vanilla_resnet18", "--dataset", "cifar10", "--data-dir", SAMPLES, "--recipe", "paper")
-    arguments += ("--epochs", 1, "--output-dir", tmp_path / "run")
+    network = ("--model", "vanilla_resnet18", "--dataset", "cifar10", "--data-dir", few_samples)
+    arguments = (*network, "--recipe", "paper", "--epochs", 1, "--output-dir", tmp_path / "run")
     assert run(*arguments)[0] == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     model, description = models.load_run(tmp_path / "run")
     assert models.pretrained_cfg(model)["input_size"] == (3, 64, 64)
     reset_accelerate()
-    assert evaluate.main([str(tmp_path / "run"), "--data-dir", str(SAMPLES)]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--data-dir", str(few_samples)]) == 0
     assert f"{metrics['test_accuracy']:.2f} %" in capsys.readouterr().out
 
     del description.settings["side"]
@@ -310,8 +312,10 @@ def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeyp
     monkeypatch.setattr(loop.Run, "train", noted)
     for number in range(2):
         # What Accelerate adds to the seed; of these processes there is one each time.
-        index = property(lambda _, number=number: number)
-        monkeypatch.setattr(AcceleratorState, "process_index", index, raising=False)
+        def index(_: object, number: int = number) -> int:
+            return number
+
+        monkeypatch.setattr(AcceleratorState, "process_index", property(index), raising=False)
         assert run(*TINY, "--overfit", 16, "--output-dir", tmp_path / str(number))[0] == 1
     assert drawn[0] != drawn[1]
 

@@ -66,8 +66,8 @@ def test_resumed_it_ends_where_it_would_have(
 ) -> None:
     """Kernels on a GPU add in any order: near, not bit for bit."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    arguments = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples, "--epochs", 4, *SETTINGS)
-    arguments += ("--save-minutes", 0, choice)
+    arguments: tuple[object, ...] = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", samples)
+    arguments += ("--epochs", 4, *SETTINGS, "--save-minutes", 0, choice)
     status, _, errors = run(*arguments, "--output-dir", whole)
     assert status == 0, errors
     shutil.copytree(whole, resumed)

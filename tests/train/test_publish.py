@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from train import evaluate, export, publish, records
-from train.cards import publishing
+from train.cards import checks, model_card, publishing
 from train.cards.compact import compact
 from train.data import loading, reference
-from train.onnx_export import quantize, runtime
+from train.onnx_export import build, quantize, runtime
 from train.paper import paper
 from train.training import models
 
@@ -96,10 +96,10 @@ def test_a_card_states_what_its_run_had_before_storing(
         safetensors_sha256="ab",
         parameters=1,
     )
-    monkeypatch.setattr(publishing.build, "export", lambda _: iter(()))
-    monkeypatch.setattr(publishing.build, "state_accuracies", lambda _: None)
-    monkeypatch.setattr(publishing.checks, "measured", lambda *_: found)
-    monkeypatch.setattr(publishing.model_card, "render", lambda _: "")
+    monkeypatch.setattr(build, "export", lambda _: iter(()))
+    monkeypatch.setattr(build, "state_accuracies", lambda _: None)
+    monkeypatch.setattr(checks, "measured", lambda *_: found)
+    monkeypatch.setattr(model_card, "render", lambda _: "")
     card = publishing.publish(run_folder, tmp_path / "card", SAMPLES, False, paper.accuracy)
     trained, stated = (json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, card))
     assert trained["test_accuracy"] != 50
@@ -116,7 +116,7 @@ def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkey
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing.model_card, "render", fail)
+    monkeypatch.setattr(model_card, "render", fail)
     with pytest.raises(OSError, match="No space left"):
         publishing.publish(run_folder, card, SAMPLES, False, paper.accuracy)
     assert contents() == before
@@ -193,6 +193,7 @@ def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     }
 
 
+@pytest.mark.parametrize("run_folder", ["mnist"], indirect=True)
 def test_sigterm_removes_an_unfinished_card(run_folder: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from train import publish; from train.cards import publishing;"

@@ -14,7 +14,7 @@ from conftest import SAMPLES
 
 from train import evaluate, export, records, verify
 from train.cards import checks
-from train.onnx_export import build, metadata
+from train.onnx_export import metadata
 from train.paper import paper
 from train.training import epoch_log, models, plots, recipes
 from zoo.compact import expand
@@ -55,7 +55,7 @@ def broken_bounds(metrics: dict[str, Any]) -> list[str]:
 )
 def test_publishing_may_change_the_accuracy_within_bounds(changes: dict[str, Any], lines: list[str]) -> None:
     truth = records.read(records.CardMetrics, models.card("improved_googlenet.mnist") / "metrics.json")
-    plain = {"test_images": 10_000, "test_accuracy": 90.0, "trained_test_accuracy": 90.0}
+    plain: dict[str, Any] = {"test_images": 10_000, "test_accuracy": 90.0, "trained_test_accuracy": 90.0}
     plain["onnx_test_accuracy"] = {"fp32": 90.0, "int8": 90.0}
     assert list(checks.broken_bounds(dataclasses.replace(truth, **(plain | changes)))) == lines
 
@@ -120,14 +120,18 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
     ],
 )
 def test_lies_are_found(
-    twin: Path, capsys: pytest.CaptureFixture[str], file: str, changes: dict[str, Any], words: str
+    twin: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    changes: dict[str, Any],
+    words: str,
 ) -> None:
     content = json.loads((twin / file).read_text())
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
     (twin / file).write_text(json.dumps(content))
-    for _ in build.export(twin):  # of that config
-        pass
+    monkeypatch.setattr(metadata, "differing", lambda *_: [])  # as if the ONNX files were built from this
     capsys.readouterr()
     assert verify.main([str(twin), "--samples"]) == 1
     assert words in capsys.readouterr().out
@@ -251,7 +255,8 @@ def test_dollars_in_names_are_no_mathematics(tmp_path: Path) -> None:
         (plots.mistakes, np.zeros((2, 8, 8, 3), np.uint8), labels, 1 - labels, names, title),
         (plots.components, np.eye(2), labels, names, title),
     ):
-        draw(*arguments, file)
+        call: Any = draw  # their parameters differ
+        call(*arguments, file)
         assert file.stat().st_size > 1000
         file.unlink()
 

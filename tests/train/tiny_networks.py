@@ -106,7 +106,8 @@ def die_at(call: int) -> None:
 
         return wrapper
 
-    os.fsync, os.replace, shutil.rmtree = counted(os.fsync), counted(os.replace), counted(shutil.rmtree)
+    for module, name in ((os, "fsync"), (os, "replace"), (shutil, "rmtree")):
+        setattr(module, name, counted(getattr(module, name)))
 
 
 def make_run_folder_slowly(seconds: float) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -81,7 +82,7 @@ def test_auxiliary_heads_are_silent_in_evaluation() -> None:
 
 @pytest.mark.parametrize(("name", "rate"), [("improved_resnet18", 0.1), ("improved_googlenet", 0.2)])
 def test_dropout_before_the_classifier(name: str, rate: float) -> None:
-    model = timm.create_model(name).train()
+    model: Any = timm.create_model(name).train()
     torch.manual_seed(0)
     dropped = model.forward_head(torch.ones(64, model.num_features, 1, 1), pre_logits=True)
     assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
@@ -102,7 +103,8 @@ def test_improved_vgg_keeps_both_dropouts() -> None:
 
 
 def test_improved_vgg_has_batchnorm_after_every_convolution() -> None:
-    layers = list(timm.create_model("improved_vgg16", device="meta").features)
+    model: Any = timm.create_model("improved_vgg16", device="meta")
+    layers = list(model.features)
     convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 13
     for i in convolutions:
@@ -199,7 +201,7 @@ def test_pools_in_onnx_take_maps_of_any_size(
     pytest.importorskip("onnxscript")
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {"dynamic_shapes": [{2: dynamic, 3: dynamic}]} if dynamo else {"dynamic_axes": {"x": {2: "h", 3: "w"}}}
-    options = {"dynamo": dynamo, "input_names": ["x"], "verbose": False, **sizes}
+    options: dict[str, Any] = {"dynamo": dynamo, "input_names": ["x"], "verbose": False, **sizes}
     torch.onnx.export(pool.eval(), (torch.randn(1, 2, 2, 4),), tmp_path / "pool.onnx", **options)
     session = onnxruntime.InferenceSession(tmp_path / "pool.onnx", providers=["CPUExecutionProvider"])
     for size in ((2, 4), (1, 1), (3, 2), (4, 7), (7, 5), (11, 13)):
@@ -209,7 +211,7 @@ def test_pools_in_onnx_take_maps_of_any_size(
 
 
 def test_max_pool_gives_the_gradient_of_ties_to_one_element() -> None:
-    gradients = []
+    gradients: list[Any] = []
     for pool in (AdaptiveMaxPool2d(5), nn.AdaptiveMaxPool2d(5)):
         x = torch.ones(1, 1, 7, 7, requires_grad=True)
         pool(x).sum().backward()

@@ -1,6 +1,8 @@
 """The compact form of checkpoints: exact where it says so, near where it rounds, and clear where it is broken."""
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -83,7 +85,7 @@ def test_a_missing_half_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18.mnist", "vanilla_googlenet"])
-def test_timm_loads_a_compact_checkpoint(name: str, tmp_path) -> None:
+def test_timm_loads_a_compact_checkpoint(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     state = {}
@@ -102,7 +104,8 @@ def test_timm_loads_a_compact_checkpoint(name: str, tmp_path) -> None:
     for key, tensor in expected.items():
         assert torch.equal(by_path[key], tensor), key
         assert torch.equal(holder["model"].state_dict()[key], tensor), key
-    for options in ({}, {"in_chans": 3}, {"num_classes": 4}):
+    changes: tuple[dict[str, Any], ...] = ({}, {"in_chans": 3}, {"num_classes": 4})
+    for options in changes:
         loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options).eval()
         for key, tensor in loaded.state_dict().items():
             mine = model.state_dict()[key]

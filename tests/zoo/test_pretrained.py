@@ -61,7 +61,7 @@ def test_published_weights(tmp_path: Path) -> None:
     for name, model in models.items():
         half = timm.create_model(name).half()
         half.load_state_dict(model.state_dict())
-        save_for_hf(half, tmp_path / name, safe_serialization=True)
+        save_for_hf(half, str(tmp_path / name), safe_serialization=True)
 
     environment = {**os.environ, "ZOO_MODEL_CARDS": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -19,27 +19,28 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def torchvision_model(network: str, **options: Any) -> nn.Module:
+def torchvision_model(network: str, **options: Any) -> Any:
     """Torchvision's network with 10 classes and random weights and statistics under which every layer matters."""
     torch.manual_seed(0)
     with torch.device("meta"):
         model = torchvision.models.get_model(network, weights=None, num_classes=10, **options)
-    model = model.to_empty(device="cpu")
+    model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.zeros_(module.num_batches_tracked)
+            norm: Any = module  # to mypy its statistics may be None
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.1)
+            nn.init.normal_(norm.running_mean, std=0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+            nn.init.zeros_(norm.num_batches_tracked)
     return model
 
 
-def load(name: str, path: Path, **kwargs: Any) -> nn.Module:
+def load(name: str, path: Path, **kwargs: Any) -> Any:
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs)
 
 
@@ -107,7 +108,7 @@ def test_one_seed_draws_torchvisions_weights(network: str, options: dict[str, An
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(network, weights=None, num_classes=10, **options).state_dict()
     torch.manual_seed(0)
-    kwargs = {"aux_logits": True} if options.get("aux_logits") else {}
+    kwargs: dict[str, Any] = {"aux_logits": True} if options.get("aux_logits") else {}
     ours = timm.create_model(f"vanilla_{network}", **kwargs).state_dict()
     assert ours.keys() == theirs.keys()
     assert [n for n in ours if not torch.equal(ours[n], theirs[n])] == []

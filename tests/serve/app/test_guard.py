@@ -145,7 +145,8 @@ def test_strangers_cannot_write_to_the_log(served: SimpleNamespace) -> None:
     """The fixture reads the log."""
     client = served.client
     assert client.get("/v2/models/x%0Aforged%20line").status_code == 404
-    for inputs in ([None], [1, 2], [{"path": 5}, 2], [None, "", 3], [[], []]):
+    wrong: list[list[Any]] = [[None], [1, 2], [{"path": 5}, 2], [None, "", 3], [[], []]]
+    for inputs in wrong:
         assert refused(call(client, "classify_digit", *inputs), 400), inputs
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
     kind = "multipart/form-data; charset=undefined; boundary=x"

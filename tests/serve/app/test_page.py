@@ -49,7 +49,7 @@ def test_titles() -> None:
 
 
 def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
-    scores = np.float32([0.1, 0.3, 0.1, 0.3, 0.2])
+    scores = np.array([0.1, 0.3, 0.1, 0.3, 0.2], np.float32)
     assert ranked(scores) == [1, 3, 4, 0, 2]
     assert ranked(scores, 2) == [1, 3]
 

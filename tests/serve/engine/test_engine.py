@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from engines import Gate, run
 import serve.engine.batching
 import serve.engine.repository
 from serve.engine.batching import Engine
-from serve.engine.models import Model
+from serve.engine.models import Model, load
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.settings import Settings
-
-pytestmark = pytest.mark.xdist_group("serve")
 
 
 def test_every_image_gets_its_own_scores(two: list[Any], tmp_path: Any) -> None:
@@ -45,10 +42,8 @@ def test_a_full_queue_refuses_at_once(two: list[Any], tmp_path: Any, monkeypatch
         await asyncio.to_thread(gate.entered.wait)
         tasks += [asyncio.create_task(engine.infer(model.name, model.images(4, seed))) for seed in (1, 2)]
         await asyncio.sleep(0)
-        began = time.monotonic()
         with pytest.raises(Overloaded) as caught:
-            await engine.infer(model.name, model.images(1))
-        assert time.monotonic() - began < 1
+            engine.infer(model.name, model.images(1)).send(None)  # before it waits for anything
         assert caught.value.status == 503
         assert int(caught.value.headers["retry-after"]) >= 1
         gate.open.set()
@@ -91,16 +86,14 @@ def test_a_result_that_comes_too_late_is_an_error(
 
     async def work() -> None:
         gate = Gate(monkeypatch)
-        began = time.monotonic()
+        # The run goes on until the gate opens: none of these waits for it.
         with pytest.raises(DeadlineExceeded):
             await engine.infer("a", two[0].images(1))
-        assert time.monotonic() - began < 5
         with pytest.raises(DeadlineExceeded):
             await engine.infer("a", two[0].images(1), timeout=0)
-        began = time.monotonic()
         with pytest.raises(DeadlineExceeded):  # nobody waits longer than the server allows
-            await engine.infer("a", two[0].images(1), timeout=60)
-        assert time.monotonic() - began < 5
+            await engine.infer("a", two[0].images(1), timeout=1000)
+        assert gate.sizes == []
         gate.open.set()
 
     run(engine, work)
@@ -115,7 +108,7 @@ def test_one_bad_image_fails_alone(tiny: Any, tmp_path: Any, monkeypatch: pytest
     async def work() -> None:
         gate = Gate(monkeypatch)
         tasks = [asyncio.create_task(engine.infer(model.name, image[None])) for image in images]
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(gate.entered.wait)
         gate.open.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[5], ApiError)
@@ -183,7 +176,7 @@ def test_it_starts_again_after_closing(two: list[Any], tmp_path: Any) -> None:
 
 def test_it_says_why_it_is_not_ready(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(tmp_path / "a").write()
-    go, real = threading.Event(), serve.engine.repository.load
+    go, real = threading.Event(), load
 
     def held(*arguments: Any) -> Model:
         assert go.wait(60)
@@ -209,7 +202,7 @@ def test_loading_begun_before_closing_does_not_make_it_ready(
     tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny(tmp_path / "a").write()
-    go, real = [threading.Event(), threading.Event()], serve.engine.repository.load
+    go, real = [threading.Event(), threading.Event()], load
     calls, begun = itertools.count(), threading.Event()
 
     def held(*arguments: Any) -> Model:
@@ -238,14 +231,13 @@ def test_loading_begun_before_closing_does_not_make_it_ready(
 def test_a_failure_that_nobody_expects_keeps_neither_the_others_nor_who_waits(
     two: list[Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = serve.engine.repository.load
 
-    def load(folder: Path, settings: Settings) -> Model:
+    def failing(folder: Path, settings: Settings) -> Model:
         if folder.name == "a":
             raise KeyError("surprise")
-        return real(folder, settings)
+        return load(folder, settings)
 
-    monkeypatch.setattr(serve.engine.repository, "load", load)
+    monkeypatch.setattr(serve.engine.repository, "load", failing)
     # One loader for both.
     monkeypatch.setattr(serve.engine.repository, "usable_cores", lambda: 1)
     engine = Engine(Settings(models=tmp_path))
@@ -255,12 +247,3 @@ def test_a_failure_that_nobody_expects_keeps_neither_the_others_nor_who_waits(
     assert "surprise" in engine.repository.index()[0].reason
     assert "Traceback" in caplog.text
     engine.close()
-
-
-def test_without_work_the_processor_rests(two: list[Any], tmp_path: Any) -> None:
-    with Engine(Settings(models=tmp_path)) as engine:
-        asyncio.run(engine.infer("a", two[0].images(32)))
-        time.sleep(0.2)
-        began = time.process_time()
-        time.sleep(1)
-        assert time.process_time() - began < 0.02

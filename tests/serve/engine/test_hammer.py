@@ -41,7 +41,7 @@ def test_hammered_every_answer_is_right(
     """Models, sizes, cancellations and deadlines mixed: each answer equals the single-image results, each request has
     exactly one outcome, and nothing stays behind.
     """
-    limits = {"max_batch": max_batch, "max_queue": max_queue, "max_delay": max_delay, "max_images": 12}
+    limits: dict[str, Any] = {"max_batch": max_batch, "max_queue": max_queue, "max_delay": max_delay, "max_images": 12}
     engine = Engine(Settings(models=tmp_path, threads=threads, **limits))
 
     async def ask(index: int, which: int, count: int, fate: str, seconds: float) -> str:

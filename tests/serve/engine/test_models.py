@@ -191,6 +191,16 @@ def test_weights_in_a_file_beside_it_are_found(for_amx: tuple[Any, Any], monkeyp
     np.testing.assert_array_equal(model.run_on_one_core(images)[0], other.logits(images))
 
 
+def test_threads_that_wait_within_a_run_soon_sleep(tiny: Any, tmp_path: Path) -> None:
+    """ONNX Runtime's own default spins on, and takes the cores from those who have work."""
+    from serve.engine import models
+
+    tiny(tmp_path / "model").write()
+    model = models.load(tmp_path / "model", Settings(device="cpu", threads=2))
+    options = model._session.get_session_options()
+    assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 100
+
+
 def test_one_core_needs_no_second_session(tiny: Any, tmp_path: Path) -> None:
     from serve.engine import models
 
@@ -233,8 +243,8 @@ def test_cuda_is_used_only_where_it_works(
                 raise RuntimeError("CUDA failure 100")
             return super().run(*arguments)
 
-    monkeypatch.setattr(models.onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(models, "has_cuda", lambda: True)
     settings = Settings(device=device, threads=2)
     why = "CUDA provider did not load" if trouble == "providers" else "CUDA failure 100"
@@ -278,7 +288,7 @@ def test_a_broken_file_is_not_laid_at_the_gpus_door(tiny: Any, tmp_path: Path, m
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.onnx").write_bytes(b"no model")
-    monkeypatch.setattr(models.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(models, "has_cuda", lambda: True)
     with pytest.raises(ModelLoadError, match=r"does not load: .*Protobuf"):
         models.load(tmp_path / "model", Settings(device="auto"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from python_multipart.multipart import MultipartParser
 from watching import post
 
 from serve.errors import BadRequest
@@ -61,7 +62,7 @@ def test_other_requests_are_handled_while_a_large_form_is_parsed(monkeypatch: py
     """Here the parser does not continue before the event loop has done something else."""
     other_request_done = threading.Event()
 
-    class Waiting(forms.MultipartParser):
+    class Waiting(MultipartParser):
         def write(self, data: bytes) -> int:
             assert other_request_done.wait(20)
             return super().write(data)

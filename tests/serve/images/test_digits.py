@@ -1,6 +1,7 @@
 """The preparation of digits: whatever the canvas or the paper, the result looks like an image of MNIST."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ Strokes = list[list[tuple[float, float]]]
 
 
 def drawn(
-    strokes: list[list[tuple[float, float]]],
+    strokes: Sequence[Sequence[tuple[float, float]]],
     *,
     width: float = 20,
     scale: float = 1,
@@ -234,7 +235,7 @@ def test_digits_of_several_strokes_are_one() -> None:
 
 
 def drawn_at(
-    strokes: list[list[tuple[float, float]]], scale: float, move: tuple[float, float]
+    strokes: Sequence[Sequence[tuple[float, float]]], scale: float, move: tuple[float, float]
 ) -> list[list[tuple[float, float]]]:
     return [[(x * scale + move[0], y * scale + move[1]) for x, y in stroke] for stroke in strokes]
 

@@ -258,12 +258,12 @@ def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
     with running("--models", models[0].folder.parent, environment=key) as server:
         with httpx.Client(base_url=server.url) as client:
             basic = base64.b64encode("anybody:secret ключ".encode()).decode()
-            good = [
+            good: list[Any] = [
                 {"authorization": "Bearer secret ключ".encode()},
                 {"x-api-key": "secret ключ".encode()},
                 {"authorization": f"Basic {basic}"},
             ]
-            bad = [
+            bad: list[Any] = [
                 {},
                 {"authorization": "Bearer wrong"},
                 {"authorization": "Bearer"},

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Granted(Engine):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.seconds: list[float | None] = []
-        self.repository.get = lambda name: type("Loaded", (), {"info": INFO})  # type: ignore[assignment]
+        self.repository.get = lambda name: SimpleNamespace(info=INFO)  # type: ignore[assignment,return-value]
 
     async def infer(self, model: str, images: Any, *, timeout: float | None = None) -> Result:
         self.seconds.append(timeout)

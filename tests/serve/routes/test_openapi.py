@@ -22,7 +22,7 @@ def test_schemathesis(tiny: Any, tmp_path: Path, running: Any, known: bool) -> N
     parameters = '[parameters]\n"path.model" = "model"\n"path.version" = "1"\n'
     configuration.write_text(parameters if known else "")
     with running("--models", tmp_path / "models", "--no-app") as server:
-        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", configuration]
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)]
         command += ["run", f"{server.url}/openapi.json", "--max-examples", "20", "--seed", "1"]
         # No schema can say what an image is, or which shape a model takes: requests that fit it may be refused.
         command += ["--exclude-checks", "positive_data_acceptance"]

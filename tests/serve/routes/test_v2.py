@@ -218,7 +218,7 @@ def test_wrong_json_gets_a_400_that_says_why(server: Any, request_body: Any, wor
 
 @pytest.mark.parametrize("length", ["-1", "1000000", "many", "1.5", "", "0", "٣"])
 def test_wrong_header_lengths_get_a_400(server: Any, length: str) -> None:
-    headers = {"Inference-Header-Content-Length": length.encode()}
+    headers = {b"Inference-Header-Content-Length": length.encode()}
     answer = httpx.post(f"{server.url}/v2/models/second/infer", content=json.dumps(GOOD), headers=headers)
     assert answer.status_code == 400
     assert "error" in answer.json()

@@ -62,7 +62,7 @@ def test_a_card_words_every_field_of_an_augmentation(field: str) -> None:
 
 def settings_in(card: Path, recipe: Recipe) -> str:
     """The settings of the training as a card lists them for a run of this recipe, without the command above them."""
-    changes = {"settings": recipes.as_settings(recipe)}
+    changes: dict[str, Any] = {"settings": recipes.as_settings(recipe)}
     # A card states the epochs and the precision that the run had, not those that its recipe asked for.
     changes |= {"epochs": recipe.epochs, "mixed_precision": recipe.mixed_precision}
     metrics = json.loads((card / "metrics.json").read_text()) | changes

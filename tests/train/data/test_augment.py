@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import pytest
 import timm
@@ -11,9 +12,9 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from train.data import augment, loading
+from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
 from train.training import recipes
-from train.training.recipes import Augmentation
 
 PAPER = {name: recipes.get("paper", "improved_vgg16", name).augmentation for name in ("mnist", "cifar10")}
 FAST = recipes.get("fast", "improved_vgg16", "cifar10").augmentation
@@ -221,7 +222,7 @@ def test_an_image_is_augmented_the_same_in_whatever_batch_it_comes(
 
 
 # Of order, uniform and mirrored of 257 images: what published runs were trained with.
-DRAWN = {
+DRAWN: dict[tuple[Any, int, int], str] = {
     ("none", 0, 0): "3879051646e3afe8",
     ("none", 0, 1): "4dde7f2796fabd14",
     ("none", 5, 2): "a16f1a160b74c48b",

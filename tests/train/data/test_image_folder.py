@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ from train.data import decoding, loading
 from train.data.reference import DataError
 
 
-def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: object) -> None:
+def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(list("/".join(path.parts[-3:]).encode())).integers(
         0, 256, (*size[::-1], 4), dtype=np.uint8

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -113,9 +114,12 @@ HUB = {
 @pytest.mark.parametrize("name", HUB)
 def test_without_a_folder_the_hub_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda source, configuration: asked.append((source, configuration)) or {}
-    )
+
+    def load_dataset(source: str, configuration: str) -> dict[str, Any]:
+        asked.append((source, configuration))
+        return {}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match="no split 'train'"):
         loading.load(name)
     assert asked == [HUB[name]]
@@ -258,10 +262,10 @@ def test_no_image_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [["wren", "owl", "crow"], [7, 3, 11]])
-def test_labels_without_names_of_classes(tmp_path: Path, labels: list[str] | list[int]) -> None:
+def test_labels_without_names_of_classes(tmp_path: Path, labels: list[Any]) -> None:
     """Words or numbers, in any order; the test split has secret labels, the one for validation has not."""
 
-    def write(split: str, values: list[str] | list[int]) -> None:
+    def write(split: str, values: list[Any]) -> None:
         images = []
         for i, value in enumerate(values):
             stream = io.BytesIO()

@@ -1,5 +1,7 @@
 """Convolutions on small maps: what is made of them computes the same."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -38,7 +40,7 @@ def network(size: tuple[int, int], kernel: tuple[int, int], stride: int, padding
     random = np.random.default_rng(0)
     made: dict[str, np.ndarray] = {}
 
-    def conv(source: str, name: str, inputs: int, outputs: int, kernel: tuple[int, int], **how: object) -> NodeProto:
+    def conv(source: str, name: str, inputs: int, outputs: int, kernel: tuple[int, int], **how: Any) -> NodeProto:
         made[f"{name}.weight"] = random.normal(size=(outputs, inputs, *kernel))
         made[f"{name}.bias"] = random.normal(size=outputs)
         given = [f"{name}.weight"] + ([f"{name}.bias"] if name != "beside" else [])
@@ -112,8 +114,8 @@ def test_the_same_sums(
 def test_the_rest_of_a_graph_is_left_alone() -> None:
     """Groups, dilation, padding left to ONNX, weights that come from elsewhere, maps of unknown or of large size."""
 
-    def built(size: int | str, weight_from_outside: bool = False, **attributes: object) -> onnx.ModelProto:
-        weight = np.ones((4, 4 // int(attributes.get("group", 1)), 3, 3), np.float32)  # type: ignore[call-overload]
+    def built(size: int | str, weight_from_outside: bool = False, **attributes: Any) -> onnx.ModelProto:
+        weight = np.ones((4, 4 // int(attributes.get("group", 1)), 3, 3), np.float32)
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, size, size])]
         if weight_from_outside:
             inputs.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape))
@@ -136,7 +138,7 @@ def test_the_rest_of_a_graph_is_left_alone() -> None:
         ("side", {"pads": [1] * 4}),
         (8, {"pads": [1] * 4}),
     ):
-        proto = built(size, **attributes)  # type: ignore[arg-type]
+        proto = built(size, **attributes)
         before = proto.SerializeToString(deterministic=True)
         small_maps.crop_kernels(proto)
         small_maps.as_products(proto)

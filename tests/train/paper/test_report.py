@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,7 +228,13 @@ def run(tmp_path: Path) -> Path:
     """A run of the paper's recipe, complete but for its weights."""
     folder = tmp_path / "run"
     folder.mkdir()
-    args = {"model": "improved_vgg16", "dataset": "cifar10", "recipe": "paper", "pretrained": None, "overfit": None}
+    args: dict[str, Any] = {
+        "model": "improved_vgg16",
+        "dataset": "cifar10",
+        "recipe": "paper",
+        "pretrained": None,
+        "overfit": None,
+    }
     args |= {"model_kwargs": {}, "seed": 0, "class_names": list(paper.TABLES["cifar10"])}
     per_class = paper.per_class("cifar10", "improved_vgg16")
     metrics = METRICS | {

@@ -1,3 +1,7 @@
+import copy
+import functools
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -7,9 +11,15 @@ import zoo  # noqa: F401
 from train.speed.fold import DistinctCells, fold, groups, unfold
 
 
-def narrow_vgg(name: str) -> nn.Module:
+def narrow_vgg(name: str) -> Any:
     """A VGG16 of narrow linear layers, not to spend a test's time on 400 MB of weights."""
-    model = timm.create_model(name)
+    return copy.deepcopy(_narrow_vgg(name))
+
+
+@functools.cache
+def _narrow_vgg(name: str) -> Any:
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name)
     model.pre_logits.fc1 = nn.Linear(model.pre_logits.fc1.in_features, 16)
     model.pre_logits.fc2 = nn.Linear(16, 16)
     model.head.fc = nn.Linear(16, 10)

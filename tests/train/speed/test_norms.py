@@ -41,7 +41,7 @@ def compare(rank: int, port: int) -> None:
     for a, b in zip(whole.parameters(), shared.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-12, rtol=1e-9)
     norms.unsynchronize(shared)
-    assert [type(layer) for layer in shared] == [type(layer) for layer in whole]
+    assert [type(layer) for layer in shared.children()] == [type(layer) for layer in whole.children()]
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(shared.state_dict()[name], value, atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(whole.eval()(x), shared.eval()(x), atol=1e-12, rtol=1e-9)

@@ -25,6 +25,7 @@ from train.training import distillation, models, objective, plots
 from train.training.distillation import SoftTargets, Teacher
 from train.training.loop import Options, Run
 from train.training.recipes import Recipe
+from zoo.googlenet import AUX_LOSS_WEIGHT
 
 Fit = Callable[..., tuple[int, str, str]]
 TAUGHT = ("--model", "tiny_net", "--data-dir", SAMPLES, "--epochs", 2, "--batch-size", 32, "--learning-rate", 0.05)
@@ -60,7 +61,7 @@ def test_auxiliary_heads_learn_from_it_too() -> None:
     labels = torch.zeros(4, dtype=torch.int64)
     total = objective.loss_sum((main, first, second), labels, 0.0, soft_targets)  # type: ignore[arg-type]
     parts = [objective.loss_sum(x, labels, 0.0, soft_targets) for x in (main, first, second)]
-    assert total.item() == pytest.approx((parts[0] + objective.AUX_LOSS_WEIGHT * (parts[1] + parts[2])).item())
+    assert total.item() == pytest.approx((parts[0] + AUX_LOSS_WEIGHT * (parts[1] + parts[2])).item())
 
 
 class Shown(nn.Module):
@@ -227,7 +228,7 @@ def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, tmp_
 def test_resumed_with_the_same_teacher_alone(run: Fit, run_folder: Path, tmp_path: Path) -> None:
     """Bit for bit as without a stop; another teacher, or another share of the loss, is refused."""
     teacher = Path(shutil.copytree(run_folder, tmp_path / "teacher"))
-    arguments = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0, "--teacher", teacher)
+    arguments: tuple[object, ...] = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0, "--teacher", teacher)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run(*arguments, "--output-dir", whole)[0] == 0
     shutil.copytree(whole, resumed)

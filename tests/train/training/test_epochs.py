@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from conftest import reset_accelerate
 
 from train.data import loading
-from train.training import interrupt, loop, plots
+from train.training import interrupt, loop, models, plots
 from train.training.loop import Options, Run
 from train.training.progress import Progress
 from train.training.recipes import Recipe
@@ -32,7 +32,7 @@ def few(mnist: loading.Dataset, monkeypatch: pytest.MonkeyPatch) -> loading.Data
 
 def test_an_epoch_is_validated_at_the_size_that_it_was_trained_at(few: loading.Dataset, tmp_path: Path) -> None:
     model = timm.create_model("tiny_net.mnist", in_chans=1)
-    model.pretrained_cfg["input_size"] = (1, 64, 64)
+    models.pretrained_cfg(model)["input_size"] = (1, 64, 64)
     seen: list[tuple[bool, int]] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0].shape[-1])))
     recipe = dataclasses.replace(PLAIN, sizes=((0.5, 0.5),))
@@ -44,7 +44,7 @@ def test_time_left_is_told_by_the_pixels_yet_to_come(few: loading.Dataset, tmp_p
     """Two epochs at 32x32, then two of four times the pixels."""
     recipe = Recipe(epochs=4, learning_rate=0.05, schedule="fixed", sizes=((0.5, 0.5),))
     model = timm.create_model("tiny_net.mnist", in_chans=1)
-    model.pretrained_cfg["input_size"] = (1, 64, 64)
+    models.pretrained_cfg(model)["input_size"] = (1, 64, 64)
     run = Run(model, few, recipe, Accelerator(cpu=True), tmp_path, Options(seed=0))
     for epoch, seconds, left in ((1, 60.0, "; about 9 min left"), (3, 240.0, "; about 4 min left"), (4, 240.0, "")):
         run.progress = Progress(epoch=epoch, rows=[{"seconds": seconds}])

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from train.data import augment, loading
 from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
-from train.training import checkpoint, interrupt, loop, objective, plots
+from train.training import checkpoint, interrupt, loop, models, objective, plots
 from train.training.loop import Options, Run
 from train.training.predict import predict
 from train.training.progress import NonFiniteLossError, Progress
@@ -48,7 +49,7 @@ def fit(tmp_path: Path) -> Callable[..., tuple[nn.Module, Progress]]:
     runs = 0
 
     def call(
-        name: str, dataset: loading.Dataset, recipe: Recipe, seed: int = 0, micro_batches: int = 1, **kwargs: object
+        name: str, dataset: loading.Dataset, recipe: Recipe, seed: int = 0, micro_batches: int = 1, **kwargs: Any
     ) -> tuple[nn.Module, Progress]:
         nonlocal runs
         runs += 1
@@ -138,7 +139,7 @@ def test_a_step_is_sgd_on_the_mean_loss_of_the_batch(fit: Callable, few: loading
     trained, progress = fit("tiny_plain.mnist", dataset, recipe, seed=4)
     torch.manual_seed(4)
     model = timm.create_model("tiny_plain.mnist", in_chans=1)
-    preprocess = Preprocess(model.pretrained_cfg)
+    preprocess = Preprocess(models.pretrained_cfg(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     order = augment.draw(96, recipe.augmentation, seed=4, epoch=0).order
     losses, correct = [], 0
@@ -200,7 +201,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(fit: Callable,
 
 def test_prediction_keeps_order_and_number(mnist: loading.Dataset) -> None:
     model = timm.create_model("tiny_net.mnist", in_chans=1)
-    preprocess = Preprocess(model.pretrained_cfg)
+    preprocess = Preprocess(models.pretrained_cfg(model))
     for n in (1, 7, 500, 501, 1000):
         split = mnist.test.take(slice(n))
         logits = predict(model, split, preprocess, Accelerator(cpu=True))

@@ -46,7 +46,7 @@ def test_the_image_that_the_model_sees_is_shown(page: Page) -> None:
     expect(says(page)).to_be_visible()
     shown = answer(page).get_by_role("img", name="as the model sees it")
     assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
-    assert shown.bounding_box()["width"] > 100  # type: ignore[index]
+    assert shown.bounding_box()["width"] > 100
     assert shown.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
 
 

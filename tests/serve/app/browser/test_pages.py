@@ -214,7 +214,7 @@ def test_nothing_overflows_on_a_phone(browser: Browser, url: str, scheme: str) -
         for tab in TABS:
             go(page, tab)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
-        tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}  # type: ignore[index]
+        tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}
         assert len(tops) == 1  # no tab is on a second line
         go(page, "Digit")
         chooser = page.get_by_label("Model and its test accuracy").locator("visible=true").first
