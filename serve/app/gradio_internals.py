@@ -40,6 +40,15 @@ def poll_less_often(page: gr.Blocks) -> None:
     queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
+def use_relative_addresses() -> None:
+    """Let the page and its files have addresses without scheme, host and port.
+
+    Gradio builds absolute ones from the header Host, in which a proxy may have left out the port, or put its own name
+    for this server. Its page accepts relative ones. Replaced for the whole process.
+    """
+    gr.route_utils.get_root_url = lambda request, *_, **__: request.scope.get("root_path", "")
+
+
 def refuse_quietly(page: gr.Blocks) -> None:
     """Answer a call whose data do not fit with what is wrong; Gradio would log a traceback for each."""
     preprocess = page.preprocess_data

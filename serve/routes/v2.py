@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from serve.engine.batching import Engine
 from serve.engine.models import OUTPUTS, ModelInfo
-from serve.errors import ApiError, BadRequest
+from serve.errors import ApiError, BadRequest, Forbidden, Overloaded
 from serve.http.bodies import SMALL, Bodies
 from serve.http.connections import ClientWaits
 from serve.http.gate import RECORD
@@ -29,6 +29,8 @@ NAME = "deep-image-zoo"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
 # A folder holds one version of a model; the SHA-256 in its metadata identifies the weights.
 VERSION = "1"
+# Most requests that may wait for a model to be loaded or unloaded.
+MAX_CHANGES = 64
 
 
 class V2:
@@ -41,6 +43,7 @@ class V2:
         # Models are loaded and unloaded one after another, in a thread of their own: waiting in a shared thread pool
         # would hold up other requests.
         self._changes = ThreadPoolExecutor(1, "change")
+        self._waiting = 0
 
     async def server(self, request: Request) -> Response:
         """Describe the server."""
@@ -132,18 +135,30 @@ class V2:
     async def load(self, request: Request) -> Response:
         """Load or reload a model."""
         request.scope[RECORD].route = "v2_load"
+        self._check_control()
         await self._read(request, LOAD)
         return await self._change(request, self._engine.repository.load)
 
     async def unload(self, request: Request) -> Response:
         """Unload a model."""
         request.scope[RECORD].route = "v2_unload"
+        self._check_control()
         await self._read(request, UNLOAD)
         return await self._change(request, self._engine.repository.unload)
 
+    def _check_control(self) -> None:
+        if self._engine.settings.model_control == "none":
+            raise Forbidden("requests may not load or unload models; start the server with --model-control explicit")
+
     async def _change(self, request: Request, change: Callable[[str], None]) -> Response:
-        async with ClientWaits(request.receive):
-            await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
+        if self._waiting >= MAX_CHANGES:
+            raise Overloaded("too many requests wait to load or unload models")
+        self._waiting += 1
+        try:
+            async with ClientWaits(request.receive):
+                await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
+        finally:
+            self._waiting -= 1
         return _json({})
 
     def _info(self, request: Request, route: str) -> ModelInfo:

@@ -73,8 +73,8 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
 
 def test_only_one_of_two_processes_gets_the_port() -> None:
     """The port is taken before the server accepts anything."""
-    with bind("127.0.0.1", 0) as taken, pytest.raises(SystemExit) as ended:
-        bind("127.0.0.1", taken.getsockname()[1])
+    with bind(Settings(port=0)) as taken, pytest.raises(SystemExit) as ended:
+        bind(Settings(port=taken.getsockname()[1]))
     assert ended.value.code == 1
 
 
