@@ -62,11 +62,11 @@ def _log_what_python_prints() -> None:
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         log.critical("uncaught exception", exc_info=(kind, error, trace))
 
-    def in_thread(arguments: threading.ExceptHookArgs) -> None:
+    def in_thread(arguments: "threading.ExceptHookArgs") -> None:
         value: Any = arguments.exc_value
         log.error("uncaught exception in a thread", exc_info=(arguments.exc_type, value, arguments.exc_traceback))
 
-    def unraisable(arguments: sys.UnraisableHookArgs) -> None:
+    def unraisable(arguments: "sys.UnraisableHookArgs") -> None:
         value: Any = arguments.exc_value
         message = arguments.err_msg or "exception ignored"
         log.error(message, exc_info=(arguments.exc_type, value, arguments.exc_traceback))

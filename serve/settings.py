@@ -98,9 +98,9 @@ class Settings:
     allowed_host: Annotated[
         Words,
         Option(
-            "names under which clients reach this server, such as zoo.example.com or *.example.com, besides localhost "
-            "and any IP address; *: any name. By default, any name if --host is not a loopback address. Otherwise "
-            "none, so that no web page can reach this machine under a name of its own (DNS rebinding)",
+            "names under which clients reach this server, such as zoo.example.com or *.example.com, besides IP "
+            "addresses and names without a dot; *: any name. By default, any name if --host is not a loopback "
+            "address. Otherwise none, so that no web page can reach this machine under its own name (DNS rebinding)",
             BROWSERS,
             "HOST",
         ),

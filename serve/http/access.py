@@ -31,8 +31,8 @@ class Access:
 
     - 400 for an HTTP/1.1 request without exactly one valid Host (RFC 9112, section 3.2).
     - 403 for a host that is not one of the server's. Otherwise a web page could reach this server under its own name
-      (DNS rebinding), and would count as one of the server's own pages. IP addresses are always accepted: an attack
-      needs a name.
+      (DNS rebinding), and would count as one of the server's own pages. The attack needs a name from the public DNS.
+      So IP addresses and names without a dot (localhost, a container, an upstream of nginx) are always accepted.
     - 403 for a request that may change something and comes from a page of another origin, by the rules of Go's
       CrossOriginProtection. Programs other than browsers send neither Sec-Fetch-Site nor Origin.
     - 401 without the key.
@@ -97,7 +97,7 @@ class Access:
         return ""
 
     def _knows(self, name: str) -> bool:
-        if not name or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+        if "." not in name or name.endswith(".localhost") or _is_address(name):
             return True
         return any(word in ("*", name) or (word.startswith("*.") and name.endswith(word[1:])) for word in self._hosts)
 

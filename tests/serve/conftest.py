@@ -140,7 +140,8 @@ class Running:
         )
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline().strip()
-        self.url = self.line.rpartition(" ")[2]
+        message = json.loads(self.line)["message"] if self.line.startswith("{") else self.line
+        self.url = message.rpartition(" ")[2]
 
     def __enter__(self) -> "Running":
         return self
