@@ -6,11 +6,14 @@ same spells of a noisy machine; the ratios are medians of the turns' own.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
 
 import numpy as np
 import onnxruntime

@@ -127,9 +127,13 @@ class Running:
     """`python -m serve` in its own process."""
 
     def __init__(
-        self, *arguments: object, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "serve")
+        self,
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "serve"),
+        wrapper: tuple[str, ...] = (),
     ) -> None:
-        command = [sys.executable, *program, "--port", "0", "--linger", "0", *map(str, arguments)]
+        command = [*wrapper, sys.executable, *program, "--port", "0", "--linger", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
