@@ -19,6 +19,7 @@ HOST_HEADER = b"x-forwarded-host"
 PREFIX_HEADER = b"x-forwarded-prefix"
 # Removed unless a trusted proxy sent them: Gradio would believe anybody.
 BELIEVED = frozenset((PROTO, HOST_HEADER, PREFIX_HEADER, b"x-gradio-server"))
+SAID = BELIEVED | {b"x-forwarded-for"}
 
 
 class Forwarded:
@@ -30,8 +31,9 @@ class Forwarded:
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app: Any = ProxyHeadersMiddleware(app, list(settings.forwarded_allow_ips))  # type: ignore[arg-type]
-        self._trusted = self._app.trusted_hosts
+        self._app = app
+        self._proxied: Any = ProxyHeadersMiddleware(app, list(settings.forwarded_allow_ips))  # type: ignore[arg-type]
+        self._trusted = self._proxied.trusted_hosts
         self._prefix = settings.root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,21 +41,19 @@ class Forwarded:
         said: dict[bytes, str] = {}
         host = None
         for name, value in scope["headers"]:
-            if name in BELIEVED:
-                said.setdefault(name, value.decode("latin-1"))
-            elif name == b"host":
+            if name == b"host":
                 host = value
+            elif name in SAID:
+                said.setdefault(name, value.decode("latin-1"))
         scope[SENT_HOST] = host
-        prefix = self._prefix
-        if said:
-            prefix = self._take(scope, said)
+        prefix = self._take(scope, said) if said else self._prefix
         if prefix:
             path = route_path(scope)
             if path != prefix and not path.startswith(f"{prefix}/"):
                 scope["path"] = prefix + path
                 scope["raw_path"] = prefix.encode() + scope.get("raw_path", path.encode())
             scope["root_path"] = prefix
-        await self._app(scope, receive, send)
+        await (self._proxied if said else self._app)(scope, receive, send)
 
     def _take(self, scope: Scope, said: dict[bytes, str]) -> str:
         """Replace the headers by those that count; return the path prefix."""
