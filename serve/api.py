@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.engine.batching import Engine
+from serve.http.access import KEYLESS, Access, Sharing
 from serve.http.bodies import Bodies
-from serve.http.gate import KEYLESS, Gate
+from serve.http.forwarded import Forwarded
+from serve.http.gate import Gate
 from serve.http.responses import EXCEPTION_HANDLERS
 from serve.http.routing import route_first
 from serve.images.decoder import Decoder
@@ -22,8 +26,11 @@ from serve.routes.openapi import with_key
 from serve.routes.table import api_routes
 from serve.routes.v2 import V2
 from serve.settings import Settings, from_environment
+from serve.signals import OnShutdown
 
 TITLE = "Deep Image Zoo"
+# Seconds between two looks for responses that do not end, during a shutdown.
+CUT_OFF_SECONDS = 0.5
 
 
 class Application(FastAPI):
@@ -53,10 +60,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     decoder = Decoder(settings, engine.metrics)
     routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, decoder, _version()), engine.metrics)
 
+    streams = set[asyncio.Task[Any]]()  # responses that do not end
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        yield
+        async with OnShutdown(partial(_end_requests, engine, streams)):
+            yield
         engine.close()
         decoder.close()
 
@@ -75,9 +85,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if isinstance(route, APIRoute) and route.methods:
             route.methods.add("HEAD")  # as for Starlette's own routes
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
-    app.front = Gate(route_first(routes, app.behind), engine)
+    # Without it, Gradio would let pages of all origins read the app's responses with the visitor's credentials.
+    app.add_middleware(CORSMiddleware)
+    inner: ASGIApp = Access(route_first(routes, app.behind), settings)
+    if settings.allow_origin:
+        inner = Sharing(inner, settings)
+    app.front = Forwarded(Gate(inner, engine), settings)
     app.state.engine = engine
-    app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end
+    app.state.streams = streams
     app.router.routes.extend(routes)
     if settings.api_key:
         describe = app.openapi
@@ -88,6 +103,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Last, as it handles all paths that no other route has.
         mount(app, engine, decoder)
     return app
+
+
+async def _end_requests(engine: Engine, streams: set[asyncio.Task[Any]]) -> None:
+    """Let a server that waits for its requests end: cut off responses that do not end, and limit the time of others."""
+    engine.draining = True
+    asyncio.get_running_loop().call_later(engine.settings.shutdown_timeout, engine.abandon)
+    while True:  # a request that was accepted before may still begin such a response
+        for task in streams:
+            task.cancel()
+        await asyncio.sleep(CUT_OFF_SECONDS)
 
 
 def _version() -> str:

@@ -14,6 +14,7 @@ from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio.exceptions import InvalidPathError
 from gradio.utils import get_upload_folder
+from starlette.requests import Request
 from starlette.routing import Mount
 
 NOT_UPLOADED = "the picture is not an upload of this server; send it to /gradio_api/upload first"
@@ -38,6 +39,20 @@ def poll_less_often(page: gr.Blocks) -> None:
     """
     queue = page._queue
     queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
+
+
+def use_relative_addresses() -> None:
+    """Let the page and its files have addresses without scheme, host and port.
+
+    Gradio builds absolute ones from the header Host, in which a proxy may have left out the port, or put its own name
+    for this server. Its page accepts relative ones; a client that reads /config takes the address it has called if
+    there is none. Replaced for the whole process.
+    """
+
+    def relative(request: Request, route_path: str, *_: Any, **__: Any) -> str:
+        return "" if route_path == "/config" else str(request.scope.get("root_path", ""))
+
+    gr.route_utils.get_root_url = relative
 
 
 def refuse_quietly(page: gr.Blocks) -> None:

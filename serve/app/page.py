@@ -12,7 +12,13 @@ from serve.app.classify_tabs import digit_tab, picture_tab
 from serve.app.client_api import add_client_api
 from serve.app.components import LIVE, STATIC, LastInputs, chooser
 from serve.app.explain_tabs import compare_tab, models_tab, understand_tab
-from serve.app.gradio_internals import accept_only_uploads, mounted_application, poll_less_often, refuse_quietly
+from serve.app.gradio_internals import (
+    accept_only_uploads,
+    mounted_application,
+    poll_less_often,
+    refuse_quietly,
+    use_relative_addresses,
+)
 from serve.app.guard import Guard
 from serve.app.upload_quota import KEPT, UploadQuota
 from serve.engine.batching import Engine
@@ -33,6 +39,7 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
         app,
         page,
         path="/",
+        root_path="",  # the scope's, and not GRADIO_ROOT_PATH
         theme=theme,
         css_paths=STATIC / "style.css",
         js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
@@ -43,6 +50,7 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
         ssr_mode=False,
     )
     accept_only_uploads(page)
+    use_relative_addresses()
     refuse_quietly(page)
     poll_less_often(page)
     quota = UploadQuota(page, max(KEPT, 16 * engine.settings.max_body))
