@@ -1,6 +1,7 @@
 """The ASGI application: all routes, and the engine that they share."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -9,13 +10,15 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
 from serve.http.gate import KEYLESS, Gate
-from serve.http.responses import EXCEPTION_HANDLERS
+from serve.http.responses import EXCEPTION_HANDLERS, error_response
 from serve.http.routing import route_first
+from serve.http.workers import workers
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
 from serve.routes.openapi import with_key
@@ -23,7 +26,13 @@ from serve.routes.table import api_routes
 from serve.routes.v2 import V2
 from serve.settings import Settings, from_environment
 
+log = logging.getLogger("serve")
+
 TITLE = "Deep Image Zoo"
+NO_APP = (
+    "the app is not served: it keeps its visitors' sessions in one process, and this server has %d workers; start it "
+    "with one worker, or without the app: ZOO_SERVE_APP=0"
+)
 
 
 class Application(FastAPI):
@@ -82,11 +91,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.api_key:
         describe = app.openapi
         app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
-    if settings.app:
+    count = workers()
+    if settings.app and count > 1:
+        log.warning("%s; the API is served", NO_APP % count)
+        app.router.routes.append(Route("/", lambda _: error_response(503, NO_APP % count)))
+    elif settings.app:
         from serve.app.page import mount
 
         # Last, as it handles all paths that no other route has.
-        mount(app, engine, decoder)
+        mount(app, engine, bodies, decoder)
     return app
 
 

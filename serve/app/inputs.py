@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from serve.app.inference import Pixels
 from serve.errors import ApiError, BadImage
 from serve.images import digits
-from serve.images.decoder import Decoder
+from serve.images.decoder import Decoder, Source
 from serve.images.formats import decode
 
 CIFAR10 = (32, 32, 3)  # (H, W, C)
@@ -33,12 +34,13 @@ async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:
     """Prepare a photo of a digit; without a path, a blank one. Raises ApiError, as the decoder does."""
     if path is None:
         return digits.Digit(None, "blank")
-    return await _digit(decoder, await _read(path))
+    return await _digit(decoder, Path(path))
 
 
 async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
     """Read a file as CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
-    pixels: Pixels = (await decoder(await _read(path), CIFAR10, timeout=decoder.settings.timeout))[0]
+    with _still_there():
+        pixels: Pixels = (await decoder(Path(path), CIFAR10, timeout=decoder.settings.timeout))[0]
     return pixels
 
 
@@ -52,13 +54,18 @@ async def example(decoder: Decoder, dataset: str) -> Pixels:
     return await picture_from_file(decoder, str(EXAMPLES / "picture-frog.png"))
 
 
-async def _read(path: str) -> bytes:
-    return await asyncio.to_thread(Path(path).read_bytes)
-
-
-async def _digit(decoder: Decoder, data: bytes) -> digits.Digit:
+async def _digit(decoder: Decoder, data: Source) -> digits.Digit:
     prepare = partial(_prepare, max_pixels=decoder.settings.max_pixels)
-    return await decoder.beside(data, prepare, timeout=decoder.settings.timeout)
+    with _still_there():
+        return await decoder.beside(data, prepare, timeout=decoder.settings.timeout)
+
+
+@contextmanager
+def _still_there() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:  # UploadQuota has made room for newer ones
+        raise BadImage(400, "the picture is no longer on this server; upload it again") from None
 
 
 def _prepare(data: bytes, *, max_pixels: int) -> digits.Digit:
