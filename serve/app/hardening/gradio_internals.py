@@ -1,44 +1,39 @@
-"""Every use of Gradio's private interfaces, with its reason; the rest of the app keeps to the public ones.
+"""Uses of Gradio's private interfaces, with their reasons; more are in event_queue.py, and none outside this folder.
 
 Gradio may change these in any minor release, so pyproject.toml bounds its version to those that the tests ran with.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NoReturn
 
 import gradio as gr
 from fastapi import FastAPI
-from gradio import processing_utils
+from gradio import processing_utils, route_utils
 from gradio.data_classes import ImageData
 from gradio.exceptions import InvalidPathError
-from gradio.utils import get_upload_folder
+from gradio.route_utils import FileUploadProgress
+from gradio.utils import LRUCache, get_upload_folder
 from starlette.requests import Request
 from starlette.routing import Mount
 
+from serve.app.hardening.refusals import refusal
+
 NOT_UPLOADED = "the picture is not an upload of this server; send it to /gradio_api/upload first"
-
-
-def refusal(message: str) -> gr.Error:
-    """Build the error for a client's mistake. It is not logged: strangers would fill the log."""
-    return gr.Error(message, print_exception=False)
+# How many uploads' progress is kept.
+UPLOADS = 100
 
 
 def mounted_application(app: FastAPI) -> gr.routes.App:
     """Find the Gradio application that `gr.mount_gradio_app` put into `app`, which returns `app` alone."""
     (found,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, gr.routes.App))
     return found
-
-
-def poll_less_often(page: gr.Blocks) -> None:
-    """Let an idle page cost no processor time.
-
-    Gradio looks into its queue a thousand times a second, and for progress a hundred times: 3 % of a core. This app's
-    events bypass the queue.
-    """
-    queue = page._queue
-    queue.sleep_when_free, queue.progress_update_sleep_when_free = 0.05, 0.5
 
 
 def use_relative_addresses() -> None:
@@ -122,12 +117,56 @@ def leave_undecoded(image: gr.Image) -> gr.Image:
     return image
 
 
-def temporary_files(page: gr.Blocks) -> dict[str, set[str]]:
-    """Map the files of visitors on the disk to the sets in which Gradio keeps their names.
+def own_files(page: gr.Blocks) -> set[str]:
+    """Return the paths of the page's own files, such as its examples."""
+    return {str(name) for block in page.blocks.values() for name in getattr(block, "keep_in_cache", ())}
 
-    Gradio's `delete_cache` goes by their age, not by their size (its issue 8098 asks for a better rule). The page's own
-    files, such as its examples, are not among them.
-    """
-    own = {name for block in page.blocks.values() for name in getattr(block, "keep_in_cache", ())}
-    # Copied, since requests may add to the sets meanwhile.
-    return {name: names for names in page.temp_file_sets for name in set(names) - own}
+
+def forget_files(page: gr.Blocks) -> None:
+    """Remove the files that no longer exist from the sets in which Gradio keeps their names."""
+    for names in page.temp_file_sets:
+        # Copied, since requests may add to the sets meanwhile.
+        names.difference_update([name for name in tuple(names) if not Path(name).exists()])
+
+
+_unfinished: ContextVar[list[str]] = ContextVar("unfinished")
+
+
+def _named_temporary_file(**options: Any) -> Any:
+    file = NamedTemporaryFile(**options)  # noqa: SIM115 - Gradio closes it
+    _unfinished.get([]).append(file.name)
+    return file
+
+
+@contextmanager
+def unfinished_uploads() -> Iterator[None]:
+    """Delete what a form leaves: Gradio keeps the files of fields it does not know, and of a form without its end."""
+    names: list[str] = []
+    token = _unfinished.set(names)
+    try:
+        yield
+    finally:
+        _unfinished.reset(token)
+        for name in names:  # those of complete files have been moved
+            Path(name).unlink(missing_ok=True)
+
+
+class _Signals(LRUCache[str, asyncio.Event]):
+    def __missing__(self, upload: str) -> asyncio.Event:
+        self[upload] = event = asyncio.Event()
+        return event
+
+
+class _UploadProgress(FileUploadProgress):
+    """The progress of uploads. Gradio would keep the names of all uploads, also of those that never come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._statuses = LRUCache(UPLOADS)
+        self._signals = _Signals(UPLOADS)  # type: ignore[assignment]
+
+
+def bound_uploads() -> None:
+    """Bound what Gradio keeps about uploads. The functions are replaced for the whole process."""
+    gr.routes.file_upload_statuses = _UploadProgress()
+    route_utils.NamedTemporaryFile = _named_temporary_file  # type: ignore[assignment, attr-defined]
