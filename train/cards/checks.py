@@ -85,8 +85,11 @@ def differences(
         yield missing
         return
     for file in metadata.files(folder):
+        if not (folder / file).is_file():
+            yield f"{file} is not built: python train/export.py {folder.name}"
+            return
         if wrong := metadata.differing(folder, file):
-            yield f"{file} is missing or out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
+            yield f"{file} is out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
             return
     metrics = records.read(CardMetrics, folder / "metrics.json")
     config = records.read(CardConfig, folder / "config.json")
