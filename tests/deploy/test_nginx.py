@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -210,13 +211,13 @@ def test_larger_bodies_do_not_reach_it(proxy: Proxy) -> None:
 
 
 def test_events_are_not_held_back(proxy: Proxy) -> None:
-    connection = HTTPSConnection("127.0.0.1", proxy.https, timeout=20, context=ssl._create_unverified_context())
-    connection.request("GET", "/zoo/gradio_api/queue/data")
-    response = connection.getresponse()
-    assert response.readline() == b"data: 1\n"  # the second event comes only after this
-    proxy.upstream.first_was_read.set()
-    assert response.read() == b"\ndata: 2\n\n"
-    connection.close()
+    context = ssl._create_unverified_context()
+    with closing(HTTPSConnection("127.0.0.1", proxy.https, timeout=20, context=context)) as connection:
+        connection.request("GET", "/zoo/gradio_api/queue/data")
+        with connection.getresponse() as response:
+            assert response.readline() == b"data: 1\n"  # the second event comes only after this
+            proxy.upstream.first_was_read.set()
+            assert response.read() == b"\ndata: 2\n\n"
 
 
 def test_connections_to_the_server_are_kept(proxy: Proxy) -> None:
