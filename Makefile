@@ -13,6 +13,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export DO_NOT_TRACK := 1
+export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format onnx verify

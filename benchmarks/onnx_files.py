@@ -8,11 +8,14 @@ other processes. The ratios are medians over the turns.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
 
 import numpy as np
 import onnxruntime

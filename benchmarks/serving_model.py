@@ -5,6 +5,8 @@ import json
 import os
 from typing import Any
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
+
 import numpy as np
 import onnxruntime
 from PIL import Image

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import socket
@@ -9,13 +10,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from serve.settings import OPTIONS, PREFIX, Settings, from_environment, variable
+from serve.logs import configure, start_line
+from serve.settings import OPTIONS, PREFIX, Settings, Words, from_environment, variable
+from serve.signals import ending_signals
+
+NAME = "python -m serve"
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line. It has a flag for each setting, and returns only those that were given."""
     top = argparse.ArgumentParser(
-        prog="python -m serve",
+        prog=NAME,
         description="Serves the models of a folder over HTTP: an app at /, POST /classify/MODEL, the Open Inference "
         "Protocol under /v2, metrics at /metrics, and the API's description at /docs.",
         epilog=f"Each flag has an environment variable: {PREFIX}PORT=9000 is --port 9000. A flag takes precedence over "
@@ -29,13 +34,14 @@ def parser() -> argparse.ArgumentParser:
             continue
         if option.group not in groups:
             groups[option.group] = top.add_argument_group(option.group)
-        kinds: dict[str, Any] = (
-            {"action": argparse.BooleanOptionalAction}
-            if kind is bool
-            else {"type": kind, "metavar": option.metavar, "choices": option.choices or None}
-        )
+        kinds: dict[str, Any] = {"type": kind, "metavar": option.metavar, "choices": option.choices or None}
+        if kind is bool:
+            kinds = {"action": argparse.BooleanOptionalAction}
+        elif kind is Words:
+            kinds = {"action": "extend", "nargs": "+", "metavar": option.metavar}
         default = getattr(Settings, name)
-        shown = f"{option.help} (default: {default}; {variable(name)})"
+        default = " ".join(default) if kind is Words else default
+        shown = f"{option.help} (default: {'none' if default == '' else default}; {variable(name)})"
         groups[option.group].add_argument("--" + name.replace("_", "-"), help=shown, **kinds)
     return top
 
@@ -45,21 +51,24 @@ def settings(arguments: list[str] | None = None, environment: Mapping[str, str] 
 
     A flag takes precedence over its variable, whatever that holds: Kubernetes sets variables of its own.
     """
-    flags = vars(parser().parse_args(arguments))
+    given = vars(parser().parse_args(arguments))
+    flags: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
         return Settings(**from_environment(environment, ignore=flags), **flags)
     except ValueError as error:
-        fail(str(error), 2)
+        print(f"{NAME}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def fail(message: str, status: int = 1) -> NoReturn:
-    """Print one line to stderr and exit."""
-    print(f"python -m serve: {message}", file=sys.stderr)
-    raise SystemExit(status)
+def fail(message: str, chosen: Settings) -> NoReturn:
+    """Print one line to stderr, in the format of the log, and exit."""
+    print(start_line(f"{NAME}: {message}", chosen, logging.CRITICAL), file=sys.stderr)
+    raise SystemExit(1)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(chosen: Settings) -> socket.socket:
     """Bind the listening address, before anything slow starts."""
+    host, port = chosen.host, chosen.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)
@@ -72,11 +81,14 @@ def bind(host: str, port: int) -> socket.socket:
             taken.close()
             raise
     except UnicodeError:
-        fail(f"cannot listen on {host}:{port}: {host!r} is not a host name; use a name or address of this machine")
+        fail(
+            f"cannot listen on {host}:{port}: {host!r} is not a host name; use a name or address of this machine",
+            chosen,
+        )
     except OSError as error:
         flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         hint = "" if flag == "--port" and not port else f"; choose another with {flag}"
-        fail(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}")
+        fail(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}", chosen)
     return taken
 
 
@@ -86,25 +98,26 @@ def main() -> None:
     The exit status is 0 after a signal, 1 if it cannot serve or cannot shut down in time, 2 for invalid arguments.
     """
     chosen = settings()
+    configure(chosen)
     # Until the server handles them: by default, a container's first process ignores SIGTERM.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, lambda *_: os._exit(0))
     if not chosen.models.is_dir() or not os.access(chosen.models, os.R_OK | os.X_OK):
-        fail(f"{chosen.models} is not a folder that can be read; set the folder with the models by --models")
-    with bind(chosen.host, chosen.port) as listener:
+        fail(f"{chosen.models} is not a folder that can be read; set the folder with the models by --models", chosen)
+    with bind(chosen) as listener:
         # Imported here, so that --help and the checks of the arguments take no time.
         from serve.api import create_app
         from serve.engine.models import find
-        from serve.logs import configure
         from serve.server import Server
 
         if not find(chosen.models):
-            fail(f"{chosen.models} holds no models; build one with: python train/export.py {chosen.models}/NAME")
-        configure(chosen)
+            fail(
+                f"{chosen.models} holds no models; build one with: python train/export.py {chosen.models}/NAME", chosen
+            )
         server = Server(create_app(chosen), chosen)
         server.run([listener])
     if server.failed:
-        fail(f"none of the models in {chosen.models} could be loaded")
+        fail(f"none of the models in {chosen.models} could be loaded", chosen)
 
 
 if __name__ == "__main__":

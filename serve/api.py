@@ -1,29 +1,45 @@
 """The ASGI application: all routes, and the engine that they share."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.engine.batching import Engine
+from serve.http.access import KEYLESS, Access, Sharing
 from serve.http.bodies import Bodies
-from serve.http.gate import KEYLESS, Gate
-from serve.http.responses import EXCEPTION_HANDLERS
+from serve.http.forwarded import Forwarded
+from serve.http.gate import Gate
+from serve.http.responses import EXCEPTION_HANDLERS, error_response
 from serve.http.routing import route_first
+from serve.http.workers import workers
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
 from serve.routes.openapi import with_key
 from serve.routes.table import api_routes
 from serve.routes.v2 import V2
 from serve.settings import Settings, from_environment
+from serve.signals import OnShutdown
+
+log = logging.getLogger("serve")
 
 TITLE = "Deep Image Zoo"
+# Seconds between two looks for responses that do not end, during a shutdown.
+CUT_OFF_SECONDS = 0.5
+NO_APP = (
+    "the app is not served: it keeps its visitors' sessions in one process, and this server has %d workers; start it "
+    "with one worker, or without the app: ZOO_SERVE_APP=0"
+)
 
 
 class Application(FastAPI):
@@ -54,9 +70,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, decoder, _version()), engine.metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        yield
+        async with OnShutdown(partial(_end_requests, engine, app)):
+            yield
         engine.close()
         decoder.close()
 
@@ -75,19 +92,38 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if isinstance(route, APIRoute) and route.methods:
             route.methods.add("HEAD")  # as for Starlette's own routes
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
-    app.front = Gate(route_first(routes, app.behind), engine)
+    # Without it, Gradio would let pages of all origins read the app's responses with the visitor's credentials.
+    app.add_middleware(CORSMiddleware)
+    inner: ASGIApp = Access(route_first(routes, app.behind), settings)
+    if settings.allow_origin:
+        inner = Sharing(inner, settings)
+    app.front = Forwarded(Gate(inner, engine), settings)
     app.state.engine = engine
-    app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end
+    app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end: those of the app, if it is served
     app.router.routes.extend(routes)
     if settings.api_key:
         describe = app.openapi
         app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
-    if settings.app:
+    count = workers()
+    if settings.app and count > 1:
+        log.warning("%s; the API is served", NO_APP % count)
+        app.router.routes.append(Route("/", lambda _: error_response(503, NO_APP % count)))
+    elif settings.app:
         from serve.app.page import mount
 
         # Last, as it handles all paths that no other route has.
-        mount(app, engine, decoder)
+        mount(app, engine, bodies, decoder)
     return app
+
+
+async def _end_requests(engine: Engine, app: FastAPI) -> None:
+    """Let a server that waits for its requests end: cut off responses that do not end, and limit the time of others."""
+    engine.draining = True
+    asyncio.get_running_loop().call_later(engine.settings.shutdown_timeout, engine.abandon)
+    while True:  # a request that was accepted before may still begin such a response
+        for task in tuple(app.state.streams):
+            task.cancel()
+        await asyncio.sleep(CUT_OFF_SECONDS)
 
 
 def _version() -> str:

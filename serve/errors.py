@@ -34,6 +34,13 @@ class BadRequest(ApiError):
         super().__init__(400, message)
 
 
+class Forbidden(ApiError):
+    """403: the server is configured not to do this; the message says how to change that."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(403, message)
+
+
 class BadImage(ApiError):
     """400 for a broken image, 413 for one that is too large, 415 for a format that is not accepted."""
 

@@ -15,7 +15,9 @@ from fastapi import FastAPI
 from serve.engine.batching import Engine
 from serve.http.listening import finish_listening
 from serve.http.uvicorn_patches import ControlledServer, Protocol
+from serve.logs import start_line
 from serve.settings import Settings
+from serve.signals import ending_signals
 
 # Seconds for the requests of new connections to arrive after listening has stopped.
 LAST_REQUESTS = 1.0
@@ -26,11 +28,11 @@ LAST_RESORT = 6.0
 class Server(ControlledServer):
     """A server that says when its models are ready, and loses no request on SIGTERM.
 
-    After SIGTERM the server reports that it is not ready, and keeps serving for `settings.linger` seconds while load
-    balancers notice; each response closes its connection. Then it stops listening and finishes the requests that it has
-    accepted, for at most `settings.shutdown_timeout` seconds. Responses that do not end, of which each open page has
-    one, are cut off. SIGINT skips the lingering; a second signal ends the process at once. The server never waits for
-    threads that load a model or decode an image.
+    After SIGTERM or SIGHUP the server reports that it is not ready, and keeps serving for `settings.linger` seconds
+    while load balancers notice; each response closes its connection. Then it stops listening and finishes the requests
+    that it has accepted, for at most `settings.shutdown_timeout` seconds. Responses that do not end, of which each open
+    page has one, are cut off. SIGINT skips the lingering; a second signal ends the process at once. The server never
+    waits for threads that load a model or decode an image.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -42,7 +44,9 @@ class Server(ControlledServer):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                date_header=False,
+                date_header=False,  # Protocol writes it
+                proxy_headers=False,  # the application looks at them
+                timeout_keep_alive=settings.keep_alive,
                 # Before that, the engine sends the responses to requests that are cut off.
                 timeout_graceful_shutdown=int(settings.shutdown_timeout) + 2,
             )
@@ -54,6 +58,7 @@ class Server(ControlledServer):
         self.failed = False
         self._settings = settings
         self._listeners: list[socket.socket] = []
+        self._signals = ending_signals()
         self._stop = asyncio.Event()
         self._linger = 0.0
 
@@ -67,15 +72,15 @@ class Server(ControlledServer):
 
     def _signalled(self, number: int) -> None:
         # A second signal ends the process directly: the event loop may be busy then.
-        for later in (signal.SIGTERM, signal.SIGINT):
+        for later in self._signals:
             signal.signal(later, lambda *_: _leave())
-        self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
+        self._linger = 0.0 if number == signal.SIGINT else self._settings.linger
         self._stop.set()
 
     async def run_until_stop(self) -> None:
         """Wait for a signal and linger, or return if no model could be loaded."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals:
             loop.add_signal_handler(number, self._signalled, number)
         announcing = asyncio.create_task(self._announce())
         await self._stop.wait()
@@ -96,7 +101,8 @@ class Server(ControlledServer):
             return
         host, port = self._listeners[0].getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        print(f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}", flush=True)
+        message = f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}"
+        print(start_line(message, self._settings), flush=True)
 
     async def drain(self) -> None:
         """Accept the connections that have begun, stop listening, and set the limits for the remaining requests."""

@@ -4,8 +4,10 @@ Each option is stated once, as a field of `Settings`. The command line, the envi
 `--help` all follow from these fields.
 """
 
+import ipaddress
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -16,8 +18,13 @@ MAX_IMAGES = 128
 HIGHEST = 2**31
 
 SERVED = "what is served, and where"
+BROWSERS = "proxies and browsers"
 LIMITS = "batches and limits"
 LOGS = "logs"
+
+VALID_PREFIX = re.compile(r"(/[\w.~-]+)+/?|/", re.ASCII)
+
+Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,49 @@ class Settings:
         ),
     ] = "auto"
     app: Annotated[bool, Option("the app at /", SERVED)] = True
+    model_control: Annotated[
+        str,
+        Option(
+            "explicit: requests may load and unload models under /v2/repository", SERVED, choices=("none", "explicit")
+        ),
+    ] = "none"
+
+    root_path: Annotated[
+        str,
+        Option(
+            "path prefix under which a proxy serves this, such as /zoo; the proxy may remove or keep it; a trusted "
+            "proxy's X-Forwarded-Prefix takes precedence",
+            BROWSERS,
+            "PREFIX",
+        ),
+    ] = ""
+    forwarded_allow_ips: Annotated[
+        Words,
+        Option(
+            "addresses or networks of proxies whose X-Forwarded-For, -Proto, -Host and -Prefix count; *: all",
+            BROWSERS,
+            "ADDRESS",
+        ),
+    ] = ("127.0.0.1", "::1")
+    allowed_host: Annotated[
+        Words,
+        Option(
+            "names under which clients reach this server, such as zoo.example.com or *.example.com, besides IP "
+            "addresses and names without a dot; *: any name. By default, any name if --host is not a loopback "
+            "address. Otherwise none, so that no web page can reach this machine under its own name (DNS rebinding)",
+            BROWSERS,
+            "HOST",
+        ),
+    ] = ()
+    allow_origin: Annotated[
+        Words,
+        Option(
+            "origins whose web pages may use /classify and /v2, such as https://example.com; *: all of them (CORS). "
+            "Loading and unloading models remains closed to them",
+            BROWSERS,
+            "ORIGIN",
+        ),
+    ] = ()
 
     threads: Annotated[int, Option("cores for inference; 0: all this process may use", LIMITS, "N", low=0)] = 0
     max_batch: Annotated[int, Option("most images in one run of a model", LIMITS, "N", low=1)] = 32
@@ -77,6 +127,12 @@ class Settings:
         int, Option("most bytes of a request's body, also after decompression", LIMITS, "BYTES", low=1)
     ] = 16 * 2**20
     max_pixels: Annotated[int, Option("most pixels of an image, width x height", LIMITS, "N", low=1)] = 25_000_000
+    keep_alive: Annotated[
+        int,
+        Option(
+            "seconds that an idle connection stays open; it must exceed the proxy's own limit", LIMITS, "SECONDS", low=1
+        ),
+    ] = 75
     linger: Annotated[
         float, Option("seconds to keep serving after SIGTERM, reported as not ready", LIMITS, "SECONDS", low=0)
     ] = 1.0
@@ -97,6 +153,10 @@ class Settings:
             object.__setattr__(self, "max_images", min(MAX_IMAGES, self.max_queue))
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images is {self.max_images}, more than the {self.max_queue} of max_queue")
+        for name, valid in _VALID.items():
+            for word in getattr(self, name):
+                valid(word)
+        object.__setattr__(self, "root_path", _checked_prefix(self.root_path))
         if self.api_key is not None:
             _check_key(self.api_key)
 
@@ -143,8 +203,10 @@ def _parse(shown: str, kind: Any, text: str) -> Any:
             return kind(text)
         except ValueError:
             raise ValueError(f"{shown} is {text!r}; it must be a number") from None
-    if not text:
+    if not text.strip():
         raise ValueError(f"{shown} is empty; remove it to use the default")
+    if kind is Words:
+        return tuple(text.replace(",", " ").split())
     return Path(text) if kind is Path else text
 
 
@@ -154,6 +216,45 @@ def _check(name: str, value: Any, option: Option) -> None:
     # Written so that nan is refused.
     if option.low is not None and not option.low <= value <= option.high:
         raise ValueError(f"{name} is {value}; it must be at least {option.low}, and at most {option.high}")
+
+
+def _check_host(word: str) -> None:
+    if word != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?|[0-9a-fA-F:]+", word):
+        raise ValueError(
+            f"allowed_host is {word!r}; valid are names without a port, such as zoo.example.com, *.example.com, or *"
+        )
+
+
+def _check_origin(word: str) -> None:
+    if word != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", word):
+        raise ValueError(
+            f"allow_origin is {word!r}; valid are origins without a path, such as https://example.com:8443, or *"
+        )
+
+
+def _check_address(word: str) -> None:
+    if word == "*":
+        return
+    try:
+        ipaddress.ip_network(word)
+    except ValueError:
+        raise ValueError(
+            f"forwarded_allow_ips is {word!r}; valid are IP addresses, networks such as 10.0.0.0/8, or *"
+        ) from None
+
+
+_VALID: dict[str, Callable[[str], None]] = {
+    "allowed_host": _check_host,
+    "allow_origin": _check_origin,
+    "forwarded_allow_ips": _check_address,
+}
+
+
+def _checked_prefix(prefix: str) -> str:
+    """Return a path prefix without a slash at its end; "/" alone is no prefix."""
+    if prefix and not VALID_PREFIX.fullmatch(prefix):
+        raise ValueError(f"root_path is {prefix!r}; it must be a path such as /zoo, of letters, digits, and -._~")
+    return prefix.rstrip("/")
 
 
 def _check_key(key: str) -> None:

@@ -9,9 +9,15 @@ class UserError(ValueError):
 
 
 def exit_status(script: str, command: Callable[[], int]) -> int:
-    """Run a command and return its exit status: 2 for a UserError, 1 for an OSError, both printed in one line."""
+    """Run a command and return its exit status; an error is printed in one line.
+
+    The status is 2 for a UserError, 1 for an OSError, 130 for Ctrl-C.
+    """
     try:
         return command()
     except (UserError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print(f"{script}: stopped", file=sys.stderr)
+        return 130

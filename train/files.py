@@ -34,6 +34,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def why_unwritable(folder: Path, size: int = 2**24) -> str | None:
+    """Tell why a folder takes no file of `size` bytes, as the operating system does ("No space left on device").
+
+    torch's errors do not name a full disk. None where the file can be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
+
+
 def sha256(path: Path) -> str:
     """Compute the digest of a file, in hexadecimal."""
     with path.open("rb") as file:

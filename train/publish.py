@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from train import records
-from train.cards import checks, publishing, readme_table
+from train.cards import checks, evaluation, publishing, readme_table
 from train.errors import exit_status
 from train.paper import paper
 from train.records import CardMetrics
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--output-dir", type=Path, help="(default: model_cards/<model>.<dataset>)")
-    parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
+    parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: what the run used)")
+    evaluation.add_batch_size(parser)
     parser.add_argument("--full-precision", action="store_true", help="keep the weights in float32")
     args = parser.parse_args(argv)
     # An exception, as Ctrl-C raises one, so that the unfinished folder is removed.
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    target = publishing.publish(args.run, args.output_dir, args.data_dir, args.full_precision, paper.accuracy)
+    target = publishing.publish(
+        args.run, args.output_dir, args.data_dir, args.full_precision, paper.accuracy, args.eval_batch_size
+    )
     if target.parent == models.MODEL_CARDS.resolve():
         readme_table.write()
     metrics = records.read(CardMetrics, target / "metrics.json")

@@ -48,6 +48,7 @@ class RunSettings:
     Attributes:
         settings: the recipe's fields, as `recipes.of_settings` reads them.
         pretrained: "published", or the weights that it started from; None for random ones.
+        data_options: the fields of `DataOptions` that were set.
     """
 
     model: str
@@ -59,6 +60,7 @@ class RunSettings:
     overfit: int | None = None
     pretrained: str | None = None
     teacher: TeacherRecord | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +86,14 @@ class RunDescription(RunSettings):
 
     Attributes:
         in_chans: None in runs of versions that did not write it.
+        data_dir: the folder that the paper's datasets were read from, as an absolute path; None for the Hub. It is a
+            hint for later commands, and no part of what identifies a run.
         data_sha256: of all images and labels, see `Dataset.digest`.
     """
 
     class_names: list[str]
     in_chans: int | None = None
+    data_dir: str | None = None
     train_images: int | None = None
     data_sha256: str | None = None
     earlier: list[Earlier] = field(default_factory=list)
@@ -96,17 +101,28 @@ class RunDescription(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitMetrics:
-    """Metrics of one network on one split. Accuracies are in percent.
+    """Metrics of one network on one split, in percent.
 
     Attributes:
-        per_class_accuracy: by class name, in the order of the labels.
+        macro_f1: the mean F1 score of the classes; None, as the next one, in files of versions that did not write it.
+        balanced_accuracy: the mean accuracy of the classes.
+        top5_accuracy: how often the true class is among the five most probable ones; None for five classes or fewer.
+        per_class_accuracy: by class name, in the order of the labels; None for a class without test images.
         confusion_matrix: images, rows by true class, columns by predicted class.
     """
 
     test_accuracy: float
     test_images: int
-    per_class_accuracy: dict[str, float]
+    macro_f1: float | None = None
+    balanced_accuracy: float | None = None
+    top5_accuracy: float | None = None
+    per_class_accuracy: dict[str, float | None]
     confusion_matrix: list[list[int]]
+
+    @property
+    def tested_classes(self) -> dict[str, float]:
+        """The accuracy of each class that has test images, by its name."""
+        return {name: accuracy for name, accuracy in self.per_class_accuracy.items() if accuracy is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +161,7 @@ class Published(SplitMetrics):
     """Metrics of stored weights and of the ONNX files built from them.
 
     Attributes:
-        onnx_test_accuracy: by precision, "fp32" and "int8".
+        onnx_test_accuracy: by precision, "fp32" and "int8", or "fp32" alone where int8 would lose too much.
     """
 
     onnx_test_accuracy: dict[str, float]
@@ -178,6 +194,7 @@ class CardConfig:
         label_names: the class names, in the order of the labels.
         dataset: as `--dataset` takes it.
         image_size: of the dataset's own images, (height, width, channels) in pixels.
+        data_options: the fields of `DataOptions` that were set.
     """
 
     architecture: str
@@ -188,6 +205,7 @@ class CardConfig:
     image_size: tuple[int, int, int]
     pretrained_cfg: dict[str, Any]
     model_args: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
 
 
 def parse(kind: type[Record], values: dict[str, Any], source: Path) -> Record:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from train.cards import checks, readme_table
+from train.cards import checks, evaluation, readme_table
 from train.errors import UserError, exit_status
 from train.files import FileError
 from train.paper import paper
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all)")
     parser.add_argument("--samples", action="store_true", help="measure only on the images that ship with the project")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")
+    evaluation.add_batch_size(parser)
     parser.add_argument(
         "--update",
         action="store_true",
@@ -47,7 +48,7 @@ def _main(args: argparse.Namespace) -> int:
             if args.update:
                 checks.update(folder, args.data_dir)
                 continue
-            found = list(checks.differences(folder, args.data_dir, args.samples, paper.accuracy))
+            found = list(checks.differences(folder, args.data_dir, args.samples, paper.accuracy, args.eval_batch_size))
         except FileError as error:
             found = [str(error)]
         except UserError as error:

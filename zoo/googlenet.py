@@ -113,6 +113,16 @@ def _create_stem(stem: str, in_chans: int, **dd: Any) -> nn.Module:
     raise ValueError(f"Unknown stem {stem!r}. Valid: 'conv7x7', 'deep'.")
 
 
+def _init_weights(network: nn.Module) -> None:
+    """Initialise as torchvision does, in both forms: section 4 changes nothing in GoogLeNet but the stem."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
 class GoogLeNet(nn.Module):
     """GoogLeNet for inputs of at least 15x15 pixels. Comments give the shapes for 64x64.
 
@@ -188,16 +198,7 @@ class GoogLeNet(nn.Module):
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd
         )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """Initialise as torchvision does, in both forms: section 4 changes nothing in GoogLeNet but the stem."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+        _init_weights(self)
 
     @ignore
     def group_matcher(self, coarse: bool = False) -> Any:  # noqa: ARG002  timm's signature
@@ -222,7 +223,7 @@ class GoogLeNet(nn.Module):
         return cast(nn.Module, self.fc)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier and those of the auxiliary heads.
+        """Replace the classifier and those of the auxiliary heads by new ones, initialised as the first ones were.
 
         Args:
             num_classes: classes of the new ones; 0 for none.
@@ -235,10 +236,12 @@ class GoogLeNet(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
         self.fc.train(self.training)
+        _init_weights(self.fc)
         for aux in (self.aux1, self.aux2):
             if aux is not None:
                 aux.fc2 = nn.Linear(1024, num_classes, **dd) if num_classes > 0 else nn.Identity()
                 aux.fc2.train(self.training)
+                _init_weights(aux.fc2)
 
     def forward_intermediates(
         self,

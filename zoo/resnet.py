@@ -13,9 +13,9 @@ from typing import Any
 
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
-from torch import nn
 
 from zoo.catalog import PAPER
+from zoo.initialisation import init_linear
 from zoo.pretrained import build_model, dataset_cfgs
 from zoo.torchscript import ignore
 
@@ -29,9 +29,17 @@ class ImprovedResNet(ResNet):
     def init_weights(self, zero_init_last: bool = False) -> None:
         """Initialise: He-normal (fan out) convolutions, an N(0, 0.01) classifier with bias 0, BatchNorm at 1 and 0."""
         super().init_weights(zero_init_last=zero_init_last)
-        if isinstance(self.fc, nn.Linear):
-            nn.init.normal_(self.fc.weight, mean=0.0, std=0.01)
-            nn.init.zeros_(self.fc.bias)
+        init_linear(self.fc)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one, initialised as the first one was.
+
+        Args:
+            num_classes: classes of the new one; 0 for none.
+            global_pool: timm's type of the pool before the classifier; None keeps it.
+        """
+        super().reset_classifier(num_classes, global_pool)
+        init_linear(self.fc)
 
 
 def _create_resnet18(model_cls: type[ResNet], variant: str, pretrained: bool, **kwargs: Any) -> ResNet:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.catalog import PAPER
+from zoo.initialisation import init_linear
 from zoo.pretrained import build_model, dataset_cfgs
 from zoo.torchscript import is_scripting
 
@@ -150,9 +151,20 @@ class PooledVGG(VGG):
         dd = {"device": device, "dtype": dtype}
         # timm's MLP is replaced below; one unit wide, it takes no time or memory to build.
         super().__init__(cfg, drop_rate=drop_rate, mlp_ratio=1 / 4096, **kwargs, **dd)
-        mlp = PooledMlp(self.num_features, *pools[pool], self.head_hidden_size, drop_rate, **dd)
+        # Not `head_hidden_size`: some pools before the classifier double that one (`global_pool="catavgmax"`).
+        mlp = PooledMlp(self.num_features, *pools[pool], self.head.in_features, drop_rate, **dd)
         self.pre_logits = mlp  # type: ignore[assignment]
         self._initialize_weights()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one, initialised as the first one was.
+
+        Args:
+            num_classes: classes of the new one; 0 for none.
+            global_pool: timm's type of the pool before the classifier; None keeps it.
+        """
+        super().reset_classifier(num_classes, global_pool)
+        init_linear(self.head.fc)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], _model: nn.Module) -> dict[str, Tensor]:

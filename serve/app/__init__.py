@@ -2,5 +2,9 @@
 
 import os
 
-# Gradio reads this when it is imported, which every module of this package may be the first to do: it sends no data.
+from serve.app.hardening.private_folder import claim
+
+# Gradio reads these when it is imported, which every module of this package may be the first to do. It sends no data,
+# and keeps the files of visitors in a folder that nobody else can read.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_TEMP_DIR"] = str(claim())

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from serve.app.components import image_input
-from serve.app.gradio_internals import refusal
+from serve.app.hardening.refusals import refusal
 from serve.app.inference import Pixels, Prediction, best_model, predict, predict_all, ready_models
 from serve.app.inputs import digit_from_file, picture_from_file
 from serve.engine.batching import Engine
@@ -73,7 +73,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        raise refusal(error.message) from error
+        raise refusal(error.message, error.status) from error
 
 
 def _given(image: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.gradio_internals import leave_undecoded
+from serve.app.hardening.gradio_internals import leave_undecoded
 from serve.app.inference import Pixels, ready_models
 from serve.app.result_html import title
 from serve.app.table_html import served_accuracy

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from serve.app.inference import Pixels
@@ -30,12 +31,14 @@ async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:
     """Prepare a photo of a digit; without a path, a blank one. Raises ApiError, as the decoder does."""
     if path is None:
         return digits.Digit(None, "blank")
-    return await decoder.digit(await _read(path), timeout=decoder.settings.timeout)
+    with _still_there():
+        return await decoder.digit(Path(path), timeout=decoder.settings.timeout)
 
 
 async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
     """Read a file as CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
-    pixels: Pixels = (await decoder(await _read(path), CIFAR10, timeout=decoder.settings.timeout))[0]
+    with _still_there():
+        pixels: Pixels = (await decoder(Path(path), CIFAR10, timeout=decoder.settings.timeout))[0]
     return pixels
 
 
@@ -49,5 +52,9 @@ async def example(decoder: Decoder, dataset: str) -> Pixels:
     return await picture_from_file(decoder, str(EXAMPLES / "picture-frog.png"))
 
 
-async def _read(path: str) -> bytes:
-    return await asyncio.to_thread(Path(path).read_bytes)
+@contextmanager
+def _still_there() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:  # UploadQuota has made room for newer ones
+        raise BadImage(400, "the picture is no longer on this server; upload it again") from None

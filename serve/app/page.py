@@ -1,25 +1,42 @@
 """The Gradio page: draw a digit, classify a picture, compare the models, see where they look, read their cards.
 
-All inference goes through the engine's queue, as for the HTTP routes; Gradio's own queue is not used.
+All inference goes through the engine's queue, as for the HTTP routes; the page does not use Gradio's own queue.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+from starlette.types import Lifespan
 
 from serve.app.classify_tabs import digit_tab, picture_tab
 from serve.app.client_api import add_client_api
 from serve.app.components import LIVE, STATIC, LastInputs, chooser
 from serve.app.explain_tabs import compare_tab, models_tab, understand_tab
-from serve.app.gradio_internals import accept_only_uploads, mounted_application, poll_less_often, refuse_quietly
-from serve.app.guard import Guard
-from serve.app.upload_quota import KEPT, UploadQuota
+from serve.app.hardening import private_folder
+from serve.app.hardening.event_queue import bound
+from serve.app.hardening.gradio_internals import (
+    accept_only_uploads,
+    bound_uploads,
+    mounted_application,
+    refuse_quietly,
+    use_relative_addresses,
+)
+from serve.app.hardening.guard import Guard
+from serve.app.hardening.streams import Streams
+from serve.app.hardening.upload_quota import KEPT, UploadQuota
 from serve.engine.batching import Engine
+from serve.http.bodies import Bodies
 from serve.images.decoder import Decoder
 
 
-def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
+def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
     """Mount the page at `/` of `app`. Routes that `app` already has take precedence."""
     page = build(engine, decoder)
     theme = gr.themes.Default(
@@ -33,6 +50,7 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
         app,
         page,
         path="/",
+        root_path="",  # the scope's, and not GRADIO_ROOT_PATH
         theme=theme,
         css_paths=STATIC / "style.css",
         js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
@@ -42,11 +60,26 @@ def mount(app: FastAPI, engine: Engine, decoder: Decoder) -> None:
         max_file_size=engine.settings.max_body,
         ssr_mode=False,
     )
+    application = mounted_application(app)
+    streams = app.state.streams = Streams()
+    bound(page, application, streams)
+    bound_uploads()
     accept_only_uploads(page)
+    use_relative_addresses()
     refuse_quietly(page)
-    poll_less_often(page)
-    quota = UploadQuota(page, max(KEPT, 16 * engine.settings.max_body))
-    mounted_application(app).add_middleware(Guard, settings=engine.settings, quota=quota, streams=app.state.streams)
+    quota = UploadQuota(page, Path(get_upload_folder()), max(KEPT, 16 * engine.settings.max_body))
+    application.add_middleware(Guard, settings=engine.settings, bodies=bodies, quota=quota, streams=streams)
+    app.router.lifespan_context = _lifespan(app.router.lifespan_context)
+
+
+def _lifespan(inner: Lifespan[FastAPI]) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            yield state
+        private_folder.release()
+
+    return lifespan
 
 
 def build(engine: Engine, decoder: Decoder) -> gr.Blocks:

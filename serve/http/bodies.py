@@ -38,42 +38,47 @@ class Bodies:
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.max_body
         self._seconds = settings.timeout
-        self._room = 2 * max(settings.max_body, SMALL)
+        self._all_room = self._room = 2 * max(settings.max_body, SMALL)
         self._changed = asyncio.Condition()
 
-    def read(self, request: Request) -> "_Reading":
+    def read(self, request: Request, limit: int | None = None) -> "_Reading":
         """Return a context manager for the body, decompressed. The body keeps its room until the context ends.
+
+        Args:
+            request: The request.
+            limit: Most bytes of its body; by default, those of the settings.
 
         Raises:
             ApiError: On entering the context. 400 if the body cannot be decompressed, 408 if it does not arrive, 413 if
                 it is too large, 415 for an unknown content-encoding, 503 if no room became free.
         """
-        return _Reading(self, request)
+        return _Reading(self, request, limit)
 
-    async def take(self, request: Request) -> tuple[bytes, int]:
+    async def take(self, request: Request, limit: int | None = None) -> tuple[bytes, int]:
         """Read the body; return it and the number of bytes to `release` later. See `read`."""
+        limit = self._limit if limit is None else limit
         headers = request.headers
         coding = headers.get("content-encoding", "").strip().lower() or "identity"
         if coding not in (*CODINGS, "identity"):
             raise ApiError(415, f"content-encoding {coding!r} is not supported; valid are {', '.join(CODINGS)}")
-        length = self._length(headers.get("content-length"))
-        if length <= SMALL and coding == "identity":
+        length = self._length(headers.get("content-length"), limit)
+        if length <= SMALL and coding == "identity" and "content-length" in headers:
             return await self._read(_Parts(request.receive)), 0
         # The decompressed size is not known in advance: until it is, hold room for the largest.
-        plain = 0 if coding == "identity" else self._limit
+        plain = 0 if coding == "identity" else limit
         held = 0
         try:
             parts = _Parts(request.receive)
             body = await self._read(parts, SMALL)
             if not parts.complete:
-                held = await self._reserve(min(length + plain, 2 * self._limit))
-                body = await self._read(parts, self._limit)
-            if len(body) > self._limit:
-                raise self._too_large()
+                held = await self._reserve(length + plain)
+                body = await self._read(parts, limit)
+            if len(body) > limit:
+                raise self._too_large(limit)
             if plain:
                 held = held or await self._reserve(plain)
-                body = await asyncio.to_thread(self._decompress, body)
-                kept = len(body) if len(body) > SMALL else 0
+                body = await asyncio.to_thread(self._decompress, body, limit)
+                kept = min(len(body), held) if len(body) > SMALL else 0
                 spare, held = held - kept, kept
                 await self.release(spare)
         except BaseException:
@@ -81,17 +86,18 @@ class Bodies:
             raise
         return body, held
 
-    def _length(self, header: str | None) -> int:
+    def _length(self, header: str | None, limit: int) -> int:
         # The HTTP parser has checked that the length is a number; without one, the body is chunked.
-        length = self._limit if header is None else int(header)
-        if length > self._limit:
-            raise self._too_large()
+        length = limit if header is None else int(header)
+        if length > limit:
+            raise self._too_large(limit)
         return length
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body is too large: at most {self._limit:,} bytes, also after decompression")
+    def _too_large(self, limit: int) -> ApiError:
+        return ApiError(413, f"the body is too large: at most {limit:,} bytes, also after decompression")
 
     async def _reserve(self, size: int) -> int:
+        size = min(size, self._all_room)
         try:
             async with asyncio.timeout(self._seconds), self._changed:
                 await self._changed.wait_for(lambda: self._room >= size)
@@ -115,23 +121,23 @@ class Bodies:
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {self._seconds:g} s") from None
 
-    def _decompress(self, body: bytes) -> bytes:
+    def _decompress(self, body: bytes, limit: int) -> bytes:
         # 32 added to the window's bits: zlib detects whether it is gzip or deflate.
         stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
         try:
-            plain = stream.decompress(body, self._limit + 1)
-            if len(plain) > self._limit:
-                raise self._too_large()
+            plain = stream.decompress(body, limit + 1)
+            if len(plain) > limit:
+                raise self._too_large(limit)
             if stream.unused_data.startswith(GZIP) and body.startswith(GZIP):
                 rest = memoryview(body)[len(body) - len(stream.unused_data) :]
-                return b"".join([plain, *self._members(rest, self._limit + 1 - len(plain))])
+                return b"".join([plain, *self._members(rest, limit + 1 - len(plain), limit)])
         except zlib.error as error:
             raise BadRequest(f"the body cannot be decompressed: {error}") from None
         if not stream.eof or stream.unused_data:
             raise BadRequest("the body cannot be decompressed: it is incomplete, or has bytes after its end")
         return plain
 
-    def _members(self, data: memoryview, room: int) -> Iterator[bytes]:
+    def _members(self, data: memoryview, room: int, limit: int) -> Iterator[bytes]:
         """Decompress the further members of a gzip file to fewer than `room` bytes."""
         for _ in range(MAX_MEMBERS):
             stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -141,7 +147,7 @@ class Bodies:
                 data = data[PIECE:] if not stream.eof else data[len(data[:PIECE]) - len(stream.unused_data) :]
                 room -= len(part)
                 if room <= 0:
-                    raise self._too_large()
+                    raise self._too_large(limit)
                 yield part
             if not stream.eof:
                 raise BadRequest("the body cannot be decompressed: it is incomplete")
@@ -153,12 +159,13 @@ class Bodies:
 class _Reading:
     """The context manager of `Bodies.read`. A class, as a generator would be slower, and every request uses it."""
 
-    def __init__(self, bodies: Bodies, request: Request) -> None:
+    def __init__(self, bodies: Bodies, request: Request, limit: int | None) -> None:
         self._bodies = bodies
         self._request = request
+        self._limit = limit
 
     async def __aenter__(self) -> bytes:
-        body, self._held = await self._bodies.take(self._request)
+        body, self._held = await self._bodies.take(self._request, self._limit)
         return body
 
     async def __aexit__(

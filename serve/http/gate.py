@@ -1,32 +1,25 @@
-"""What holds for every request: an id, the key, metrics, the access log, and a response even after a failure."""
+"""What holds for every request: an id, metrics, the access log, and a response even after a failure."""
 
 import asyncio
-import base64
-import hmac
 import itertools
 import logging
 import os
 import re
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
 from serve.http.responses import OUTCOME, error_response
-from serve.http.routing import route_path
 
 log = logging.getLogger("serve")
 access = logging.getLogger("serve.access")
 
 RECORD = "serve.record"
-KEYLESS = ("/v2/health/live", "/v2/health/ready")  # for load balancers and Kubernetes
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # A counter: random bytes for each request would take a system call, which releases the interpreter's lock.
 PROCESS = os.urandom(6).hex()
@@ -50,7 +43,6 @@ class Gate:
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self._app = app
         self._engine = engine
-        self._key = (engine.settings.api_key or "").encode()
         self._counters: dict[tuple[str, str, str], Any] = {}
         self._latencies: dict[str, Any] = {}
         self._in_flight = 0
@@ -60,8 +52,6 @@ class Gate:
         """Handle a request or a websocket, or pass on the events of the application's life."""
         if scope["type"] == "http":
             await self._handle(scope, receive, send)
-        elif scope["type"] == "websocket" and not self._admits(scope):
-            await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
 
@@ -72,8 +62,7 @@ class Gate:
         send = self._with_headers(send, record)
         self._in_flight += 1
         try:
-            app = self._app if self._admits(scope) else _refusal()
-            await app(scope, receive, send)
+            await self._app(scope, receive, send)
         except Gone:
             record.status = 499
         except asyncio.CancelledError:
@@ -108,21 +97,6 @@ class Gate:
 
         return send_with_headers
 
-    def _admits(self, scope: Scope) -> bool:
-        if not self._key or route_path(scope) in KEYLESS:
-            return True
-        headers = Headers(scope=scope)
-        kind, _, value = headers.get("authorization", "").partition(" ")
-        # Header values are decoded as Latin-1; as bytes, a key may hold any characters.
-        offered = [headers.get("x-api-key", "").encode("latin-1")]
-        if kind.lower() == "bearer":
-            offered.append(value.strip().encode("latin-1"))
-        elif kind.lower() == "basic":
-            # A browser sends this for the app: any user name, and the key as the password.
-            with suppress(ValueError):  # not base64, or not even ASCII
-                offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
-        return any(hmac.compare_digest(key, self._key) for key in offered)
-
     def _account(self, scope: Scope, record: Record, seconds: float) -> None:
         status = record.status
         outcome = "draining" if status == 503 and self._engine.draining else scope.get(OUTCOME) or OUTCOMES.get(status)
@@ -153,9 +127,3 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value.decode())
     return f"{PROCESS}-{next(COUNT):x}"
-
-
-def _refusal() -> Response:
-    return error_response(
-        401, "this server needs a key: Authorization: Bearer KEY", {"www-authenticate": 'Basic realm="key"'}
-    )

@@ -4,6 +4,7 @@
 - `Parser` ignores offers of another protocol, as uvicorn should (Kludex/uvicorn issue 2722, MagicStack/httptools issue
   124): it would lose the body, or read it as the next request.
 - `Protocol` also tells the running request of a pipeline that its client has left. uvicorn tells only the last one.
+- `Protocol` also bounds the number of idle connections, and writes the header Date, for which uvicorn polls.
 - `HeadWithBody` sends the head of a response together with its body.
 - `ControlledServer` does not poll, and leaves it to its subclass when the server stops.
 """
@@ -12,9 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
+from functools import lru_cache
+from typing import ClassVar
 
 import httptools
 import orjson
@@ -28,6 +33,9 @@ MAX_HEAD = 64 * 2**10
 HEAD_SECONDS = 30.0
 # Seconds to send the responses to requests that were cut off.
 LAST_RESPONSES = 1.0
+# Most connections that wait for another request, and the share of the file descriptors that they may take.
+MAX_IDLE = 1024
+IDLE_SHARE = 0.5
 
 
 class ControlledServer(uvicorn.Server):
@@ -115,6 +123,8 @@ class Protocol(HttpToolsProtocol):
     """
 
     parser: Parser
+    # The connections of the process that have had a response and wait for another request, the longest idle first.
+    idle: ClassVar[dict[Protocol, None]] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first head."""
@@ -130,6 +140,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell the running request that nobody waits for its response."""
         super().connection_lost(exc)
+        self.idle.pop(self, None)
         self._unwatch()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -142,6 +153,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse the data; refuse a head that is too large."""
         self._part = len(data)
+        self.idle.pop(self, None)
         super().data_received(data)
         self._loose += self._part
         if self._loose > MAX_HEAD:
@@ -163,6 +175,7 @@ class Protocol(HttpToolsProtocol):
         self._loose = -self._part
         self._unwatch()
         earlier = self.cycle
+        self.server_state.default_headers = [(b"date", _date(int(time.time())))]
         super().on_headers_complete()
         if self.cycle is not earlier:
             self.cycle.transport = HeadWithBody(self.transport, self.loop)
@@ -177,6 +190,17 @@ class Protocol(HttpToolsProtocol):
         """End the request's body."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Count the connection as idle, unless it has another request; close the longest idle one if there are many."""
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is None or self.transport.is_closing():
+            return
+        self.idle[self] = None
+        if len(self.idle) > _most_idle():
+            longest = next(iter(self.idle))
+            del self.idle[longest]
+            longest.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message says the same
         """Refuse data that are not HTTP."""
@@ -208,8 +232,24 @@ class Protocol(HttpToolsProtocol):
         if self._responded():
             body = orjson.dumps({"error": message})
             head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINE[status] + head.encode() + body)
+            date = b"date: %s\r\n" % _date(int(time.time()))
+            self.transport.write(STATUS_LINE[status] + date + head.encode() + body)
         self.transport.close()
+
+
+@lru_cache(1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
+
+
+@lru_cache(1)
+def _most_idle() -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows
+        return MAX_IDLE
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_IDLE if descriptors == resource.RLIM_INFINITY else min(MAX_IDLE, int(descriptors * IDLE_SHARE))
 
 
 class Parser(httptools.HttpRequestParser):

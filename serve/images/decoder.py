@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from serve.engine.metrics import Metrics
@@ -16,6 +17,8 @@ from serve.images.formats import decode, finish, fit, open_header
 from serve.settings import Settings
 
 T = TypeVar("T")
+# An image's bytes, or its file, which is read only while the image is decoded: many may wait.
+Source = bytes | Path
 
 # Up to these sizes, decoding takes less time than handing the image to another thread.
 TINY_BYTES = 16 * 2**10
@@ -43,15 +46,18 @@ class Decoder:
         self._common = ThreadPoolExecutor(usable_cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
 
-    async def __call__(self, data: bytes, shape: tuple[int, int, int], *, timeout: float) -> Images:
+    async def __call__(self, data: Source, shape: tuple[int, int, int], *, timeout: float) -> Images:
         """Decode an image to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
 
         Raises:
+            OSError: if `data` is a file that cannot be read.
             BadImage: if the bytes are not an image within the limits.
             ApiError: 503 if too many images wait, 504 if `timeout` passes.
         """
         began = time.perf_counter()
-        image = open_header(data, max_pixels=self.settings.max_pixels) if len(data) <= TINY_BYTES else None
+        image = None
+        if isinstance(data, bytes) and len(data) <= TINY_BYTES:
+            image = open_header(data, max_pixels=self.settings.max_pixels)
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
@@ -61,15 +67,15 @@ class Decoder:
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
-    async def digit(self, data: bytes, *, timeout: float) -> digits.Digit:
+    async def digit(self, data: Source, *, timeout: float) -> digits.Digit:
         """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does."""
         began = time.perf_counter()
         found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return found
 
-    async def beside(self, data: bytes, make: Callable[[bytes], T], *, timeout: float) -> T:
-        """Call `make(data)` in another thread and return its result; `make` may raise BadImage.
+    async def beside(self, data: Source, make: Callable[[bytes], T], *, timeout: float) -> T:
+        """Call `make` with the image's bytes in another thread and return its result; `make` may raise BadImage.
 
         The limits are those of `__call__`.
         """
@@ -81,14 +87,14 @@ class Decoder:
             async with asyncio.timeout(timeout):
                 pixels = await loop.run_in_executor(self._common, self._count, data)
                 pool = self._large if pixels > LARGE_PIXELS else self._common
-                return await loop.run_in_executor(pool, make, data)
+                return await loop.run_in_executor(pool, lambda: make(_read(data)))
         except TimeoutError:
             raise DeadlineExceeded from None
         finally:
             self._waiting -= 1
 
-    def _count(self, data: bytes) -> int:
-        image = open_header(data, max_pixels=self.settings.max_pixels)
+    def _count(self, data: Source) -> int:
+        image = open_header(_read(data), max_pixels=self.settings.max_pixels)
         return image.width * image.height
 
     def close(self) -> None:
@@ -99,6 +105,10 @@ class Decoder:
         for pool in (self._common, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
         self._open()
+
+
+def _read(data: Source) -> bytes:
+    return data if isinstance(data, bytes) else data.read_bytes()
 
 
 def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Images:

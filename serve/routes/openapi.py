@@ -151,6 +151,7 @@ class IndexEntry(BaseModel):
 
 REASONS = {
     400: "the request is wrong",
+    403: "a page of another origin, or a change that --model-control does not allow",
     404: "unknown model",
     408: "the body did not arrive in time",
     413: "too many bytes, pixels or images",

@@ -51,7 +51,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
             openapi_extra=extra if body is None else {**extra, "requestBody": body},
         )
 
-    bodies = (408, 413, 415, 503)
+    bodies = (403, 408, 413, 415, 503)
     add("POST", "/classify/{model}", classify.post, "Classify an image, or several", openapi.CLASSIFIED,
         400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K, openapi.INK), body=openapi.IMAGE,
         description="The image's centre square, resized to the model's input. Digits are expected as in MNIST: "

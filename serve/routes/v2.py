@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from serve.engine.batching import Engine
 from serve.engine.models import OUTPUTS, ModelInfo
-from serve.errors import ApiError, BadRequest, NotReady
+from serve.errors import ApiError, BadRequest, Forbidden, NotReady, Overloaded
 from serve.http.bodies import SMALL, Bodies
 from serve.http.connections import ClientWaits
 from serve.http.gate import RECORD
@@ -35,6 +35,8 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "mo
 VERSION = "1"
 # `?strict` alone asks for it too.
 STRICT = {"": True, "true": True, "1": True, "false": False, "0": False}
+# Most requests that may wait for a model to be loaded or unloaded.
+MAX_CHANGES = 64
 
 
 class V2:
@@ -48,6 +50,7 @@ class V2:
         # Models are loaded and unloaded one after another, in a thread of their own: waiting in a shared thread pool
         # would hold up other requests.
         self._changes = ThreadPoolExecutor(1, "change")
+        self._waiting = 0
 
     async def server(self, request: Request) -> Response:
         """Describe the server."""
@@ -164,18 +167,30 @@ class V2:
     async def load(self, request: Request) -> Response:
         """Load or reload a model."""
         request.scope[RECORD].route = "v2_load"
+        self._check_control()
         await self._read(request, LOAD)
         return await self._change(request, self._engine.repository.load)
 
     async def unload(self, request: Request) -> Response:
         """Unload a model."""
         request.scope[RECORD].route = "v2_unload"
+        self._check_control()
         await self._read(request, UNLOAD)
         return await self._change(request, self._engine.repository.unload)
 
+    def _check_control(self) -> None:
+        if self._engine.settings.model_control == "none":
+            raise Forbidden("requests may not load or unload models; start the server with --model-control explicit")
+
     async def _change(self, request: Request, change: Callable[[str], None]) -> Response:
-        async with ClientWaits(request.receive):
-            await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
+        if self._waiting >= MAX_CHANGES:
+            raise Overloaded("too many requests wait to load or unload models")
+        self._waiting += 1
+        try:
+            async with ClientWaits(request.receive):
+                await asyncio.get_running_loop().run_in_executor(self._changes, change, request.path_params["model"])
+        finally:
+            self._waiting -= 1
         return _json({})
 
     def _info(self, request: Request, route: str) -> ModelInfo:

@@ -127,9 +127,13 @@ class Running:
     """`python -m serve` in its own process."""
 
     def __init__(
-        self, *arguments: object, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "serve")
+        self,
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "serve"),
+        wrapper: tuple[str, ...] = (),
     ) -> None:
-        command = [sys.executable, *program, "--port", "0", "--linger", "0", *map(str, arguments)]
+        command = [*wrapper, sys.executable, *program, "--port", "0", "--linger", "0", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -140,7 +144,8 @@ class Running:
         )
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline().strip()
-        self.url = self.line.rpartition(" ")[2]
+        message = json.loads(self.line)["message"] if self.line.startswith("{") else self.line
+        self.url = message.rpartition(" ")[2]
 
     def __enter__(self) -> "Running":
         return self

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from watching import get, post
@@ -25,7 +26,8 @@ def test_json_logs(models: list[Any], running: Any, encode: Callable[..., bytes]
         post(f"{server.url}/classify/a.cifar10", content=data, headers={"x-request-id": "one"})
         get(f"{server.url}/nothing", headers={"x-request-id": "two"})
         _, errors = server.stop()
-    lines = [json.loads(line) for line in errors.splitlines()]
+    lines = [json.loads(line) for line in (server.line, *errors.splitlines())]
+    assert lines[0]["message"].startswith("Serving 2 models on http://127.0.0.1:")
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     requests = {line["request_id"]: line for line in lines if "request_id" in line}
     assert requests["one"]["status"] == 200
@@ -42,3 +44,46 @@ def test_requests_are_not_logged_by_default(models: list[Any], running: Any) -> 
         break_requests(server)
         _, errors = server.stop()
     assert len(errors.splitlines()) == 3, errors  # two models are ready, one is broken
+
+
+PRINTING = """
+import sys, threading, warnings
+from serve.__main__ import main
+import serve.server
+
+class Broken:
+    def __del__(self):
+        raise ValueError("in a destructor")
+
+async def startup(self, sockets=None, real=serve.server.Server.startup):
+    await real(self, sockets)
+    warnings.warn("a library's warning")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    Broken()
+
+serve.server.Server.startup = startup
+main()
+raise RuntimeError("at the end")
+"""
+
+
+def test_json_logs_hold_what_python_would_print(tmp_path: Path, running: Any) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
+    with running("--models", tmp_path, "--no-app", "--log-format", "json", program=("-c", PRINTING)) as server:
+        assert server.line == ""
+        status, errors = server.stop()
+    lines = [json.loads(line) for line in errors.splitlines()]
+    text = "\n".join(f"{line['message']} {line.get('exception')}" for line in lines)
+    for words in ("a library's warning", "ZeroDivisionError", "in a destructor"):
+        assert words in text
+    assert lines[-1]["message"] == f"python -m serve: none of the models in {tmp_path} could be loaded"
+    assert lines[-1]["level"] == "critical"
+    assert status == 1
+
+
+def test_the_start_line_is_plain_where_logs_are_text(models: list[Any], running: Any) -> None:
+    with running("--models", models[0].folder.parent, "--no-app") as server:
+        assert server.line == f"Serving 2 models on {server.url}"

@@ -90,7 +90,7 @@ def test_overload_is_refused_and_accounted_for(
 
 def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "small").write()
-    with running("--models", tmp_path, "--no-app") as server:
+    with running("--models", tmp_path, "--no-app", "--model-control", "explicit") as server:
         post(f"{server.url}/v2/repository/models/small/load")
         before = server.memory()
         tiny(tmp_path / "large").write(ballast=100_000_000)

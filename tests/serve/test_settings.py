@@ -72,3 +72,21 @@ def test_one_request_may_hold_what_the_queue_holds() -> None:
     assert Settings().max_images == 128
     assert Settings(max_queue=64).max_images == 64
     assert Settings(max_queue=64, max_images=8).max_images == 8
+
+
+def test_lists() -> None:
+    """Several words after one flag, or one after each of several; a variable separates them by spaces or commas."""
+    assert settings(["--allow-origin", "http://a", "http://b"], {}).allow_origin == ("http://a", "http://b")
+    assert settings(["--allow-origin", "http://a", "--allow-origin", "http://b"], {}).allow_origin == (
+        "http://a",
+        "http://b",
+    )
+    assert settings([], {"ZOO_SERVE_ALLOWED_HOST": "a, *.b c"}).allowed_host == ("a", "*.b", "c")
+    assert settings(["--forwarded-allow-ips", "10.0.0.0/8"], {}).forwarded_allow_ips == ("10.0.0.0/8",)
+    with pytest.raises(ValueError, match="ZOO_SERVE_ALLOW_ORIGIN is empty"):
+        from_environment({"ZOO_SERVE_ALLOW_ORIGIN": " "})
+
+
+def test_a_slash_at_the_end_of_a_prefix_does_not_count() -> None:
+    assert Settings(root_path="/a/zoo/").root_path == "/a/zoo"
+    assert Settings(root_path="/").root_path == ""

@@ -59,7 +59,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: Any, number: int) -> None:
     tiny(tmp_path / "model").write()
     with running("--models", tmp_path, program=("-c", IMPORTING)) as server:
@@ -69,7 +69,7 @@ def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: An
 
 def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "model").write()
-    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0, "--model-control", "explicit")
     responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", LOADING)) as server:
         assert get(f"{server.url}/v2/health/live").status_code == 200
@@ -190,7 +190,7 @@ class Load:
             thread.join()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_under_load_loses_nothing(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode, number: int
 ) -> None:
@@ -282,6 +282,15 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
         server.process.send_signal(signal.SIGTERM)
         status, _ = _ended(server)
         assert status == 0
+
+
+def test_under_nohup_a_hangup_is_ignored(tiny: Any, tmp_path: Path, running: Any) -> None:
+    tiny(tmp_path / "model").write()
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from serve.__main__ import main; main()"
+    with running("--models", tmp_path, "--no-app", program=("-c", ignoring)) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert get(f"{server.url}/v2/health/ready").status_code == 200
+        assert server.stop() == (0, "INFO: model is ready: fp32 on cpu\n")
 
 
 def test_what_cannot_be_finished_in_time_gets_a_response(

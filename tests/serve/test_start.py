@@ -1,13 +1,16 @@
 """The start: flags and environment, broken folders of models, and other ASGI servers."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from watching import eventually, get
 
@@ -52,6 +55,15 @@ def test_help_names_every_setting() -> None:
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
         (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is not a host name"),
         (("--max-images", "300"), "more than the 256 of max_queue"),
+        (("--keep-alive", "0"), "keep_alive is 0; it must be at least 1"),
+        (("--model-control", "all"), "invalid choice: 'all'"),
+        (("--root-path", "zoo"), "root_path is 'zoo'; it must be a path such as /zoo"),
+        (("--root-path", "/a b"), "root_path is '/a b'"),
+        (("--allowed-host", "a.example", "http://b.example"), "allowed_host is 'http://b.example'; valid are names"),
+        (("--allowed-host", "a.example:80"), "allowed_host is 'a.example:80'"),
+        (("--allow-origin", "https://a.example/"), "allow_origin is 'https://a.example/'; valid are origins without a"),
+        (("--allow-origin", "a.example"), "allow_origin is 'a.example'"),
+        (("--forwarded-allow-ips", "proxy"), "forwarded_allow_ips is 'proxy'; valid are IP addresses, networks"),
     ],
 )
 def test_wrong_arguments_get_one_line(arguments: tuple[str, ...], words: str) -> None:
@@ -73,8 +85,8 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
 
 def test_only_one_of_two_processes_gets_the_port() -> None:
     """The port is taken before the server accepts anything."""
-    with bind("127.0.0.1", 0) as taken, pytest.raises(SystemExit) as ended:
-        bind("127.0.0.1", taken.getsockname()[1])
+    with bind(Settings(port=0)) as taken, pytest.raises(SystemExit) as ended:
+        bind(Settings(port=taken.getsockname()[1]))
     assert ended.value.code == 1
 
 
@@ -169,32 +181,49 @@ print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sy
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("prefix", ["", "/zoo"])
-def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, prefix: str) -> None:
-    """Also behind a proxy that removes a prefix from the path."""
-    tiny(tmp_path / "model").write()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
-    command += ["--root-path", prefix] if prefix else []
-    environment = {
-        **os.environ,
-        "ZOO_SERVE_MODELS": str(tmp_path),
-        "ZOO_SERVE_APP": "false",
-        "ZOO_SERVE_API_KEY": "key",
-    }
+@contextmanager
+def hosted(folder: Path, *arguments: str, **settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The application in uvicorn: its address and its process."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0", *arguments]
+    environment = {**os.environ, "ZOO_SERVE_MODELS": str(folder), **settings}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             line = next(line for line in process.stderr if "running on" in line)
             url = line.split("running on ")[1].split()[0]
             assert eventually(lambda: get(f"{url}/v2/health/ready").status_code == 200)
-            assert get(f"{url}/v2/models/model").status_code == 401
-            unknown = get(f"{url}/v2/models/nope", headers={"x-api-key": "key"})
-            assert unknown.status_code == 404
-            assert "unknown model 'nope'" in unknown.json()["error"]
-            process.terminate()
-            _, errors = process.communicate(timeout=60)
+            yield url, process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("prefix", ["", "/zoo"])
+def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, prefix: str) -> None:
+    """Also behind a proxy that removes a prefix from the path."""
+    tiny(tmp_path / "model").write()
+    arguments = ("--root-path", prefix) if prefix else ()
+    with hosted(tmp_path, *arguments, ZOO_SERVE_APP="false", ZOO_SERVE_API_KEY="key") as (url, process):
+        assert get(f"{url}/v2/models/model").status_code == 401
+        unknown = get(f"{url}/v2/models/nope", headers={"x-api-key": "key"})
+        assert unknown.status_code == 404
+        assert "unknown model 'nope'" in unknown.json()["error"]
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
     assert "Application shutdown complete" in errors
     assert "Finished server process" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_another_server_ends_although_a_page_is_open(tiny: Any, tmp_path: Path, number: int) -> None:
+    tiny(tmp_path / "model").write()
+    with hosted(tmp_path) as (url, process):
+        with httpx.stream("GET", f"{url}/gradio_api/heartbeat/page", timeout=60) as page:
+            parts = page.iter_bytes()
+            assert next(parts)
+            process.send_signal(number)
+            for _ in parts:  # until the response ends, in good order
+                pass
+        _, errors = process.communicate(timeout=60)
+    assert "Application shutdown complete" in errors
     assert "Traceback" not in errors

@@ -226,8 +226,10 @@ def test_evaluate_prints_what_the_card_states(card: Path, capsys: pytest.Capture
     metrics = json.loads((card / "metrics.json").read_text())
     capsys.readouterr()
     assert evaluate.main([str(card), "--data-dir", str(SAMPLES), "--output-dir", str(tmp_path)]) == 0
-    line, *classes = capsys.readouterr().out.splitlines()
+    line, others, *classes = capsys.readouterr().out.splitlines()
     assert f"{card.name}: test accuracy {metrics['test_accuracy']:.2f} % on 1,000 images" in line
+    assert f"macro F1 {metrics['macro_f1']:.2f} %" in others
+    assert f"top-5 accuracy {metrics['top5_accuracy']:.2f} %" in others
     for (label, accuracy), printed in zip(metrics["per_class_accuracy"].items(), classes, strict=False):
         assert printed.split() == [label, f"{accuracy:.2f}", "%"]
     found = json.loads((tmp_path / "figures.json").read_text())

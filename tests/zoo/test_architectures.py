@@ -130,6 +130,20 @@ def test_initialisation_of_section_4(name: str) -> None:
             assert not module.bias.any()
 
 
+@pytest.mark.parametrize("name", ["improved_vgg16", "vanilla_vgg16", "improved_resnet18", "improved_googlenet"])
+def test_a_new_classifier_is_initialised_as_the_first_one(name: str) -> None:
+    torch.manual_seed(0)
+    kwargs = {"aux_logits": True} if "googlenet" in name else {}
+    model = timm.create_model(name, **kwargs)
+    model.reset_classifier(100)
+    heads = [model.get_classifier(), *(getattr(model, aux).fc2 for aux in ("aux1", "aux2") if kwargs)]
+    for head in heads:
+        assert head.out_features == 100
+        assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    if not kwargs:  # GoogLeNet keeps torchvision's initialisation, in which the bias is PyTorch's
+        assert not head.bias.any()
+
+
 def test_improved_googlenet_changes_the_stem_alone() -> None:
     """Three 3x3 convolutions, with the 7x7 one's stride and width; all else as in the vanilla network."""
     vanilla, improved = (timm.create_model(f"{form}_googlenet", device="meta") for form in ("vanilla", "improved"))

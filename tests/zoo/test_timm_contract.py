@@ -105,8 +105,21 @@ def test_global_pool(name: str, images: Images) -> None:
     both = timm.create_model(name, global_pool="catavgmax", device="meta")
     assert both(x).shape == (2, 10)
     assert both.head_hidden_size == 2 * both.num_features
+    both.reset_classifier(5, global_pool="avg")
+    assert both(x).shape == (2, 5)
     none = timm.create_model(name, num_classes=0, global_pool="", device="meta")
     assert none(x).shape == (2, none.num_features, *none.default_cfg["pool_size"])
+
+
+@pytest.mark.parametrize("name", ["vanilla_vgg16", "improved_vgg16"])
+def test_global_pool_of_vgg(name: str, images: Images) -> None:
+    """It pools the 1x1 map between the hidden layers and the classifier."""
+    both = timm.create_model(name, global_pool="catavgmax", device="meta")
+    assert both(images(device="meta")).shape == (2, 10)
+    assert both.pre_logits.fc2.out_features == 4096
+    assert both.get_classifier().in_features == both.head_hidden_size == 8192
+    both.reset_classifier(5, global_pool="avg")
+    assert both(images(device="meta")).shape == (2, 5)
 
 
 def test_drop_rate_can_be_chosen(name: str, model: nn.Module, images: Images) -> None:

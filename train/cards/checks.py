@@ -8,13 +8,14 @@ from torch import nn
 
 from train import records
 from train.cards import evaluation, model_card
+from train.cards.rendering import fixed
 from train.data import loading
 from train.data.batches import batches
-from train.data.reference import recorded
+from train.data.reference import DataOptions, recorded
 from train.files import FileError, read_json, sha256, write_json, write_text
 from train.onnx_export import build, metadata, runtime
 from train.records import CardConfig, CardMetrics, Published
-from train.training import epoch_log, measure, models, recipes
+from train.training import epoch_log, measure, models, recipes, run_data
 
 # The share of the images that another processor may classify differently; one image is always allowed. Float sums
 # differ in their last bits, which decides for an image on the border of two classes; quantised activations can be
@@ -32,28 +33,40 @@ CARD_FILES = (
 )  # fmt: skip
 
 
-def outputs(folder: Path, model: nn.Module, test: loading.Split) -> dict[str, np.ndarray]:
+def outputs(
+    folder: Path, model: nn.Module, test: loading.Split, batch_size: int | None = None
+) -> dict[str, np.ndarray]:
     """Return a published model's logits, float32 [n, classes], by "torch" and by each precision of its ONNX files."""
-    onnx = {precision: runtime.predict(folder / file, test.images) for precision, file in metadata.FILES.items()}
-    return {"torch": evaluation.torch_outputs(model, test), **onnx}
+    onnx = {
+        precision: runtime.predict(folder / file, test.images, batch_size)
+        for precision, file in _onnx_files(folder).items()
+    }
+    return {"torch": evaluation.torch_outputs(model, test, batch_size=batch_size), **onnx}
 
 
-def measured(folder: Path, dataset: loading.Dataset) -> Published:
-    """Measure a published model's weights and ONNX files on the test split."""
+def _onnx_files(folder: Path) -> dict[str, str]:
+    """List the ONNX files whose accuracies a card states, by precision."""
+    return {precision: file for precision, file in metadata.FILES.items() if file in metadata.files(folder)}
+
+
+def measured(folder: Path, dataset: loading.Dataset, batch_size: int | None = None) -> Published:
+    """Measure a published model's weights and ONNX files on the test split, `batch_size` images at a time."""
     model, _ = models.load_card(folder)
     results = {
         runtime: evaluation.accuracies(logits, dataset.test, list(dataset.class_names))
-        for runtime, logits in outputs(folder, model, dataset.test).items()
+        for runtime, logits in outputs(folder, model, dataset.test, batch_size).items()
     }
     return Published(
         **vars(results["torch"]),
-        onnx_test_accuracy={precision: results[precision].test_accuracy for precision in metadata.FILES},
+        onnx_test_accuracy={precision: results[precision].test_accuracy for precision in _onnx_files(folder)},
         safetensors_sha256=sha256(folder / "model.safetensors"),
         parameters=measure.parameters(model),
     )
 
 
-def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Reported) -> Iterator[str]:
+def differences(
+    folder: Path, data_dir: Path | None, samples: bool, reported: Reported, batch_size: int | None = None
+) -> Iterator[str]:
     """Yield a line for everything that a card states and that is not true.
 
     Args:
@@ -61,6 +74,7 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
         data_dir: as `data.load` takes it.
         samples: measure only on the images that ship with the project; see `ships_images`.
         reported: the paper's test accuracy for a dataset and a model.
+        batch_size: images that are measured at a time; None for as many as fit in little memory.
 
     Raises:
         files.FileError: `metrics.json` or `config.json` is damaged.
@@ -70,7 +84,7 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
     if missing := _missing(folder):
         yield missing
         return
-    for file in metadata.ALL_FILES:
+    for file in metadata.files(folder):
         if wrong := metadata.differing(folder, file):
             yield f"{file} is missing or out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
             return
@@ -82,7 +96,9 @@ def differences(folder: Path, data_dir: Path | None, samples: bool, reported: Re
     for stated, dataset in _to_measure(folder, metrics, config, data_dir, samples):
         if config.label_names != list(dataset.class_names):
             yield f"label_names are {config.label_names}, the dataset's are {list(dataset.class_names)}"
-        found = measured(folder, dataset)
+            return
+        run_data.require_same_data(folder.name, config.label_names, config.image_size[2], dataset)
+        found = measured(folder, dataset, batch_size)
         yield from compare(stated, found)
     # The metrics of the complete test split are held against the weights even where only the shipped images were used.
     yield from contradictions(metrics, found)
@@ -121,7 +137,7 @@ def _to_measure(
             raise FileError(f"{folder / 'metrics.json'} is damaged: samples is None")
         yield metrics.samples, loading.load(config.dataset, build.SAMPLES)
     if not samples:
-        yield metrics, loading.load(config.dataset, data_dir, config.image_size[0])
+        yield metrics, loading.load(config.dataset, data_dir, config.image_size[0], DataOptions.of(config.data_options))
 
 
 def update(folder: Path, data_dir: Path | None) -> None:
@@ -140,8 +156,10 @@ def update(folder: Path, data_dir: Path | None) -> None:
     metrics, config = records.read(CardMetrics, file), records.read(CardConfig, folder / "config.json")
     contents = read_json(file)  # with keys that this version does not know: only the accuracies below change
     for stated, dataset in _to_measure(folder, metrics, config, data_dir, samples=False):
+        run_data.require_same_data(folder.name, config.label_names, config.image_size[2], dataset)
         part = contents if stated is metrics else contents["samples"]
-        for precision, name in metadata.FILES.items():
+        part["onnx_test_accuracy"] = {}
+        for precision, name in _onnx_files(folder).items():
             logits = runtime.predict(folder / name, dataset.test.images)
             accuracies = evaluation.accuracies(logits, dataset.test, list(dataset.class_names))
             part["onnx_test_accuracy"][precision] = accuracies.test_accuracy
@@ -160,12 +178,18 @@ def compare(stated: Published, found: Published) -> Iterator[str]:
     if stated.test_images != found.test_images:
         yield f"test_images is {found.test_images}, the card states {stated.test_images}"
         return
+    if found.onnx_test_accuracy.keys() != stated.onnx_test_accuracy.keys():
+        files, precisions = (", ".join(metrics.onnx_test_accuracy) for metrics in (found, stated))
+        yield f"the ONNX files are {files}, the card states accuracies of {precisions}"
+        return
     accuracies = {"torch": (found.test_accuracy, stated.test_accuracy)}
+    if found.top5_accuracy is not None and stated.top5_accuracy is not None:
+        accuracies["torch, top 5"] = (found.top5_accuracy, stated.top5_accuracy)
     for precision, value in found.onnx_test_accuracy.items():
         accuracies[precision] = (value, stated.onnx_test_accuracy[precision])
     tolerance = allowed(stated.test_images)
     for name, (value, claim) in accuracies.items():
-        if not abs(value - claim) <= tolerance[name]:  # written so that a NaN fails, here and below
+        if not abs(value - claim) <= tolerance[name.partition(",")[0]]:  # written so that a NaN fails, here and below
             yield f"test accuracy with {name} is {value:.2f} %, the card states {claim:.2f} %"
     confusion, claimed = np.array(found.confusion_matrix), np.array(stated.confusion_matrix)
     # An image that changes its predicted class changes two cells of its row.
@@ -196,11 +220,21 @@ def contradictions(stated: Published, found: Published) -> Iterator[str]:
     if list(stated.per_class_accuracy) != names:
         yield f"the card's classes are {list(stated.per_class_accuracy)}, the dataset's are {names}"
         return
-    per_class = 100 * confusion.diagonal() / np.maximum(confusion.sum(1), 1)
-    for name, accuracy in zip(names, per_class, strict=True):
+    yield from _not_of_confusion(stated, confusion)
+
+
+def _not_of_confusion(stated: Published, confusion: np.ndarray) -> Iterator[str]:
+    """Yield the metrics that do not follow from a card's own confusion matrix."""
+    for name, accuracy in zip(stated.per_class_accuracy, measure.per_class_accuracy(confusion), strict=True):
         claimed = stated.per_class_accuracy[name]
-        if claimed != round(float(accuracy), 4):
-            yield f"accuracy of {name} is {claimed:.4f} % in the card, {accuracy:.4f} % by its own confusion matrix"
+        if claimed != accuracy:
+            its, own = fixed(claimed, 4), fixed(accuracy, 4)
+            yield f"accuracy of {name} is {its} % in the card, {own} % by its own confusion matrix"
+    for key, metric in (("macro_f1", measure.macro_f1), ("balanced_accuracy", measure.balanced_accuracy)):
+        claimed = getattr(stated, key)
+        # None in the cards of versions that did not write it.
+        if claimed is not None and claimed != metric(confusion):
+            yield f"{key} is {claimed:.4f} % in the card, {metric(confusion):.4f} % by its own confusion matrix"
 
 
 def broken_bounds(metrics: CardMetrics) -> Iterator[str]:
@@ -208,7 +242,7 @@ def broken_bounds(metrics: CardMetrics) -> Iterator[str]:
     one_image = 100 / metrics.test_images
     onnx = metrics.onnx_test_accuracy
     stored = round(metrics.test_accuracy - metrics.trained_test_accuracy, 4)
-    gained = round(onnx["int8"] - onnx["fp32"], 4)
+    gained = round(onnx.get("int8", onnx["fp32"]) - onnx["fp32"], 4)
     if not abs(stored) <= max(STORED, one_image):
         yield f"storing the weights changed the test accuracy by {stored:+.2f} points, more than {STORED}"
     if not -max(INT8_LOSS, one_image) <= gained <= max(INT8_GAIN, one_image):

@@ -14,10 +14,12 @@ from train.data.preprocess import Preprocess
 from train.speed import convolution
 from train.speed.fold import DistinctCells, fold
 from train.training.models import pretrained_cfg
+from train.training.predict import fitting_batch
+from zoo.catalog import NETWORKS
 from zoo.compact import to_blocks
 from zoo.vgg import PooledVGG
 
-# Parameters from which on a network is stored in 8 bits, and elements from which on a matrix of such a network is.
+# Parameters from which on a network of `zoo` is stored in 8 bits, and elements from which on a matrix of it is.
 LARGE_NETWORK = 10_000_000
 LARGE_MATRIX = 2**16
 # Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images change by 1.4 %
@@ -30,9 +32,10 @@ BATCH = 250
 def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the state dict of a network in its published form.
 
-    Up to ten million parameters, matrices are stored in half precision. Above, large matrices are stored in blocks of
-    8 bits, and VGG16's hidden linear layers as factors of low rank, the first one only for the distinct cells of its
-    grid. Vectors (norms, biases) are few and stay as they are.
+    Matrices are stored in half precision. Of `zoo`'s networks with more than ten million parameters, large matrices are
+    stored in blocks of 8 bits, and VGG16's hidden linear layers as factors of low rank, the first one only for the
+    distinct cells of its grid: only these networks can read that form (`zoo.pretrained`). Vectors (norms, biases) are
+    few and stay as they are.
 
     Args:
         model: in evaluation mode.
@@ -43,10 +46,11 @@ def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """
     state = _low_rank(model, images) if isinstance(model, PooledVGG) else dict(model.state_dict())
     large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_NETWORK
+    in_blocks = large and pretrained_cfg(model)["architecture"] in NETWORKS
     tensors = {}
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.ndim > 1:
-            if large and tensor.numel() >= LARGE_MATRIX:
+            if in_blocks and tensor.numel() >= LARGE_MATRIX:
                 tensors[f"{name}.int8"], tensors[f"{name}.scale"] = to_blocks(tensor)
                 continue
             tensors[name] = tensor.half().contiguous()
@@ -91,8 +95,9 @@ def _inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     preprocess = Preprocess(pretrained_cfg(model))
     try:
         with convolution.faster(model):
-            for start in range(0, len(images), BATCH):
-                model(preprocess(images[start : start + BATCH]))
+            batch = fitting_batch(preprocess.size, BATCH)
+            for start in range(0, len(images), batch):
+                model(preprocess(images[start : start + batch]))
     finally:
         hook.remove()
     return torch.cat(kept)

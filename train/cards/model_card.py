@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from train import records
@@ -11,7 +12,7 @@ from train.cards import provenance, rendering, wording
 from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
 from train.records import CardConfig, CardMetrics
-from train.training import recipes
+from train.training import measure, recipes
 from zoo.catalog import DATASETS, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
@@ -30,11 +31,14 @@ def render(folder: Path) -> str:
     own_height, own_width, channels = config.image_size
     _, *full = config.pretrained_cfg["input_size"]
     registered = {f"{model}.{name}" for model in NETWORKS for name in DATASETS}
-    accuracies = metrics.per_class_accuracy
+    accuracies, confusion = metrics.tested_classes, np.array(metrics.confusion_matrix)
     return TEMPLATES.get_template("model_card.md.j2").render(
         name=folder.name,
         header=_header(folder.name, metrics, dataset),
         metrics=metrics,
+        # Computed here: cards of versions that did not write them have them too.
+        macro_f1=measure.macro_f1(confusion),
+        balanced_accuracy=measure.balanced_accuracy(confusion) if measure.uneven(confusion) else None,
         recipe=recipe,
         description=network.description if network else metrics.model,
         title=dataset.title,
@@ -53,6 +57,7 @@ def render(folder: Path) -> str:
         augmented=recipe.augmentation != Augmentation(),
         on_the_hub=dataset.hub_id is not None,
         changed=sorted(name.replace("_", " ") for name in provenance.changed_beyond_flags(metrics)),
+        fine_tuned=provenance.fine_tuned(metrics),
         replaces_its_start=provenance.replaces_its_start(metrics),
         command=provenance.command,
         wording=wording,

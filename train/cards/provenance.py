@@ -6,6 +6,7 @@ from pathlib import Path
 import timm
 
 from train import records
+from train.data.reference import FLAGS as DATA_FLAGS
 from train.data.reference import recorded
 from train.files import sha256
 from train.records import CardMetrics, Earlier, RunDescription, RunMetrics, RunSettings
@@ -35,16 +36,23 @@ def earlier_runs(full_name: str, weights: str | None) -> list[Earlier]:
         folder = models.MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
         if not (folder / "metrics.json").is_file():  # one of timm's own models
             return []
-        card = records.read(CardMetrics, folder / "metrics.json")
-        return [*card.earlier, _kept(card, folder, card.safetensors_sha256)]
+        return _of_card(folder)
     if weights is None:
         return []
     folder = Path(weights)
+    if not (folder / "args.json").is_file() and (folder / "metrics.json").is_file() and models.is_card(folder):
+        return _of_card(folder)
     if not all((folder / name).is_file() for name in ("args.json", "metrics.json", "model.safetensors")):
         return []
     run = records.read(RunDescription, folder / "args.json")
     metrics = records.read(RunMetrics, folder / "metrics.json")
     return [*run.earlier, _kept(metrics, folder, sha256(folder / "model.safetensors"), _without_paths(run))]
+
+
+def _of_card(folder: Path) -> list[Earlier]:
+    """Return the runs that led to a card's weights."""
+    card = records.read(CardMetrics, folder / "metrics.json")
+    return [*card.earlier, _kept(card, folder, card.safetensors_sha256)]
 
 
 def _kept(metrics: RunMetrics, folder: Path, safetensors_sha256: str, run: RunSettings | None = None) -> Earlier:
@@ -76,6 +84,7 @@ def _without_paths(run: RunSettings) -> RunSettings:
         overfit=run.overfit,
         pretrained=run.pretrained and name(run.pretrained),
         teacher=run.teacher,
+        data_options=run.data_options,
     )
 
 
@@ -109,6 +118,8 @@ def command(run: RunSettings) -> str:
     if run.model_kwargs:
         words += ["--model-kwargs", *(f"{key}={value!r}" for key, value in run.model_kwargs.items())]
     words += ["--dataset", run.dataset, "--recipe", run.recipe]
+    for name, value in run.data_options.items():
+        words += [DATA_FLAGS[name], *([] if value is True else [str(value)])]
     for name, flag in FLAGS.items():
         # After a `git checkout` the flags override the recipe of that commit, which is not known here.
         if name in changed or beyond_flags:
@@ -124,6 +135,16 @@ def command(run: RunSettings) -> str:
         words += ["--teacher", teacher.name]
         words += ["--teacher-share", f"{teacher.share:g}", "--temperature", f"{teacher.temperature:g}"]
     return f"accelerate launch train/fit.py {shlex.join(words)}"
+
+
+def fine_tuned(metrics: CardMetrics) -> bool:
+    """Tell whether a network started from weights of other images, so that its training was a fine-tuning of these."""
+    if not metrics.earlier:
+        return metrics.pretrained is not None
+    last = metrics.earlier[-1]
+    if last.run is not None:
+        return last.run.dataset != metrics.dataset
+    return last.name.partition(".")[2] != recorded(metrics.dataset).tag
 
 
 def replaces_its_start(metrics: CardMetrics) -> bool:

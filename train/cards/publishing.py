@@ -6,9 +6,12 @@ torch and as ONNX: the card states these metrics.
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
@@ -18,32 +21,39 @@ from train.cards import checks, model_card
 from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
-from train.data.reference import DataError, recorded, resolve
-from train.files import atomic_write, write_json, write_text
+from train.data.reference import DataError, DataOptions, recorded, resolve
+from train.files import atomic_write, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import RunDescription, RunMetrics
-from train.training import models, plots
+from train.training import models, plots, run_data
 
 # Training images that give the principal directions of VGG16's linear layers.
 PCA_IMAGES = 4000
 
 
 def publish(
-    run_folder: Path, target: Path | None, data_dir: Path | None, full_precision: bool, reported: Reported
+    run_folder: Path,
+    target: Path | None,
+    data_dir: Path | None,
+    full_precision: bool,
+    reported: Reported,
+    batch_size: int | None = None,
 ) -> Path:
     """Make the card folder of a run and return it. An earlier card is replaced as a whole, or kept on a failure.
 
     Args:
         run_folder: of a finished run.
         target: the card folder to make; None for the model's place in `models.MODEL_CARDS`.
-        data_dir: as `data.load` takes it.
+        data_dir: as `data.load` takes it; None for the folder that the run read its dataset from.
         full_precision: keep the weights in float32.
         reported: the paper's test accuracy for a dataset and a model.
+        batch_size: images that are measured at a time; None for as many as fit in little memory.
 
     Raises:
-        models.ModelError: the run is not finished; or it is of recipe `paper` and would replace published weights; or
-            the target holds something other than a card; or a weight is too large for half precision.
-        DataError: the run's dataset is not available, or has other classes now.
+        models.ModelError: the run is not finished; or it is of recipe `paper` or on a part of one of the paper's
+            datasets, and would be one of the project's models; or the target holds something other than a card; or a
+            weight is too large for half precision.
+        DataError: the run's dataset is not available, or has other classes or channels now.
     """
     model, run = models.load_run(run_folder)
     name = dataset_name(run.dataset)
@@ -53,16 +63,17 @@ def publish(
             "the folder to publish it in by --output-dir"
         )
     target = (target or models.MODEL_CARDS / f"{run.model}.{recorded(name).tag}").resolve()
+    _refuse_a_part(target, run_folder, run)
     _refuse_to_replace(target, run_folder)
-    dataset = loading.load(run.dataset, data_dir, models.pretrained_cfg(model)["input_size"][-1])
-    if list(dataset.class_names) != run.class_names:
-        raise DataError(f"{run.dataset!r} has classes {dataset.class_names}, the run had {run.class_names}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as temporary:
+    channels, _, side = models.pretrained_cfg(model)["input_size"]
+    data_folder = run_data.data_folder(str(run_folder), run.data_dir, data_dir)
+    dataset = loading.load(run.dataset, data_folder, side, DataOptions.of(run.data_options))
+    run_data.require_same_data(str(run_folder), run.class_names, channels, dataset)
+    with _parents_of(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".publishing-") as temporary:
         # In a sub-folder, which has a usual folder's permissions; the temporary one is for its owner alone.
         folder = Path(temporary) / target.name
         folder.mkdir()
-        _write(folder, run_folder, model, run, dataset, name, full_precision, reported)
+        _write(folder, run_folder, model, run, dataset, name, full_precision, reported, batch_size)
         replaced = Path(temporary) / "replaced"
         try:
             if target.exists():
@@ -88,6 +99,32 @@ def dataset_name(dataset: str) -> str:
     return name
 
 
+@contextmanager
+def _parents_of(target: Path) -> Iterator[None]:
+    """Make the folders that a card is to lie in; a failure of the block removes those that were not there before."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        for folder in missing:
+            with suppress(OSError):  # somebody else has put a file there
+                folder.rmdir()
+        raise
+
+
+def _refuse_a_part(target: Path, run_folder: Path, run: RunDescription) -> None:
+    """Refuse a run on a part of a paper's dataset, such as `train/samples`, as one of the project's models."""
+    paper = recorded(run.dataset).paper
+    if paper is None or run.train_images is None or target.parent != models.REPOSITORY / "model_cards":
+        return
+    if run.train_images != (whole := paper.train_images - paper.validation_images):
+        raise models.ModelError(
+            f"{run_folder} was trained on {run.train_images:,} of the {whole:,} training images; model_cards/ and the "
+            "README's table are for networks that were trained on all of them: name another folder by --output-dir"
+        )
+
+
 def _refuse_to_replace(target: Path, run_folder: Path) -> None:
     if target == run_folder.resolve():
         raise models.ModelError(f"{target} is the run itself: choose another --output-dir")
@@ -104,6 +141,7 @@ def _write(
     name: str,
     full_precision: bool,
     reported: Reported,
+    batch_size: int | None,
 ) -> None:
     """Write the files of a card to an empty folder."""
     _store(folder, model, run, dataset, name, full_precision)
@@ -111,7 +149,7 @@ def _write(
     shutil.copy(run_folder / "curves.png", folder)
     build.export(folder)
     trained = records.read(RunMetrics, run_folder / "metrics.json")
-    found = checks.measured(folder, dataset)
+    found = checks.measured(folder, dataset, batch_size)
     settings = records.as_dict(run)
     metrics = {
         "model": run.model,
@@ -122,10 +160,10 @@ def _write(
         "paper_test_accuracy": reported(name, run.model),
         **{key: settings[key] for key in ("recipe", "settings", "model_kwargs")},
         "pretrained": run.pretrained and Path(run.pretrained).name,
-        **{key: settings[key] for key in ("earlier", "teacher", "overfit")},
+        **{key: settings[key] for key in ("earlier", "teacher", "overfit", "data_options")},
     }
     if recorded(name).paper:
-        metrics["samples"] = records.as_dict(checks.measured(folder, loading.load(name, build.SAMPLES)))
+        metrics["samples"] = records.as_dict(checks.measured(folder, loading.load(name, build.SAMPLES), batch_size))
     write_json(folder / "metrics.json", metrics)
     build.state_accuracies(folder)
     plots.confusion_matrix(
@@ -147,7 +185,10 @@ def _store(
     except ValueError as error:  # a weight is too large for half precision
         raise models.ModelError(str(error)) from error
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {folder.name}: {why_unwritable(folder) or error}") from error
     cfg = models.pretrained_cfg(model)
     cfg["tag"] = recorded(name).tag
     cfg.pop("label_names", None)  # those of the architecture's default dataset; the run's are given below
@@ -159,5 +200,6 @@ def _store(
             "label_names": run.class_names,
             "dataset": run.dataset,  # for evaluate, export and verify: of a local folder the whole path
             "image_size": [height, width, channels],
+            **({"data_options": run.data_options} if run.data_options else {}),
         },
     )

@@ -36,11 +36,11 @@ def path(*identity: Any) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "decoded" / f"{key}.npz"
 
 
-def read(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read a file's images and labels and mark it as used; None where there is no file or it is damaged."""
+def read(file: Path) -> dict[str, np.ndarray] | None:
+    """Read a file's arrays by name and mark it as used; None where there is no file or it is damaged."""
     try:
         with file.open("rb") as stream, np.load(stream) as arrays:
-            found = arrays["images"], arrays["labels"]
+            found = dict(arrays)
     except Exception:  # a damaged file raises nearly anything; `write` replaces it
         return None
     with suppress(OSError):  # a cache that cannot be written to, or a file that another process has just removed
@@ -48,17 +48,17 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return found
 
 
-def write(file: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Keep a split's images and labels in a file, then remove the least recently used files beyond `MAX_BYTES`.
+def write(file: Path, **arrays: np.ndarray) -> None:
+    """Keep a split's arrays in a file, then remove the least recently used files beyond `MAX_BYTES`.
 
     A failure is logged and otherwise ignored.
     """
-    if images.nbytes + labels.nbytes > MAX_BYTES:
+    if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
-            np.savez(temporary, images=images, labels=labels)
+            np.savez(temporary, allow_pickle=False, **arrays)
         _prune(file.parent)
     except OSError as error:
         logger.warning("decoded images are not cached, so the next run decodes them again: %s", error)

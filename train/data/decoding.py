@@ -1,99 +1,107 @@
-"""From a split of the `datasets` library to two arrays: images, uint8, and labels."""
+"""From the encoded images of a split to one array, uint8."""
 
+import hashlib
 import io
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import pyarrow as pa
 
 from train.data import cache
+from train.data.encoded import Encoded
 from train.data.reference import DataError
 
 # Increase this whenever images are decoded in another way: cached arrays of earlier versions are not read any more.
-VERSION = 3
+VERSION = 4
 
 
-def decode(
-    table: datasets.Dataset,
-    *,
-    name: str,
-    image_column: str,
-    label_column: str,
-    classes: list[str] | list[int],
-    size: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a split that could be read.
+
+    Attributes:
+        images: uint8 [n, channels, height, width].
+        digests: uint8 [n, 32], the SHA-256 of each image's encoded bytes.
+        kept: int64 [n], their positions in the split.
+        unreadable: the others, each with the reason.
+    """
+
+    images: np.ndarray
+    digests: np.ndarray
+    kept: np.ndarray
+    unreadable: list[str]
+
+
+def decode(encoded: Encoded, *, name: str, size: int | None, skip_unreadable: bool = False) -> Decoded:
     """Decode a split, or read the arrays of an earlier call from the cache.
 
     Args:
-        table: the split.
+        encoded: the split. Its labels are not cached: they are numbers of names, and the names may change.
         name: the dataset's, for messages.
-        image_column: a column of the library's type `Image`.
-        label_column: a column of its type `ClassLabel`, or of the values in `classes`.
-        classes: the classes in the order of their label numbers.
         size: side in pixels to which images are cropped and resized; None leaves them as they are.
-
-    Returns:
-        Images uint8 [n, channels, height, width] and labels int64 [n].
+        skip_unreadable: leave out images that cannot be read.
 
     Raises:
-        DataError: an image or a label is missing or cannot be read, or images differ in size.
+        DataError: an image cannot be read and is not skipped, none can be read, or images differ in size.
     """
-    # The classes are part of the identity: the library's fingerprint of a split does not change with their names.
-    file = cache.path(VERSION, table._fingerprint, image_column, label_column, classes, size)
+    file = cache.path(VERSION, encoded.identity, size, skip_unreadable)
     if found := cache.read(file):
-        return found
-    rows = table.cast_column(image_column, datasets.Image(decode=False)).with_format("arrow")[:]
-    labels = _labels(rows[label_column], table.features[label_column], classes, name)
-    if rows[image_column].null_count:
-        raise DataError(f"dataset {name!r} has labels without an image")
-    images = _images(rows[image_column], size, name)
-    cache.write(file, images, labels)
-    return images, labels
+        return Decoded(found["images"], found["digests"], found["kept"], found["unreadable"].tolist())
+    decoded = _decode(encoded, name, size, skip_unreadable)
+    cache.write(
+        file,
+        images=decoded.images,
+        digests=decoded.digests,
+        kept=decoded.kept,
+        unreadable=np.array(decoded.unreadable, np.str_),
+    )
+    return decoded
 
 
-def _labels(column: pa.ChunkedArray, feature: Any, classes: list[str] | list[int], name: str) -> np.ndarray:
-    if column.null_count:
-        raise DataError(f"dataset {name!r} has images without a label")
-    if isinstance(feature, datasets.ClassLabel):
-        labels = np.asarray(column.to_numpy(), np.int64)
-    else:
-        index = {value: i for i, value in enumerate(classes)}
-        labels = np.array([index.get(value, -1) for value in column.to_pylist()], np.int64)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise DataError(
-            f"dataset {name!r} has labels from {labels.min()} to {labels.max()}, but {len(classes)} classes (-1: none "
-            "of the training images')"
-        )
-    return labels
-
-
-def _images(column: pa.ChunkedArray, size: int | None, name: str) -> np.ndarray:
-    """Decode the cells of an image column, one at a time: uint8 [n, channels, height, width]."""
+def _decode(encoded: Encoded, name: str, size: int | None, skip_unreadable: bool) -> Decoded:
+    """Decode the images one at a time."""
     images: np.ndarray | None = None
-    for i, cell in enumerate(cell for chunk in column.chunks for cell in chunk.to_pylist()):
+    digests: list[np.ndarray] = []
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for i, file in enumerate(encoded.files):
         try:
-            pixels = _pixels(cell, size)
+            data = encoded.read(i)
+            pixels = _pixels(data, size)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-            unknown = isinstance(error, PIL.UnidentifiedImageError)
-            reason = "not in an image format that Pillow reads" if unknown else error
-            raise DataError(f"dataset {name!r}: image {i} ({cell['path']}) cannot be read: {reason}") from error
+            reason = _reason(error)
+            if skip_unreadable:
+                unreadable.append(f"{file} ({reason})")
+                continue
+            raise DataError(
+                f"dataset {name!r}: image {i} ({file}) cannot be read: {reason} (--skip-unreadable leaves such images "
+                "out)"
+            ) from error
         if images is None:  # the first image sets the size of all
-            images = np.empty((len(column), *pixels.shape), np.uint8)
+            images = np.empty((len(encoded), *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
-            raise DataError(f"dataset {name!r}: image {i} ({cell['path']}) is {pixels.shape}, not {images.shape[1:]}")
-        images[i] = pixels
+            raise DataError(f"dataset {name!r}: image {i} ({file}) is {pixels.shape}, not {images.shape[1:]}")
+        images[len(kept)] = pixels
+        digests.append(np.frombuffer(hashlib.sha256(data).digest(), np.uint8))
+        kept.append(i)
     if images is None:
-        raise DataError(f"dataset {name!r} has an empty split")
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        raise DataError(f"dataset {name!r} has an empty split" + (": no image can be read" if unreadable else ""))
+    return Decoded(
+        np.ascontiguousarray(images[: len(kept)].transpose(0, 3, 1, 2)), np.stack(digests), np.array(kept), unreadable
+    )
 
 
-def _pixels(cell: dict[str, Any], size: int | None) -> np.ndarray:
-    """Decode one cell, an encoded image or the path of one: uint8 [height, width, channels]."""
-    data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "not in an image format that Pillow reads"
+    if isinstance(error, OSError) and error.strerror:  # a file that is missing or may not be read
+        return error.strerror
+    return str(error)
+
+
+def _pixels(data: bytes, size: int | None) -> np.ndarray:
+    """Decode one image: uint8 [height, width, channels]."""
     image = PIL.Image.open(io.BytesIO(data))
     pixels = np.asarray(image if size is None else fit(image, size))
     return pixels[..., None] if pixels.ndim == 2 else pixels

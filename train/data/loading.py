@@ -1,28 +1,25 @@
 """Load a dataset as uint8 tensors: from the Hub, from a folder in the Hub's layout, or from a folder of images.
 
-`datasets.load_dataset` reads `ylecun/mnist`, a local copy of it and `train/samples`; `image_folder.py` reads a folder
-of the user's own images. All images are decoded once (`decoding.py`) and are small enough to be held on the training
-device together.
+`tables.py` reads `ylecun/mnist`, a local copy of it and `train/samples`; `image_folder.py` reads a folder of the user's
+own images. All images are decoded once (`decoding.py`) and are small enough to be held on the training device
+together. `splitting.py` cuts the splits that are not given.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 
-from train.data import decoding, image_folder
-from train.data.reference import DataError, DatasetRef, resolve
+from train.data import decoding, image_folder, splitting, tables
+from train.data.encoded import Encoded, Source
+from train.data.manifest import Row
+from train.data.reference import DataError, DataOptions, DatasetRef, recorded, resolve
 
+# Of the paper's datasets.
 VALIDATION_SEED = 0
-# Share of the training split that is held out for validation; the paper's datasets have their own.
-VALIDATION_SHARE = 0.1
-# Names of columns that may hold labels as plain numbers or words.
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,20 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits of a dataset and the names of its classes, in the order of the labels."""
+    """The three splits of a dataset and the names of its classes, in the order of the labels.
+
+    Attributes:
+        files: a row for each image; none for the paper's datasets, which are known.
+        notes: what was decided or left out, each in a few words.
+    """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
+    files: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Compute the SHA-256 of all images and labels: it differs for other data and for other splits of it."""
@@ -67,83 +71,93 @@ class Dataset:
                 sha256.update(tensor.contiguous().numpy().data)
         return sha256.hexdigest()
 
+    def summary(self) -> str:
+        """Say in one line what was read: classes, sizes of the splits, and what was left out."""
+        splits = (self.train, self.validation, self.test)
+        counts = torch.cat([split.labels for split in splits]).bincount(minlength=len(self.class_names))
+        each = f"{counts.min():,}" + (f" to {counts.max():,}" if counts.min() < counts.max() else "")
+        train, validation, test = map(len, splits)
+        return (
+            f"Read {train + validation + test:,} images of {len(self.class_names):,} classes ({each} in each class): "
+            f"{train:,} to train, {validation:,} to validate, {test:,} to test"
+            + "".join(f"; {note}" for note in self.notes)
+        )
 
-def load(dataset: str, data_dir: Path | None = None, image_size: int | None = None) -> Dataset:
-    """Load a dataset and hold out its validation split; without a test split, hold out that too.
+
+def load(
+    dataset: str, data_dir: Path | None = None, image_size: int | None = None, options: DataOptions | None = None
+) -> Dataset:
+    """Load a dataset. Splits to validate and to test on are cut from the training split where they are not given.
 
     Args:
         dataset: as `reference.resolve` takes it. On the Hub, a dataset needs an image and a label column. Where labels
             are numbers or words without class names, those of the training split are the classes, sorted.
         data_dir: holds `mnist/` and `cifar10/` in the Hub's layout; default `ZOO_DATA_DIR`, without it the Hub.
         image_size: side in pixels to which images are cropped and resized; MNIST and CIFAR-10 keep their own size.
+        options: how to read a dataset of one's own; None is by default.
 
     Raises:
         DataError: the dataset cannot be found or read, or a class has no image left to train or to test on.
     """
     ref = resolve(dataset)
-    splits = _splits(ref, data_dir)
-    image_column, label_column = _columns(ref.name, splits["train"].features)
-    classes = _classes(splits["train"], label_column)
-    decode = partial(
-        decoding.decode,
-        name=ref.name,
-        image_column=image_column,
-        label_column=label_column,
-        classes=classes,
-        size=None if ref.paper else image_size,
-    )
-    # A test split whose labels are secret is replaced by one for validation.
-    test_split = next(
-        (splits[name] for name in ("test", "validation") if name in splits and not _secret(splits[name], label_column)),
-        None,
-    )
-    train_images, train_labels = decode(splits["train"])
-    test_images, test_labels = (None, None) if test_split is None else decode(test_split)
+    options = options or DataOptions()
+    if ref.paper and options.given():
+        raise DataError(f"{options.given()[0]}: dataset {ref.name!r} is read and split as in the paper")
+    source = _source(ref, data_dir, options)
+    for split, field in (("validation", "validation_share"), ("test", "test_share")):
+        if split in source.splits and options.given(field):
+            raise DataError(f"{options.given(field)[0]}: dataset {ref.name!r} has a {split} split of its own")
+    size = None if ref.paper else image_size
+    parts = {split: _decoded(ref, encoded, size, options) for split, encoded in source.splits.items()}
+    notes = [*source.notes, *(note for part in parts.values() for note in part.notes)]
+    if not ref.paper:
+        parts["train"] = _without_contradictions(parts["train"], notes)
+        _note_leaks(parts, notes)
     # Class names without an image are dropped, and the others numbered without gaps.
-    used = np.unique(train_labels if test_labels is None else np.concatenate([train_labels, test_labels]))
+    used = np.unique(np.concatenate([part.labels for part in parts.values()]))
+    class_names = tuple(source.classes[i] for i in used)
     if len(used) < 2:
         raise DataError(
             f"dataset {ref.name!r} needs images of at least two classes (in a folder: a sub-folder for each); it has "
             f"{len(used)}"
         )
-    class_names = tuple(str(classes[i]) for i in used)
-    whole = _split(train_images, train_labels, used)
-    given = None if test_images is None or test_labels is None else _split(test_images, test_labels, used)
-    train, validation, test = _cut(whole, given, _validation_share(ref))
-    if min(map(len, (train, validation, test))) == 0:
+    if empty := [name for i, name in enumerate(source.classes) if i not in set(used.tolist())]:
+        notes.append(f"classes without images are left out: {', '.join(map(repr, empty[:5]))}"[:200])
+    whole = len(parts["train"].labels)
+    _cut(ref, parts, options)
+    for split in ("train", "test"):
+        _require_every_class(ref.name, source.classes, used, parts[split].labels, split)
+    if not len(parts["validation"].labels):
         raise DataError(
-            f"dataset {ref.name!r} has only {len(whole)} training images of {len(class_names)} classes: too few to cut "
+            f"dataset {ref.name!r} has only {whole} training images of {len(used)} classes: too few to cut "
             "a validation split; three of each class are enough"
         )
-    _require_every_class(ref.name, class_names, train, "train")
-    _require_every_class(ref.name, class_names, test, "test")
-    return Dataset(ref.name, class_names, train, validation, test)
+    splits = {split: _split(parts[split], used) for split in ("train", "validation", "test")}
+    files = () if ref.paper else tuple(row for split in splits for row in parts[split].rows(source.classes, split))
+    return Dataset(ref.name, class_names, **splits, files=files, notes=tuple(notes))
 
 
-def _splits(ref: DatasetRef, data_dir: Path | None) -> datasets.DatasetDict:
-    """Read the splits of a dataset, one of them "train", as the `datasets` library does; images stay encoded."""
-    source = _source(ref, data_dir)
-    is_folder = Path(source).is_dir()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # a DataError says what is wrong
-    if is_folder:
-        datasets.disable_progress_bars()  # they are for downloads
-    else:
-        datasets.enable_progress_bars()
+def _source(ref: DatasetRef, data_dir: Path | None, options: DataOptions) -> Source:
+    """Read what a dataset holds; images stay encoded."""
+    place = _place(ref, data_dir)
+    # A card calls a folder by its name.
+    if ref.folder and recorded(ref.published_name.lower()).paper:
+        name = ref.published_name
+        raise DataError(
+            f"the folder {ref.name!r} is called like the paper's dataset: rename it, or use --dataset {name.lower()} "
+            f"--data-dir {ref.folder.parent} if it holds that dataset"
+        )
+    if ref.paper or not Path(place).is_dir() or not image_folder.is_image_folder(Path(place)):
+        return tables.load(ref.name, place, ref.configuration, options)
+    if of_tables := options.given("image_column", "label_column", "split"):
+        raise DataError(f"{of_tables[0]}: {ref.name!r} is a folder with a sub-folder for each class, and no table")
     try:
-        if is_folder and image_folder.is_image_folder(Path(source)):
-            splits = image_folder.load(Path(source))
-        else:
-            splits = datasets.load_dataset(source, ref.configuration)
+        return image_folder.load(Path(place))
     except DataError as error:
         raise DataError(f"dataset {ref.name!r}: {error}") from error
-    except Exception as error:  # the library raises a dozen types, among them pyarrow's and huggingface_hub's
-        raise DataError(f"cannot load dataset {ref.name!r} from {source}: {_root_cause(error)}") from error
-    if "train" not in splits:
-        raise DataError(f"dataset {ref.name!r} has no split 'train', only {', '.join(map(repr, splits))}")
-    return splits
 
 
-def _source(ref: DatasetRef, data_dir: Path | None) -> str:
+def _place(ref: DatasetRef, data_dir: Path | None) -> str:
     """Where to load a dataset from: a folder, or a Hub id."""
     if data_dir is None and os.environ.get("ZOO_DATA_DIR"):
         data_dir = Path(os.environ["ZOO_DATA_DIR"])
@@ -169,88 +183,103 @@ def _source(ref: DatasetRef, data_dir: Path | None) -> str:
     )
 
 
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _columns(name: str, features: datasets.Features) -> tuple[str, str]:
-    """Find the column of images and the column of labels."""
-
-    def first(kind: type) -> str | None:
-        return next((column for column, feature in features.items() if isinstance(feature, kind)), None)
-
-    image, label = first(datasets.Image), first(datasets.ClassLabel)
-    if label is None:
-        label = next((column for column in LABEL_COLUMNS if isinstance(features.get(column), datasets.Value)), None)
-    if image is None or label is None:
-        found = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
-        raise DataError(
-            f"dataset {name!r} needs an Image column, and a ClassLabel column or one called "
-            f"{', '.join(LABEL_COLUMNS)} (a folder of images: at least two sub-folders, one for each class); it has "
-            f"{found}"
-        )
-    return image, label
-
-
-def _classes(train: datasets.Dataset, label_column: str) -> list[str] | list[int]:
-    """List the classes in the order of their label numbers."""
-    feature = train.features[label_column]
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    return sorted(value for value in train.unique(label_column) if value is not None)
-
-
-def _secret(split: datasets.Dataset, label_column: str) -> bool:
-    """Tell whether a split's labels are withheld, as those of a competition's test split are."""
-    return set(split.unique(label_column)) <= {-1, None}
-
-
-def _split(images: np.ndarray, labels: np.ndarray, used: np.ndarray) -> Split:
-    """Make a split whose labels number the used classes alone."""
-    return Split(torch.from_numpy(images), torch.from_numpy(np.searchsorted(used, labels)))
-
-
-def _validation_share(ref: DatasetRef) -> float:
-    return ref.paper.validation_images / ref.paper.train_images if ref.paper else VALIDATION_SHARE
-
-
-def _cut(train: Split, test: Split | None, fraction: float) -> tuple[Split, Split, Split]:
-    """Cut the training images into splits, with a fixed seed.
+def recorded_data_dir(dataset: str, data_dir: Path | None) -> str | None:
+    """Return the folder that `load` reads one of the paper's datasets from, for a run to record; None for all others.
 
     Args:
-        train: all images that are not in the test split.
-        test: the dataset's own test split; None cuts one that is as large as the validation split.
-        fraction: the share of the training images that the validation split gets.
-
-    Returns:
-        The splits to train, to validate and to test on.
+        dataset: as `load` takes it.
+        data_dir: as `load` takes it.
     """
-    labels = train.labels.numpy()
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(labels))
-    n = round(len(labels) * fraction)
-    if test is None:  # it gets the first image of each class
-        _, first = np.unique(labels[order], return_index=True)
-        others = np.delete(np.arange(len(order)), first)
-        chosen = np.sort(np.append(first, others[: max(0, n - len(first))]))
-        test = train.take(order[chosen])
-        order = np.delete(order, chosen)
-    held_out, remaining = order[:n], order[n:]
-    # A class whose remaining images are all held out gives one of them back to train on.
-    _, first = np.unique(labels[held_out], return_index=True)
-    only = first[~np.isin(labels[held_out][first], labels[remaining])]
-    remaining = np.append(remaining, held_out[only])
-    held_out = np.delete(held_out, only)
-    return train.take(np.sort(remaining)), train.take(np.sort(held_out)), test
+    folder = data_dir or os.environ.get("ZOO_DATA_DIR")
+    return str(Path(folder).resolve()) if folder and resolve(dataset).paper else None
 
 
-def _require_every_class(name: str, class_names: tuple[str, ...], split: Split, purpose: str) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """The decoded images of a split, and what is known of each."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    digests: np.ndarray
+    files: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def take(self, index: np.ndarray) -> "_Part":
+        return _Part(self.images[index], self.labels[index], self.digests[index], self.files[index])
+
+    def rows(self, classes: list[str], split: str) -> list[Row]:
+        return [
+            Row(str(file), digest.tobytes().hex()[:16], classes[label], split)
+            for file, digest, label in zip(self.files, self.digests, self.labels, strict=True)
+        ]
+
+
+def _decoded(ref: DatasetRef, encoded: Encoded, size: int | None, options: DataOptions) -> _Part:
+    found = decoding.decode(encoded, name=ref.name, size=size, skip_unreadable=options.skip_unreadable)
+    notes = [
+        f"{len(found.unreadable):,} of {len(encoded):,} images cannot be read and are left out, among them {first}"
+        for first in found.unreadable[:1]
+    ]
+    files = np.array(encoded.files, dtype=object)
+    return _Part(found.images, encoded.labels[found.kept], found.digests, files[found.kept], tuple(notes))
+
+
+def _without_contradictions(train: _Part, notes: list[str]) -> _Part:
+    """Leave out images that are in several classes: they have no right label, and no split."""
+    wrong = splitting.contradictory(train.digests, train.labels)
+    if not wrong.any():
+        return train
+    first = np.flatnonzero(wrong)[0]
+    same = np.flatnonzero((train.digests == train.digests[first]).all(1))[:2]
+    notes.append(
+        f"{wrong.sum():,} images that are the same in several classes are left out, among them "
+        f"{' and '.join(train.files[same])}"
+    )
+    return train.take(np.flatnonzero(~wrong))
+
+
+def _note_leaks(parts: dict[str, _Part], notes: list[str]) -> None:
+    """Say how many images of a given split are in the training split too."""
+    known = {digest.tobytes() for digest in parts["train"].digests}
+    for split, part in parts.items():
+        leaked = [i for i, digest in enumerate(part.digests) if digest.tobytes() in known]
+        if split != "train" and leaked:
+            notes.append(f"{len(leaked):,} {split} images are in the training split too, as {part.files[leaked[0]]}")
+
+
+def _cut(ref: DatasetRef, parts: dict[str, _Part], options: DataOptions) -> None:
+    """Cut the splits that are not given from the training split."""
+    train = parts["train"]
+    if ref.paper:
+        if "test" not in parts:
+            raise DataError(f"dataset {ref.name!r} has no split 'test'")
+        share = ref.paper.validation_images / ref.paper.train_images
+        kept, held_out = splitting.by_permutation(train.labels, share, VALIDATION_SEED)
+        parts |= {"train": train.take(kept), "validation": train.take(held_out)}
+        return
+    validation, test = options.shares
+    cuts = splitting.by_content(
+        train.digests,
+        train.labels,
+        None if "validation" in parts else validation,
+        None if "test" in parts else test,
+    )
+    for split, index in zip(("train", "validation", "test"), cuts, strict=True):
+        if split == "train" or split not in parts:
+            parts[split] = train.take(index)
+
+
+def _split(part: _Part, used: np.ndarray) -> Split:
+    """Make a split whose labels number the used classes alone."""
+    return Split(torch.from_numpy(part.images), torch.from_numpy(np.searchsorted(used, part.labels)))
+
+
+def _require_every_class(name: str, classes: list[str], used: np.ndarray, labels: np.ndarray, purpose: str) -> None:
     """Refuse a split without an image of some class: it could not be learnt, or would have no accuracy."""
-    missing = np.setdiff1d(np.arange(len(class_names)), split.labels.numpy())
+    missing = np.setdiff1d(used, labels)
     if len(missing):
         more = f" and of {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
-            f"dataset {name!r} has no image of class {class_names[missing[0]]!r}{more} left to {purpose} on: add some, "
-            "or remove the class"
+            f"dataset {name!r} has no image of class {classes[missing[0]]!r}{more} left to {purpose} on: add some "
+            "(three different ones are enough), or remove the class"
         )

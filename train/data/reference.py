@@ -2,13 +2,101 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from train.errors import UserError
 from zoo import catalog
 
+# What splits are called, in lower case; upper case is read too.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+}
+# Of one's own images, where the dataset has no such split.
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.1
+
 
 class DataError(UserError):
     """A dataset that cannot be found or read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How to read a dataset of one's own: the same options give the same splits.
+
+    Attributes:
+        image_column: of a table; None finds it.
+        label_column: of a table; None finds it.
+        split: of a table, to train on; None is "train".
+        validation_share: of the images, to hold out where no validation split is given; None is `VALIDATION_SHARE`.
+        test_share: of the images, to hold out where no test split is given; None is `TEST_SHARE`.
+        skip_unreadable: leave out images that cannot be read.
+
+    Raises:
+        DataError: a share is not between 0 and 1, or both together leave no image to train on.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    split: str | None = None
+    validation_share: float | None = None
+    test_share: float | None = None
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("validation_share", "test_share"):
+            share = getattr(self, field)
+            if share is not None and not 0 < share < 1:
+                raise DataError(f"{FLAGS[field]} {share:g}: must be above 0 and below 1")
+        validation, test = self.shares
+        if validation + test >= 1:
+            raise DataError(f"{validation:g} to validate and {test:g} to test leave nothing to train on")
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "DataOptions":
+        """Read the options that a run or a card records."""
+        try:
+            return cls(**values)
+        except TypeError:
+            known = ", ".join(FLAGS)
+            raise DataError(f"unknown data options {', '.join(values.keys() - FLAGS)}: valid are {known}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options that are set, as a run records them."""
+        default = DataOptions()
+        return {field: getattr(self, field) for field in FLAGS if getattr(self, field) != getattr(default, field)}
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares to validate and to test on."""
+        return (
+            VALIDATION_SHARE if self.validation_share is None else self.validation_share,
+            TEST_SHARE if self.test_share is None else self.test_share,
+        )
+
+    def given(self, *fields: str) -> list[str]:
+        """List the flags of the options that are set, of these fields or of all."""
+        return [FLAGS[field] for field in fields or FLAGS if field in self.as_dict()]
+
+
+# Of `train/fit.py`, by field of `DataOptions`.
+FLAGS = {
+    "image_column": "--image-column",
+    "label_column": "--label-column",
+    "split": "--split",
+    "validation_share": "--val-split",
+    "test_share": "--test-split",
+    "skip_unreadable": "--skip-unreadable",
+}
 
 
 @dataclass(frozen=True)

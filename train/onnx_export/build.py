@@ -1,59 +1,98 @@
 """Build the ONNX files of published models from their safetensors. The same weights give the same files again."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from train.data import loading
-from train.data.reference import recorded
+from train.data.reference import DataOptions, recorded
 from train.files import atomic_write
-from train.onnx_export import graph, quantize, small_maps, tiles
-from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, metadata, stated
-from train.training import measure, models
+from train.onnx_export import graph, quantize, runtime, small_maps, tiles
+from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, NO_INT8, files, metadata, stated
+from train.training import measure, models, run_data
 
+# The share of the validation images that int8 may get wrong beyond those of fp32; one image is always allowed.
+INT8_LOSS = 0.02
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 
 
 def export(card: Path) -> list[Path]:
     """Write the ONNX files of a published model beside its weights, and return their paths.
 
+    A model that cannot be quantised, or loses too much by it, gets the fp32 file alone; a line says so.
+
     Raises:
         models.ModelError: the folder is no published model.
-        data.DataError: the training images that int8 is calibrated on cannot be loaded.
+        data.DataError: the training images that int8 is calibrated on cannot be loaded, or are of other classes.
     """
     model, config = models.load_card(card)
     fp32 = graph.build(model, tuple(config["image_size"]))
     # The quantiser looks for convolutions, so they become products after it.
-    int8 = quantize.quantize(fp32, _calibration_images(config))
-    for proto in (fp32, int8):
-        small_maps.as_products(proto)
-    amx = onnx.ModelProto()
-    amx.CopyFrom(int8)
-    tiles.lower_zero_points(amx)
-    for file, proto in {FILES["fp32"]: fp32, FILES["int8"]: int8, AMX_FILE: amx}.items():
+    int8 = _quantized(fp32, card.name, config)
+    protos, properties = {FILES["fp32"]: fp32}, {"parameters": str(measure.parameters(model))}
+    if int8 is None:
+        properties |= NO_INT8
+    else:
+        amx = onnx.ModelProto()
+        small_maps.as_products(int8)
+        amx.CopyFrom(int8)
+        tiles.lower_zero_points(amx)
+        protos |= {FILES["int8"]: int8, AMX_FILE: amx}
+    small_maps.as_products(fp32)
+    for file, proto in protos.items():
         onnx.checker.check_model(proto)
-        _save(proto, card / file, {"parameters": str(measure.parameters(model)), **metadata(card, file)})
-    return [card / file for file in ALL_FILES]
+        _save(proto, card / file, {**properties, **metadata(card, file)})
+    for file in {*ALL_FILES} - protos.keys():  # of an earlier export
+        (card / file).unlink(missing_ok=True)
+    return [card / file for file in protos]
 
 
-def _calibration_images(config: dict[str, Any]) -> np.ndarray:
-    """Training images of a card's dataset, uint8 [n, H, W, C]. Those of MNIST and CIFAR-10 ship with the project."""
+def _quantized(fp32: onnx.ModelProto, title: str, config: dict[str, Any]) -> onnx.ModelProto | None:
+    """Quantise a graph; None, and a line that says why, where that fails or costs too much on the validation images.
+
+    Activations that spread widely, as after the attention of a ViT or the hard swish of a MobileNetV3, do not fit one
+    8-bit scale.
+    """
+    data = _dataset(title, config)
+    images = quantize.calibration_images(config["dataset"], data.train, quantize.CALIBRATION_IMAGES)
+    try:
+        int8 = quantize.quantize(fp32, images.permute(0, 2, 3, 1).numpy())
+        before, after = (_correct(proto.SerializeToString(), data.validation) for proto in (fp32, int8))
+    except Exception as error:  # ONNX Runtime raises many types, which have only this one in common
+        print(f"{title}: no int8 file: {_first_line(error)}", file=sys.stderr)
+        return None
+    count = len(data.validation)
+    lost, most = before - after, max(1, INT8_LOSS * count)
+    if lost <= most:
+        return int8
+    print(f"{title}: no int8 file: it would get {lost} of {count} validation images more wrong", file=sys.stderr)
+    return None
+
+
+def _correct(content: bytes, split: loading.Split) -> int:
+    """Count the images that an ONNX file classifies right."""
+    return int((runtime.predict(content, split.images).argmax(1) == split.labels.numpy()).sum())
+
+
+def _dataset(title: str, config: dict[str, Any]) -> loading.Dataset:
+    """Load a card's dataset, to calibrate and check int8. Images of MNIST and CIFAR-10 ship with the project."""
     dataset = config["dataset"]
     samples = SAMPLES if recorded(dataset).paper else None
-    training = loading.load(dataset, samples, config["image_size"][0]).train
-    images = quantize.calibration_images(dataset, training, quantize.CALIBRATION_IMAGES)
-    return images.permute(0, 2, 3, 1).numpy()
+    options = DataOptions.of(config.get("data_options", {}))
+    found = loading.load(dataset, samples, config["image_size"][0], options)
+    run_data.require_same_data(title, config["label_names"], config["image_size"][2], found)
+    return found
 
 
 def state_accuracies(card: Path) -> None:
     """Write the accuracies of `metrics.json` into ONNX files that were built before they were measured."""
-    for file in ALL_FILES:
+    for file in files(card):
         _save(onnx.load(card / file), card / file, stated(card / file) | metadata(card, file))
 
 
@@ -91,4 +130,8 @@ def _attempt(card: Path) -> tuple[list[Path], str]:
     try:
         return export(card), ""
     except Exception as error:  # torch's exporter raises nearly anything; the other models still get their files
-        return [], str(error).partition("\n")[0] or type(error).__name__
+        return [], _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -85,7 +85,8 @@ class MatrixResize(Preprocess):
             Preprocess.resize(self.at((size, length)), torch.eye(length)[None, None])[0, 0]
             for size, length in zip(self.size, x.shape[-2:], strict=True)
         )
-        return down @ (x @ across.T)
+        # Expanded: ONNX Runtime cannot broadcast to an empty batch.
+        return down.expand(*x.shape[:2], -1, -1) @ (x @ across.T)
 
 
 def _remove_traces(proto: onnx.ModelProto) -> None:

@@ -8,6 +8,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from train.training.predict import fitting_batch
+
 BATCH = 100
 
 
@@ -24,9 +26,16 @@ def session(file: Path | bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def predict(file: Path, images: Tensor) -> np.ndarray:
-    """Logits of an ONNX file, float32 [n, classes], for images uint8 [n, C, H, W]."""
+def predict(file: Path | bytes, images: Tensor, batch_size: int | None = None) -> np.ndarray:
+    """Compute the logits of an ONNX file, float32 [n, classes].
+
+    Args:
+        file: the ONNX file, or its content.
+        images: uint8 [n, C, H, W].
+        batch_size: images at a time; None for 100, or fewer large ones.
+    """
     opened = session(file)
     pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-    batches = np.array_split(pixels, max(1, len(pixels) // BATCH))
+    batch = batch_size or fitting_batch((pixels.shape[1], pixels.shape[2]), BATCH)
+    batches = np.array_split(pixels, max(1, -(-len(pixels) // batch)))
     return np.concatenate([opened.run(["logits"], {"image": batch})[0] for batch in batches])

@@ -25,7 +25,7 @@ def write(published: Entries[CardMetrics], reproduced: Entries[PaperRun], folder
 def _class_accuracies(published: Entries[CardMetrics], dataset: str, file: Path) -> None:
     """Plot the accuracy of each class, mean over the models, in the paper and in ours."""
     theirs = {name: fmean(row) for name, row in paper.TABLES[dataset].items()}
-    accuracies = [entry.metrics.per_class_accuracy for (name, _), entry in published.items() if name == dataset]
+    accuracies = [entry.metrics.tested_classes for (name, _), entry in published.items() if name == dataset]
     series = {"the paper's six": theirs}
     if accuracies:
         few = "" if len(accuracies) == len(paper.MODELS) else f"{len(accuracies)} of "

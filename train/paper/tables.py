@@ -26,7 +26,7 @@ def per_class(dataset: str, ours: Mapping[str, Entry[RunMetrics]], shown: Sequen
         return [head, *(f"{their} / {fixed(mine.get(model))}" for model, their in zip(shown, theirs, strict=True))]
 
     metrics = {model: ours[model].metrics for model in shown if model in ours}
-    accuracies = {model: found.per_class_accuracy for model, found in metrics.items()}
+    accuracies = {model: found.tested_classes for model, found in metrics.items()}
     reported = [paper.per_class(dataset, model) for model in shown]
     table = [["Class", *(NETWORKS[model].title for model in shown)]]
     for name in paper.TABLES[dataset]:
@@ -73,7 +73,7 @@ def costs(published: Entries[CardMetrics]) -> Table:
 
 def results(ours: Mapping[str, Entry[RunMetrics]]) -> paper.Results:
     """Return our results as the claims take them: by model, with the mean of the classes, as in the paper's tables."""
-    accuracies = {model: entry.metrics.per_class_accuracy for model, entry in ours.items()}
+    accuracies = {model: entry.metrics.tested_classes for model, entry in ours.items()}
     return {model: paper.Result(fmean(values.values()), values) for model, values in accuracies.items()}
 
 

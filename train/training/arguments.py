@@ -45,6 +45,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
     _check_numbers(parser, args)
+    args.data_options = reference.DataOptions(
+        image_column=args.image_column,
+        label_column=args.label_column,
+        split=args.split,
+        validation_share=args.val_split,
+        test_share=args.test_split,
+        skip_unreadable=args.skip_unreadable,
+    )
     # A folder becomes an absolute path: the run may be used from another working directory.
     args.dataset = reference.resolve(args.dataset).name
     if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
@@ -73,6 +81,19 @@ def _parser() -> Parser:
     what.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)"
     )
+    own = parser.add_argument_group("your own images")
+    own.add_argument(
+        "--val-split", type=float, metavar="SHARE",
+        help=f"to validate on, where the dataset has no such split (default: {reference.VALIDATION_SHARE:g})",
+    )  # fmt: skip
+    own.add_argument(
+        "--test-split", type=float, metavar="SHARE",
+        help=f"to test on, where the dataset has no such split (default: {reference.TEST_SHARE:g})",
+    )  # fmt: skip
+    own.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    own.add_argument("--image-column", metavar="NAME", help="of a table (default: the only one, or `image`)")
+    own.add_argument("--label-column", metavar="NAME", help="of a table (default: the only one, or `label`)")
+    own.add_argument("--split", metavar="NAME", help="of a table, to train on (default: train)")
     what.add_argument(
         "--pretrained", nargs="?", const="published", metavar="PATH",
         help="start from the published weights, or from those in a safetensors file, a run folder or a card",

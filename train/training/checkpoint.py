@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from train.files import sha256
+from train.files import sha256, why_unwritable
 
 KEPT = 2
 _MANIFEST = "manifest.json"
@@ -43,8 +43,9 @@ def save(accelerator: Accelerator, states: Path, step: int) -> None:
             for old in sorted(_complete(states))[:-KEPT]:
                 shutil.rmtree(old)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch raises a RuntimeError where the disk is full
+        reason = why_unwritable(states) or error  # while what was written still takes its space
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"cannot save the state of step {step} in {states}: {error}") from error
+        raise CheckpointError(f"cannot save the state of step {step} in {states}: {reason}") from error
     accelerator.wait_for_everyone()
 
 

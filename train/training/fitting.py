@@ -51,8 +51,9 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
     if not complete:  # a complete run needs no weights to start from, which may be gone by now
         set_seed(args.seed)
         model = models.create(
-            args.model, args.dataset, len(class_names), in_chans, args.pretrained, recipe.side, **kwargs
+            args.model, args.dataset, len(class_names), in_chans, args.pretrained, recipe.side, class_names, **kwargs
         )
+        _say_whose_classifier(args, class_names, accelerator)
         models.try_out(model)  # before there is a folder, which would hold a run that cannot be
     trained = distillation.load(args.teacher, class_names, in_chans) if args.teacher else None
     share, temperature = args.teacher_share or distillation.SHARE, args.temperature or distillation.TEMPERATURE
@@ -62,6 +63,7 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         dataset=args.dataset,
         class_names=class_names,
         in_chans=in_chans,
+        data_dir=loading.recorded_data_dir(args.dataset, args.data_dir),
         train_images=len(dataset.train),
         data_sha256=dataset.digest(),
         pretrained=args.pretrained,
@@ -70,15 +72,17 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         settings=recipes.as_settings(recipe),
         seed=args.seed,
         overfit=args.overfit,
+        data_options=args.data_options.as_dict(),
         earlier=earlier,
     )
     if complete:
-        run_folder.check(folder, description, args.resume)
+        run_folder.check(folder, description, args.resume, dataset.files)
         accelerator.print(f"{folder} is complete: nothing to resume")
         return
 
     teacher = Teacher(trained.model, models.pretrained_cfg(model), share, temperature) if trained else None
-    with run_folder.claimed(folder, description, args.resume) if accelerator.is_main_process else nullcontext():
+    claimed = run_folder.claimed(folder, description, args.resume, dataset.files)
+    with claimed if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
         metrics = test(args, accelerator, dataset, model, progress)
@@ -129,7 +133,9 @@ def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: 
     """
     with accelerator.main_process_first():
         config = models.input_config(models.tagged(args.model, args.dataset))
-        dataset = loading.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
+        side = recipe.side or config["input_size"][-1]
+        dataset = loading.load(args.dataset, args.data_dir, side, args.data_options)
+    accelerator.print(dataset.summary())
     if args.overfit:
         few = dataset.train.spread(args.overfit)
         dataset = dataclasses.replace(dataset, train=few, validation=few)
@@ -137,6 +143,18 @@ def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: 
     if len(dataset.train) < 2 * parts:
         raise UsageError(f"{len(dataset.train)} training images are too few for {parts} pieces: at least {2 * parts}")
     return dataset
+
+
+def _say_whose_classifier(args: argparse.Namespace, class_names: list[str], accelerator: Accelerator) -> None:
+    """Say so where pretrained weights are of other classes, whose classifier is not taken over."""
+    if not args.pretrained:
+        return
+    theirs = models.classes_of(args.pretrained, models.tagged(args.model, args.dataset))
+    if theirs not in (None, class_names):
+        same = (
+            "the same classes in another order" if theirs and sorted(theirs) == sorted(class_names) else "other classes"
+        )
+        accelerator.print(f"The weights of --pretrained are for {same}: the classifier is trained from the start")
 
 
 def train(
@@ -184,7 +202,7 @@ def test(
         logits = predict(model, split, preprocess, accelerator)
     last = progress.rows[-1]
     return RunMetrics(
-        **measure.accuracies(logits.argmax(1).cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
+        **measure.accuracies(logits.cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
         validation_accuracy=last["validation_accuracy"],
         train_accuracy=last["train_accuracy"],
         parameters=measure.parameters(model),

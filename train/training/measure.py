@@ -12,26 +12,68 @@ import numpy as np
 import torch
 from torch import nn
 
+# The classes from which on the top-5 accuracy says something: with 5 it is always 100 %.
+CLASSES_FOR_TOP5 = 6
 
-def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """Compute the fields of `records.SplitMetrics`: accuracies in percent, and the confusion matrix.
+
+def accuracies(logits: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Any]:
+    """Compute the fields of `records.SplitMetrics`: metrics in percent, and the confusion matrix.
 
     Args:
-        predictions: int64 [n].
-        labels: int64 [n]; each class has at least one, which `loading.load` ensures.
+        logits: float [n, classes].
+        labels: int64 [n].
         class_names: in the order of the labels.
     """
     n = len(class_names)
-    confusion = np.bincount(labels * n + predictions, minlength=n * n).reshape(n, n)
-    per_class = 100 * confusion.diagonal() / confusion.sum(1)
+    confusion = np.bincount(labels * n + logits.argmax(1), minlength=n * n).reshape(n, n)
+    top5 = None
+    if n >= CLASSES_FOR_TOP5:
+        above = (logits > np.take_along_axis(logits, labels[:, None], 1)).sum(1)
+        top5 = round(100 * float((above < 5).mean()), 4)
     return {
         "test_accuracy": round(100 * float(confusion.trace()) / len(labels), 4),
         "test_images": len(labels),
-        "per_class_accuracy": {
-            name: round(float(value), 4) for name, value in zip(class_names, per_class, strict=True)
-        },
+        "macro_f1": macro_f1(confusion),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "top5_accuracy": top5,
+        "per_class_accuracy": dict(zip(class_names, per_class_accuracy(confusion), strict=True)),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def per_class_accuracy(confusion: np.ndarray) -> list[float | None]:
+    """Compute the share of each class's images that are classified right, in percent; None for a class without images.
+
+    Args:
+        confusion: images, rows by true class, columns by predicted class; also below.
+    """
+    return [
+        round(float(100 * right / images), 4) if images else None
+        for right, images in zip(confusion.diagonal(), confusion.sum(1), strict=True)
+    ]
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """Compute the mean accuracy of the classes that have images, in percent: each counts alike, however many it has."""
+    images = confusion.sum(1)
+    tested = images > 0
+    return round(100 * float((confusion.diagonal()[tested] / images[tested]).mean()), 4)
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Compute the mean F1 score of the classes that have images, in percent.
+
+    A class's F1 score is the harmonic mean of its precision and its recall: twice the images that are classified right,
+    divided by the images of the class plus the images that are taken for it.
+    """
+    images = confusion.sum(1)
+    tested = images > 0
+    return round(100 * float((2 * confusion.diagonal() / (images + confusion.sum(0)).clip(min=1))[tested].mean()), 4)
+
+
+def uneven(confusion: np.ndarray) -> bool:
+    """Tell whether some classes have more test images than others."""
+    return len(set(confusion.sum(1).tolist())) > 1
 
 
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
 from train import records
+from train.data.reference import DataOptions
 from train.errors import UserError
 from train.files import read_json, sha256
 from train.records import RunDescription, RunMetrics, TeacherRecord
@@ -66,6 +67,7 @@ def create(
     in_chans: int,
     weights: str | None = None,
     side: int | None = None,
+    class_names: list[str] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a model for a dataset.
@@ -77,6 +79,8 @@ def create(
         in_chans: input channels.
         weights: "published", or the path of a safetensors file, a run folder or a card; None for random weights.
         side: of the square input, in pixels; None for the model's own.
+        class_names: in the order of the labels. A classifier of weights that name other classes, or the same ones in
+            another order, is not loaded. None loads any of this size.
         **kwargs: further arguments of `timm.create_model`.
 
     Raises:
@@ -84,12 +88,19 @@ def create(
     """
     full_name = tagged(name, dataset)
     kwargs |= {"num_classes": num_classes, "in_chans": in_chans, "pretrained": weights is not None}
-    if weights not in (None, "published"):
-        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights))
+    if weights is not None and weights != "published":
+        kwargs["pretrained_cfg_overlay"] = overlay(Path(weights), full_name)
+    other = (
+        weights is not None and class_names is not None and classes_of(weights, full_name) not in (None, class_names)
+    )
+    if other:  # timm drops a classifier whose size differs from the cfg's
+        kwargs["pretrained_cfg_overlay"] = {**kwargs.get("pretrained_cfg_overlay", {}), "num_classes": -1}
     try:
         model = timm.create_model(full_name, **kwargs)
     except REFUSALS as error:
         raise ModelError(f"cannot build {full_name!r}: {_reason(error)}") from error
+    if other:
+        pretrained_cfg(model)["num_classes"] = num_classes
     _adapt_cfg(pretrained_cfg(model), in_chans, side)
     return model
 
@@ -121,15 +132,23 @@ def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
     Where the cfg is for another number of channels, each channel gets the mean of its statistics.
     """
     cfg.update(AS_PREPROCESSED)
-    chans, *sides = cfg["input_size"]
+    _, *sides = cfg["input_size"]  # the channels may be those of a weights file: see `overlay`
     cfg["input_size"] = (in_chans, *((side, side) if side else sides))
+    chans = len(cfg["mean"])
     if chans != in_chans:
         for name in ("mean", "std"):
             cfg[name] = (sum(cfg[name]) / chans,) * in_chans
 
 
-def overlay(path: Path) -> dict[str, Any]:
+def overlay(path: Path, full_name: str) -> dict[str, Any]:
     """Make the `pretrained_cfg_overlay` that loads a weights file, a run folder or a card.
+
+    It states the classes and the input channels of the weights: timm drops a classifier of another size than the cfg's,
+    and adapts a first convolution of other channels than the cfg's.
+
+    Args:
+        path: of a safetensors file, or of a folder that holds `model.safetensors`.
+        full_name: of the model that gets the weights, as `tagged` gives it.
 
     Raises:
         ModelError: there are no weights.
@@ -137,12 +156,49 @@ def overlay(path: Path) -> dict[str, Any]:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
-    # timm drops a classifier whose size differs from the cfg's: the cfg gets the number of classes of the weights.
+    cfg = input_config(full_name)
+    first_conv, classifier = (_shape(file, cfg.get(layer)) for layer in ("first_conv", "classifier"))
+    found: dict[str, Any] = {"file": str(file)}
+    if first_conv and first_conv[1] in (1, 3):  # some stems turn blocks of pixels into channels
+        found["input_size"] = (first_conv[1], *cfg["input_size"][1:])
     if (run := file.parent / "args.json").is_file():
-        return {"file": str(file), "num_classes": len(records.read(RunDescription, run).class_names)}
-    if (card := file.parent / "config.json").is_file():
-        return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
-    return {"file": str(file)}
+        found["num_classes"] = len(records.read(RunDescription, run).class_names)
+    elif (card := file.parent / "config.json").is_file():
+        found["num_classes"] = read_json(card)["num_classes"]
+    elif classifier:
+        found["num_classes"] = classifier[0]
+    return found
+
+
+def _shape(file: Path, layer: Any) -> list[int] | None:
+    """Return the shape of a layer's weight in a safetensors file, compact or not; None where there is none."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            stored = {f"{layer}.weight", f"{layer}.weight.int8"} & set(tensors.keys())
+            return next((list(tensors.get_slice(name).get_shape()) for name in stored), None)
+    except (OSError, SafetensorError):  # another kind of file, or a damaged one: loading it says so
+        return None
+
+
+def classes_of(weights: str, full_name: str) -> list[str] | None:
+    """Return the class names of the weights to start from, in the order of their classifier; None if unknown.
+
+    Args:
+        weights: as `create` takes them.
+        full_name: of the model, as `tagged` gives it.
+
+    Raises:
+        FileError: the description of the weights is damaged.
+    """
+    if weights == "published":
+        names = input_config(full_name).get("label_names")
+        return list(names) if names else None
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    if (run := folder / "args.json").is_file():
+        return records.read(RunDescription, run).class_names
+    if (card := folder / "config.json").is_file():
+        return read_json(card).get("label_names")
+    return None
 
 
 def require_finished(folder: Path, *files: str) -> None:
@@ -202,6 +258,8 @@ class Trained:
         model: in evaluation mode.
         dataset: as `loading.load` takes it.
         folder: of the card or the run, with the log of the training.
+        data_options: as `loading.load` takes them.
+        data_dir: that a run read its dataset from, where it recorded one.
     """
 
     model: nn.Module
@@ -209,6 +267,8 @@ class Trained:
     dataset: str
     folder: Path
     published: bool
+    data_options: DataOptions
+    data_dir: str | None = None
 
     @property
     def title(self) -> str:
@@ -238,10 +298,20 @@ def load(name: str) -> Trained:
     if (Path(name) / "args.json").is_file():
         folder = Path(name)
         model, run = load_run(folder)
-        return Trained(model, run.class_names, run.dataset, folder, published=False)
+        options = DataOptions.of(run.data_options)
+        return Trained(
+            model,
+            run.class_names,
+            run.dataset,
+            folder,
+            published=False,
+            data_options=options,
+            data_dir=run.data_dir,
+        )
     folder = card(name)
     model, config = load_card(folder)
-    return Trained(model, config["label_names"], config["dataset"], folder, published=True)
+    options = DataOptions.of(config.get("data_options", {}))
+    return Trained(model, config["label_names"], config["dataset"], folder, published=True, data_options=options)
 
 
 def cards() -> list[Path]:

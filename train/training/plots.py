@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from train.files import atomic_write
+from train.training.fonts import drawable
 
 # The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
@@ -85,10 +86,12 @@ def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
 
 def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
     """Plot the accuracy of each class in percent, with a mark for each series."""
+    names = list(dict.fromkeys(name for values in series.values() for name in values))
+    shown = dict(zip(names, drawable(names), strict=True))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     for (label, values), mark in zip(series.items(), "oDsv", strict=False):
-        axes.plot(list(values), list(values.values()), mark, markersize=7, label=label)
+        axes.plot([shown[name] for name in values], list(values.values()), mark, markersize=7, label=label)
     axes.set_ylabel("Accuracy, %")
     axes.grid(alpha=0.3)
     axes.set_title(title)
@@ -98,6 +101,7 @@ def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path
 
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
     """Plot the counts of true class (rows) and predicted class (columns); the colour shows only the errors."""
+    class_names = drawable(class_names)
     n = len(class_names)
     figure = Figure(figsize=(2 + 0.5 * n, 1.6 + 0.5 * n), layout="constrained")
     axes = figure.subplots()
@@ -120,6 +124,7 @@ def mistakes(
     images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, class_names: list[str], title: str, path: Path
 ) -> None:
     """Plot misclassified images, uint8 [n, H, W, C], each below its true class and the predicted one."""
+    class_names = drawable(class_names)
     columns, rows = 8, max(1, -(-len(images) // 8))
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.5), layout="constrained")
     figure.suptitle(title)
@@ -133,6 +138,7 @@ def mistakes(
 
 def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
     """Plot points, [n, 2], coloured by class: the first two principal components of the features."""
+    class_names = drawable(class_names)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"]

@@ -1,7 +1,7 @@
 """The folder of a run: it belongs to one run, and one process at a time trains in it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from train import records
+from train.data import manifest
+from train.data.manifest import Row
 from train.errors import UserError
 from train.files import FileError
 from train.records import RunDescription
@@ -17,6 +19,8 @@ from train.training import recipes
 # How long to wait for another process that was told to stop to save its state and end.
 LAST_SAVE_SECONDS = 60
 LOCK = ".lock"
+# Keys of `args.json` that follow from the images.
+_OF_IMAGES = ("class_names", "in_chans", "train_images", "data_sha256")
 # Keys of `args.json` that older versions did not write.
 _UNKNOWN_IN_OLDER_RUNS = ("in_chans", "train_images", "data_sha256")
 
@@ -31,26 +35,36 @@ def name(title: str, recipe: str, seed: int) -> str:
 
 
 @contextmanager
-def claimed(folder: Path, description: RunDescription, resume: bool) -> Iterator[None]:
+def claimed(folder: Path, description: RunDescription, resume: bool, files: Sequence[Row] = ()) -> Iterator[None]:
     """Make the folder of a run, or check that it holds this run, and keep other processes out during the block.
+
+    Args:
+        folder: to make or to check.
+        description: of the run.
+        resume: whether a run that it holds is to be gone on with.
+        files: the images of the run; none where the dataset's name tells them.
 
     Raises:
         RunError: it holds another run, or one that is not to be resumed, or another process trains there.
     """
-    check(folder, description, resume)  # before waiting, which would not help
+    check(folder, description, resume, files)  # before waiting, which would not help
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise RunError(f"{folder} is a file: choose another --output-dir") from None
     with alone(folder):
-        check(folder, description, resume)  # another process may have begun a run there in the meantime
+        check(folder, description, resume, files)  # another process may have begun a run there in the meantime
         if not (folder / "args.json").is_file():
+            if files:
+                manifest.write(files, folder / manifest.FILE)
             records.write(description, folder / "args.json")
         yield
 
 
-def check(folder: Path, description: RunDescription, resume: bool) -> None:
+def check(folder: Path, description: RunDescription, resume: bool, files: Sequence[Row] = ()) -> None:
     """Check that a run can use a folder: it is new or empty, or holds the same run, which is to be resumed.
+
+    Args: see `claimed`.
 
     Raises:
         RunError: it cannot.
@@ -65,9 +79,13 @@ def check(folder: Path, description: RunDescription, resume: bool) -> None:
             before = records.as_dict(records.read(RunDescription, file))
             # Settings that an older version did not have were the defaults, whatever the recipe has now.
             before["settings"] = recipes.as_settings(recipes.of_settings(before["settings"], file))
+            saw = manifest.read(folder / manifest.FILE) if (folder / manifest.FILE).is_file() else None
         except FileError as error:
             raise RunError(f"cannot resume {folder}: {error}") from error
         for key, was, now in _differences(before, records.as_dict(description)):
+            if key in _OF_IMAGES and saw is not None:
+                changed = manifest.difference(saw, files) or "files were renamed, which changes their order"
+                raise RunError(f"cannot resume {folder}: the images are not those that the run saw: {changed}")
             raise RunError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
     elif folder.is_dir() and not all(map(_is_leftover, folder.iterdir())):
         raise RunError(f"{folder} is not empty and holds no run: choose another --output-dir")
@@ -75,14 +93,14 @@ def check(folder: Path, description: RunDescription, resume: bool) -> None:
 
 def _is_leftover(path: Path) -> bool:
     """Tell whether a process that was killed while it made the folder left this file."""
-    return path.name == LOCK or path.match(".args-*.json")
+    return path.name in (LOCK, manifest.FILE) or path.match(".args-*.json") or path.match(".files-*.csv")
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield the key and both values of what differs between two runs."""
     for key, value in now.items():
         was = before[key]
-        if key == "earlier" or (key == "dataset" and Path(value).is_dir()):
+        if key in ("earlier", "data_dir") or (key == "dataset" and Path(value).is_dir()):
             continue  # other weights may be published by now; a folder may have moved: the digest tells its images
         if key in _UNKNOWN_IN_OLDER_RUNS and was is None:
             continue

@@ -78,3 +78,24 @@ def test_the_limits_hold_for_all_members_together(body: bytes, status: int, word
     with pytest.raises(ApiError, match=words) as caught:
         read(body)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize("limit", [100, SMALL, LIMIT])
+def test_a_body_of_unknown_length_has_a_limit_however_small_that_is(limit: int) -> None:
+    read = 0
+
+    async def endless() -> Message:
+        nonlocal read
+        read += 2**12
+        assert read <= max(limit, SMALL) + 2**13
+        return {"type": "http.request", "body": bytes(2**12), "more_body": True}
+
+    async def work() -> None:
+        for bodies, own in ((Bodies(Settings(max_body=limit)), None), (Bodies(Settings()), limit)):
+            nonlocal read
+            read = 0
+            with pytest.raises(ApiError, match=f"at most {limit:,} bytes") as refusal:
+                await bodies.take(Request({"type": "http", "headers": []}, endless), own)
+            assert refusal.value.status == 413
+
+    asyncio.run(work())

@@ -123,24 +123,6 @@ def test_a_server_without_models_yet_says_when_to_try_again(tmp_path: Any) -> No
     assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "1"})
 
 
-@pytest.mark.parametrize(("offered", "let_in"), [(b"Bearer secret", True), (b"Bearer other", False), (b"", False)])
-def test_websockets_need_the_key_too(offered: bytes, let_in: bool) -> None:
-    """This server accepts none, but other hosts may serve the application."""
-    came, said = [], []
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        came.append(scope["type"])
-
-    async def send(message: Any) -> None:
-        said.append(message)
-
-    receive: Any = None
-    scope = {"type": "websocket", "path": "/", "headers": [(b"authorization", offered)]}
-    asyncio.run(Gate(application, Engine(Settings(api_key="secret")))(scope, receive, send))
-    assert came == ["websocket"] * let_in
-    assert said == ([] if let_in else [{"type": "websocket.close", "code": 1008}])
-
-
 def test_a_request_cancelled_by_the_shutdown_is_told_to_try_again() -> None:
     said = []
 

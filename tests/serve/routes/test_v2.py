@@ -24,7 +24,9 @@ def models(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def server(models: list[Any], running: Any) -> Iterator[Any]:
-    with running("--models", models[0].folder.parent, "--no-app", "--max-body", 2_000_000) as server:
+    with running(
+        "--models", models[0].folder.parent, "--no-app", "--max-body", 2_000_000, "--model-control", "explicit"
+    ) as server:
         yield server
 
 
@@ -275,7 +277,7 @@ def test_the_repository(tiny: Any, tmp_path: Path, running: Any) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.safetensors").touch()
     with (
-        running("--models", tmp_path, "--no-app") as server,
+        running("--models", tmp_path, "--no-app", "--model-control", "explicit") as server,
         triton.InferenceServerClient(server.url.removeprefix("http://")) as client,
     ):
         assert server.line.startswith("Serving 1 model on http://127.0.0.1:")

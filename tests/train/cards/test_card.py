@@ -247,7 +247,7 @@ def test_card_of_own_images_names_their_folder(own_card: Path) -> None:
     parsed = ModelCard.load(own_card / "README.md")
     assert parsed.data.datasets is None
     assert parsed.data.eval_results is None
-    assert "trained on the 2 classes of my insects." in text
+    assert "fine-tuned on the 2 classes of my insects.\n" in text
     assert re.search(
         r": 1 epoch of .* from the weights `first` \(1 epoch in \d+ s; [\d.]+ % on the test split\)\.", text
     )

@@ -96,3 +96,11 @@ def test_small_networks_keep_half_precision_and_large_ones_eight_bits() -> None:
     assert np.isclose(large["layer4.0.conv1.weight.int8"].float().std().item(), 40, atol=12)
     assert large["bn1.weight"].dtype == torch.float32
     assert large["fc.weight"].dtype == torch.half
+
+
+def test_other_networks_keep_half_precision_whatever_their_size() -> None:
+    """Timm's own loader reads no blocks of 8 bits."""
+    model = timm.create_model("resnet18", num_classes=2).eval()
+    state = compact(model, torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert state.keys() == model.state_dict().keys()
+    assert {tensor.dtype for tensor in state.values() if tensor.ndim > 1} == {torch.half}

@@ -5,7 +5,6 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -13,7 +12,8 @@ import PIL.Image
 import pytest
 import torch
 
-from train.data import cache, decoding, loading
+from train.data import cache, loading
+from train.data.reference import DataError
 
 
 @pytest.fixture
@@ -53,27 +53,46 @@ def test_an_empty_class_folder_does_not_swap_the_names(insects: Path, folder: Pa
     assert (colour_of(after, "bee"), colour_of(after, "wasp")) == ([200, 0], [0, 200])
 
 
-def test_other_names_of_the_classes_of_a_table(folder: Path, tmp_path: Path) -> None:
-    """The library's fingerprint may be the same for tables that differ in their features alone."""
+@pytest.mark.parametrize("names", [["bee", "wasp"], ["wasp", "bee"], ["ant", "bee", "wasp"]])
+def test_other_names_of_the_classes_of_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    """The library's fingerprint may be the same for tables that differ in their features and labels alone."""
 
-    def decode(names: list[str]) -> loading.Dataset:
+    def load(names: list[str]) -> loading.Dataset:
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        encoded = []
+        rows = {"image": [], "label": []}
         for i in range(20):
             stream = io.BytesIO()
-            PIL.Image.new("RGB", (8, 8), (i, i % 2, 0)).save(stream, "PNG")
-            encoded.append({"bytes": stream.getvalue(), "path": None})
-        table = datasets.Dataset.from_dict({"image": encoded, "label": [i % 2 for i in range(20)]}, features=features)
+            name, colour = (("bee", (200, 0, i)), ("wasp", (0, 200, i)))[i % 2]
+            PIL.Image.new("RGB", (8, 8), colour).save(stream, "PNG")
+            rows["image"].append({"bytes": stream.getvalue(), "path": None})
+            rows["label"].append(names.index(name))
+        table = datasets.Dataset.from_dict(rows, features=features)
         table._fingerprint = "the same"
-        return table
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=table))
+        return loading.load("owner/insects", image_size=8)
 
-    files: set[Path] = set()
-    for names in (["bee", "wasp"], ["wasp", "bee"]):
-        table = decode(names)
-        options: dict[str, Any] = {"name": "insects", "image_column": "image", "label_column": "label", "size": 8}
-        decoding.decode(table, classes=names, **options)
-        files = set(folder.iterdir()) | files
-    assert len(files) == 2
+    load(["bee", "wasp"])
+    after = load(names)
+    assert (colour_of(after, "bee"), colour_of(after, "wasp")) == ([200, 0], [0, 200])
+    assert len(list(folder.iterdir())) == 1  # the images were not decoded again
+
+
+def test_files_that_change_places(tmp_path: Path, folder: Path) -> None:
+    """Their sizes and times are the same, as those of uncompressed images from one archive."""
+    for label, colour in (("bee", (200, 0)), ("wasp", (0, 200))):
+        (tmp_path / "insects" / label).mkdir(parents=True)
+        for i in range(10):
+            file = tmp_path / "insects" / label / f"{i}.bmp"
+            PIL.Image.new("RGB", (8, 8), (*colour, i)).save(file)
+            os.utime(file, (1_000_000, 1_000_000))
+    before = loading.load(str(tmp_path / "insects"), image_size=8)
+    for i in range(10):
+        bee, wasp, aside = (tmp_path / "insects" / name for name in (f"bee/{i}.bmp", f"wasp/{i}.bmp", "aside"))
+        bee.rename(aside)
+        wasp.rename(bee)
+        aside.rename(wasp)
+    after = loading.load(str(tmp_path / "insects"), image_size=8)
+    assert (colour_of(before, "bee"), colour_of(after, "bee")) == ([200, 0], [0, 200])
 
 
 @pytest.mark.parametrize("obstacle", ["the cache is a file", "its folder is a file", "read-only"])
@@ -94,6 +113,32 @@ def test_an_unwritable_cache_does_not_end_a_run(
     assert colour_of(dataset, "bee") == [200, 0]
     assert "decoded images are not cached" in caplog.text
     assert all("\n" not in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("obstacle", ["the cache is a file", "its parent is a file"])
+def test_tables_need_no_cache_that_can_be_written_to(
+    samples: Path, tmp_path: Path, obstacle: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "cache" if obstacle == "its parent is a file" else tmp_path / "file"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", place)
+    assert len(loading.load("mnist", samples).test) == 1000
+    assert "the cache of datasets cannot be written to" in caplog.text
+
+
+def test_a_full_disk_is_named(samples: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library prepares is needed, other than the decoded images."""
+
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(DataError) as error:
+        loading.load("mnist", samples)
+    assert f"no space left on the device of {folder.parent} (HF_HOME names another place)" in str(error.value)
 
 
 def test_a_full_disk_does_not_end_a_run(
@@ -130,8 +175,8 @@ def entry(folder: Path, name: str, age: int) -> Path:
     return file
 
 
-def arrays(n: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((n, 1, 10, 10), np.uint8), np.zeros(n, np.int64)
+def arrays(n: int) -> dict[str, np.ndarray]:
+    return {"images": np.zeros((n, 1, 10, 10), np.uint8), "kept": np.zeros(n, np.int64)}
 
 
 def test_the_least_recently_used_files_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +184,7 @@ def test_the_least_recently_used_files_are_removed(folder: Path, monkeypatch: py
     oldest, unfinished, newest = (
         entry(folder, name, age) for name, age in (("a.npz", 300), (".b-x1.npz", 200), ("c.npz", 100))
     )
-    cache.write(folder / "new.npz", *arrays(15))  # 15 * (100 + 8) bytes, and what the format adds
+    cache.write(folder / "new.npz", **arrays(15))  # 15 * (100 + 8) bytes, and what the format adds
     assert 1600 < (folder / "new.npz").stat().st_size < 3000
     assert not oldest.exists()
     assert not unfinished.exists()
@@ -149,13 +194,13 @@ def test_the_least_recently_used_files_are_removed(folder: Path, monkeypatch: py
 
 def test_reading_a_file_counts_as_use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "MAX_BYTES", 4000)
-    cache.write(folder / "read.npz", *arrays(2))
+    cache.write(folder / "read.npz", **arrays(2))
     size = (folder / "read.npz").stat().st_size
     os.utime(folder / "read.npz", (0, 0))
     other = entry(folder, "other.npz", 100)
     assert cache.read(folder / "read.npz") is not None
     monkeypatch.setattr(cache, "MAX_BYTES", 2 * size + 500)
-    cache.write(folder / "new.npz", *arrays(2))
+    cache.write(folder / "new.npz", **arrays(2))
     assert (folder / "read.npz").exists()
     assert not other.exists()
 
@@ -175,7 +220,7 @@ def test_changes_of_a_folder_do_not_pile_up(insects: Path, folder: Path, monkeyp
 def test_a_split_larger_than_the_bound_removes_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "MAX_BYTES", 4000)
     other = entry(folder, "other.npz", 100)
-    cache.write(folder / "large.npz", *arrays(100))
+    cache.write(folder / "large.npz", **arrays(100))
     assert list(folder.iterdir()) == [other]
 
 
@@ -183,10 +228,9 @@ def use(folder: Path) -> None:
     for i in range(100):
         file = folder / f"{i % 7}.npz"
         if found := cache.read(file):
-            assert (found[0] == i % 7).all()
-            assert (found[1] == i % 7).all()
+            assert all((array == i % 7).all() for array in found.values())
         else:
-            cache.write(file, np.full((4, 1, 10, 10), i % 7, np.uint8), np.full(4, i % 7))
+            cache.write(file, images=np.full((4, 1, 10, 10), i % 7, np.uint8), kept=np.full(4, i % 7))
 
 
 def test_several_use_it_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +239,7 @@ def test_several_use_it_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     with ThreadPoolExecutor(4) as pool:  # files are all that they share, as processes do
         for done in [pool.submit(use, folder) for _ in range(4)]:
             done.result()
-    cache.write(folder / "last.npz", *arrays(1))
+    cache.write(folder / "last.npz", **arrays(1))
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 3000
 
 

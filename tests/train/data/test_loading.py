@@ -263,13 +263,13 @@ def test_no_image_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [["wren", "owl", "crow"], [7, 3, 11]])
 def test_labels_without_names_of_classes(tmp_path: Path, labels: list[Any]) -> None:
-    """Words or numbers; the test split has secret labels, the one for validation has not."""
+    """Words or numbers, in any order; the test split has secret labels, the one for validation has not."""
 
     def write(split: str, values: list[Any]) -> None:
         images = []
-        for value in values:
+        for i, value in enumerate(values):
             stream = io.BytesIO()
-            shade = 10 * labels.index(value) if value in labels else 255
+            shade = 80 * labels.index(value) + i if value in labels else 255
             PIL.Image.new("L", (8, 8), shade).save(stream, "PNG")
             images.append({"bytes": stream.getvalue(), "path": None})
         table = datasets.Dataset.from_dict({"image": images, "target": values}).cast_column("image", datasets.Image())
@@ -282,9 +282,11 @@ def test_labels_without_names_of_classes(tmp_path: Path, labels: list[Any]) -> N
     loaded = loading.load(str(tmp_path / "birds"), image_size=8)
     order = sorted(labels)
     assert loaded.class_names == tuple(map(str, order))
-    assert [order[label] for label in loaded.test.labels] == labels[::-1]
+    assert [order[label] for label in loaded.validation.labels] == labels[::-1]
+    assert len(loaded.train) + len(loaded.test) == 30
     for split in (loaded.train, loaded.validation, loaded.test):
-        assert [10 * labels.index(order[label]) for label in split.labels] == split.images[:, 0, 0, 0].tolist()
+        assert [labels.index(order[label]) for label in split.labels] == (split.images[:, 0, 0, 0] // 80).tolist()
+    assert "split 'test' is left out, as its labels are withheld" in loaded.summary()
     write("validation", [*labels[:1], labels[1] * 2])
     with pytest.raises(DataError, match="none of the training images"):
         loading.load(str(tmp_path / "birds"), image_size=8)

@@ -1,5 +1,7 @@
 """The limit on the files that visitors leave on the disk."""
 
+import asyncio
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +12,8 @@ import httpx
 import numpy as np
 from watching import eventually
 
-from serve.app.upload_quota import BLOCK, OFTEN, UploadQuota
+from serve.app.hardening.private_folder import LOCK
+from serve.app.hardening.upload_quota import BLOCK, OFTEN, UploadQuota
 
 MOST = 2**20
 
@@ -22,47 +25,59 @@ def page(*sets: set[str], kept: set[str] = frozenset()) -> Any:  # type: ignore[
 def files(folder: Path, *sizes: int) -> list[str]:
     names = []
     for number, size in enumerate(sizes):
-        path = folder / f"{number}.png"
+        path = folder / f"folder-{number}" / f"{number}.png"
+        path.parent.mkdir()
         path.write_bytes(bytes(size))
         names.append(str(path))
         time.sleep(0.02)  # a file system's clock is coarse
     return names
 
 
+def prune(page: Any, folder: Path, most: int) -> list[str]:
+    """Return the names of the files that are left, after the limit is applied; no empty folder may be left."""
+    asyncio.run(UploadQuota(page, folder, most).prune())
+    assert all(path.is_file() or list(path.iterdir()) for path in folder.rglob("*"))
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
 def occupied(folder: Path) -> int:
     total = 0
-    for file in folder.rglob("*.jpg"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
+    for place, _, names in os.walk(folder):  # passes over folders that go meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size if name.endswith(".jpg") else 0
     return total
 
 
 def test_the_oldest_files_go_first(tmp_path: Path) -> None:
     names = files(tmp_path, *[MOST // 4] * 6)
     uploaded, shown = set(names[::2]), set(names[1::2])
-    UploadQuota(page(uploaded, shown), MOST).prune()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.png", "3.png", "4.png", "5.png"]
+    assert prune(page(uploaded, shown), tmp_path, MOST) == ["2.png", "3.png", "4.png", "5.png"]
     assert uploaded == {names[2], names[4]}
     assert shown == {names[3], names[5]}
+
+
+def test_files_that_gradio_does_not_know_count_too(tmp_path: Path) -> None:
+    files(tmp_path, *[MOST // 2] * 3)
+    (tmp_path / LOCK).touch()
+    assert prune(page(), tmp_path, MOST) == ["1.png", "2.png", LOCK]
 
 
 def test_the_pages_own_files_stay_and_missing_ones_are_forgotten(tmp_path: Path) -> None:
     names = files(tmp_path, MOST, MOST, MOST)
     gone = str(tmp_path / "gone.png")
     uploaded = {*names, gone}
-    UploadQuota(page(uploaded, kept={names[0]}), MOST).prune()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "2.png"]
+    assert prune(page(uploaded, kept={names[0]}), tmp_path, MOST) == ["0.png", "2.png"]
     assert uploaded == {names[0], names[2]}
 
 
-def test_small_files_count_with_the_block_they_take_on_the_disk(tmp_path: Path) -> None:
+def test_small_files_count_with_the_blocks_they_take_on_the_disk(tmp_path: Path) -> None:
     names = files(tmp_path, 1, 1, 1)
-    UploadQuota(page(set(names)), 2 * BLOCK).prune()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.png", "2.png"]
+    assert prune(page(set(names)), tmp_path, 2 * BLOCK) == ["1.png", "2.png"]
 
 
-def test_a_check_is_due_after_many_bytes_or_many_requests() -> None:
-    quota = UploadQuota(page(), MOST)
+def test_a_check_is_due_after_many_bytes_or_many_requests(tmp_path: Path) -> None:
+    quota = UploadQuota(page(), tmp_path, MOST)
     assert [quota.due(MOST // 16) for _ in range(4)] == [False, True, False, True]
     assert [quota.due(0) for _ in range(2 * OFTEN)].count(True) == 2
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import gzip
+import http.client
 import json
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,9 @@ import pytest
 from PIL import Image
 from watching import eventually
 
-from serve.app.guard import CALL_BYTES, FORM_BYTES, Guard
+from serve.app.hardening.guard import CALL_BYTES, FORM_BYTES, QUEUED_BYTES, Guard
+from serve.app.hardening.streams import STREAMS, Streams
+from serve.errors import ApiError
 from serve.settings import Settings
 
 LIMIT = 300_000
@@ -110,9 +114,10 @@ def test_bodies_have_a_limit(served: SimpleNamespace) -> None:
     files = [("files", part["files"])] * 3  # each file alone is small enough
     assert refused(served.client.post("/gradio_api/upload", files=files), 413, f"{LIMIT + FORM_BYTES:,}")
     assert refused(served.client.post("/gradio_api/upload", files={"files": ("a.png", bytes(LIMIT + 1))}), 413)
-    for path in ("/gradio_api/run/classify_digit", "/gradio_api/queue/join", "/"):
+    limits = {"run/classify_digit": CALL_BYTES, "queue/join": QUEUED_BYTES, "call/models": QUEUED_BYTES}
+    for path, limit in {**{f"/gradio_api/{name}": limit for name, limit in limits.items()}, "/": CALL_BYTES}.items():
         before = served.server.memory()
-        assert refused(served.client.post(path, content=bytes(CALL_BYTES + 1)), 413, f"{CALL_BYTES:,}")
+        assert refused(served.client.post(path, content=bytes(limit + 1)), 413, f"{limit:,}")
         chunks = (bytes(2**20) for _ in range(64))
         try:
             answer = served.client.post(path, content=chunks, headers={"content-type": "application/json"})
@@ -175,8 +180,14 @@ def test_routes_are_closed_behind_a_proxy_s_prefix_too() -> None:
         async def send(message: Any) -> None:
             said.append(message.get("status"))
 
-        scope = {"type": "http", "path": f"{prefix}/gradio_api/proxy=http://x", "root_path": prefix, "headers": []}
-        await Guard(app, Settings(), None, set())(scope, None, send)  # type: ignore[arg-type]
+        scope = {
+            "type": "http",
+            "path": f"{prefix}/gradio_api/proxy=http://x",
+            "root_path": prefix,
+            "headers": [],
+            "method": "GET",
+        }
+        await Guard(app, Settings(), None, None, Streams())(scope, None, send)  # type: ignore[arg-type]
         return said
 
     assert asyncio.run(say(""))[0] == asyncio.run(say("/zoo"))[0] == 404
@@ -266,3 +277,134 @@ def test_clients_that_announce_much_and_send_little_do_not_delay_others(
         assert squeezed.status_code == 200
         for idler in idlers:
             idler.close()
+
+
+@pytest.mark.parametrize("path", ["run/models", "queue/join", "call/models", "upload", "cancel"])
+def test_a_body_has_to_arrive_in_time(impatient: Any, path: str) -> None:
+    head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with impatient.connect() as connection:
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 408
+        assert json.loads(answer.read()) == {"error": "the body did not arrive within 0.3 s"}
+
+
+@pytest.fixture(scope="module")
+def impatient(running: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("models")
+    tiny(folder / "model").write()
+    with running("--models", folder, "--timeout", 0.3) as server:
+        yield server
+
+
+def test_calls_that_stall_share_the_room_of_all_bodies(running: Any, tiny: Any, tmp_path: Path) -> None:
+    tiny(tmp_path / "model").write()
+    count = 40
+    with running("--models", tmp_path, "--max-body", 2 * 2**20, "--timeout", 600) as server:
+        httpx.post(f"{server.url}/gradio_api/run/models", json={"data": []})
+        before = server.memory()
+        head = f"POST /gradio_api/run/models HTTP/1.1\r\nHost: x\r\nContent-Length: {CALL_BYTES}\r\n\r\n"
+        calls = [server.connect() for _ in range(count)]
+        for call in calls:
+            call.settimeout(0.1)
+            with suppress(TimeoutError):  # the server does not read on
+                call.sendall(head.encode() + bytes(CALL_BYTES - 1))
+        assert server.memory() - before < count * CALL_BYTES / 2
+        for call in calls:
+            call.close()
+
+
+def form(*parts: bytes, end: bytes = b"--x--\r\n") -> bytes:
+    return b"".join(b"--x\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + end
+
+
+def test_uploads_that_fail_leave_no_files_and_the_end_none_at_all(running: Any, tiny: Any, tmp_path: Path) -> None:
+    tiny(tmp_path / "models" / "model").write()
+    file = b'name="files"; filename="a.png"\r\n\r\n' + bytes(1000)
+    with (
+        running(
+            *("--models", tmp_path / "models", "--max-body", LIMIT),
+            environment={"GRADIO_TEMP_DIR": str(tmp_path / "uploads")},
+        ) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+
+        def files() -> set[Path]:
+            return {path for path in (tmp_path / "uploads").rglob("*") if path.is_file()}
+
+        def send(body: bytes) -> int:
+            headers = {"content-type": "multipart/form-data; boundary=x"}
+            return client.post("/gradio_api/upload", content=body, headers=headers).status_code
+
+        own = files()
+        too_large = file + bytes(LIMIT)
+        assert send(form(file, end=b"")) == 200  # without the closing boundary: no file has arrived
+        assert send(form(file.replace(b'"files"', b'"other"'))) == 200
+        assert send(form(b'name="files"\r\n\r\ntext', file)) == 400
+        assert send(form(file, too_large)) == send(form(too_large, end=b"")) == 413
+        assert send(form(file, b"nothing")) in (400, 413)
+        with server.connect() as connection:
+            head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n"
+            connection.sendall(head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form(file, end=b""))
+        gone = 'serve_requests_total{model="",outcome="gone",route="other"} 1.0'
+        assert eventually(lambda: gone in client.get("/metrics").text)
+        assert files() == own
+        assert send(form(file)) == 200
+        assert len(files() - own) == 1
+        status, errors = server.stop()
+        assert (status, errors) == (0, "INFO: model is ready: fp32 on cpu\n")
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_the_number_of_open_pages_is_bounded() -> None:
+    streams = Streams()
+
+    async def work() -> None:
+        async def stay() -> None:
+            with streams.hold("session"):
+                await asyncio.Event().wait()
+
+        open_pages = [asyncio.create_task(stay()) for _ in range(STREAMS)]
+        await asyncio.sleep(0)
+        assert streams.sessions == {"session": STREAMS}
+        with pytest.raises(ApiError, match="too many pages are open") as refusal, streams.hold("one more"):
+            pass
+        assert (refusal.value.status, refusal.value.retry_after) == (503, 1)
+        for page in streams:
+            page.cancel()
+        await asyncio.wait(open_pages)
+        assert all(page.cancelled() for page in open_pages)
+        assert not list(streams)
+        assert not streams.sessions
+
+    asyncio.run(work())
+
+
+def test_large_uploads_wait_on_the_disk(running: Any, tiny: Any, tmp_path: Path, encode: Any) -> None:
+    """Many calls may name one large file; it is read only while it is decoded."""
+    tiny(tmp_path / "improved_resnet18.cifar10").write()
+    picture = encode(Image.new("RGB", (8, 8))) + bytes(8 * 2**20)
+    count = 40
+    with (
+        running("--models", tmp_path, "--timeout", 60) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        path = upload(client, picture)
+        before = peak = server.memory()
+        statuses: list[int] = []
+
+        def ask() -> None:
+            answer = httpx.post(
+                f"{server.url}/gradio_api/run/classify_picture", json={"data": [{"path": path}, ""]}, timeout=60
+            )
+            statuses.append(answer.status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            peak = max(peak, server.memory())
+            time.sleep(0.002)
+    assert statuses == [200] * count
+    assert peak - before < count * len(picture) / 3

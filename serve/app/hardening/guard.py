@@ -1,20 +1,22 @@
-"""What stands between strangers and Gradio: open routes, limits on bytes, and errors in the form of this server."""
+"""What stands between strangers and Gradio: open routes, bounded bodies, and errors in the form of this server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import orjson
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.app.gradio_internals import invalid_call
-from serve.app.upload_quota import UploadQuota
-from serve.http.bodies import Gone
+from serve.app.hardening.gradio_internals import invalid_call, unfinished_uploads
+from serve.app.hardening.refusals import STATUSES
+from serve.app.hardening.streams import Streams
+from serve.app.hardening.upload_quota import UploadQuota
+from serve.errors import ApiError
+from serve.http.bodies import Bodies, Gone
 from serve.http.forms import without_charset
 from serve.http.gate import RECORD
 from serve.http.responses import error_response
@@ -31,8 +33,13 @@ OPEN_ROUTES = frozenset((
 ))  # fmt: skip
 # Routes whose bodies are calls: an error in one of them is the client's mistake.
 CALLS = frozenset(("api", "call", "queue", "run"))
+# Routes whose responses to GET do not end by themselves.
+STREAMING = frozenset(("call", "heartbeat", "queue", "upload_progress"))
 # The most bytes of a call, which is a drawing and some words. Gradio holds it whole, and parses it as JSON.
 CALL_BYTES = 2 * 2**20
+# The most bytes of a call that waits in a queue: the names of a file and of a model. The page's calls do not wait.
+QUEUED_BYTES = 16 * 2**10
+QUEUED = frozenset(("call", "cancel", "queue", "reset"))
 # The most bytes that a form adds to its files.
 FORM_BYTES = 64 * 2**10
 
@@ -40,13 +47,14 @@ FORM_BYTES = 64 * 2**10
 class Guard:
     """ASGI middleware around the Gradio application.
 
-    `streams` holds the tasks of responses without end, such as the one that tells the page that the server is alive. A
-    shutdown does not wait for them but cancels them, and they end their responses in good order.
+    A body is read here, within the time and the room that all bodies of the server share, before Gradio sees it.
+    A shutdown does not wait for the responses of `streams` but cancels them, and they end in good order.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, quota: UploadQuota, streams: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, bodies: Bodies, quota: UploadQuota, streams: Streams) -> None:
         self._app = app
         self._upload_bytes = settings.max_body + FORM_BYTES
+        self._bodies = bodies
         self._quota = quota
         self._streams = streams
 
@@ -55,87 +63,90 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        route = _route(route_path(scope))
-        limit = self._upload_bytes if route == "upload" else CALL_BYTES
-        refusal = _refusal(scope, route, limit)
-        if refusal is not None:
-            await error_response(*refusal)(scope, receive, send)
-            return
-        if route == "upload":
-            scope = {**scope, "headers": without_charset(scope["headers"])}
+        path = route_path(scope)
+        route = _route(path)
         response = _Response(send, route)
-        body = _Body(receive, limit, response)
-        await self._forward(scope, body, response)
+        try:
+            _check(path, route)
+            await self._handle(scope, receive, response)
+        except ApiError as error:
+            response.error = error
         if response.error is not None:
-            await error_response(*response.error)(scope, receive, send)
-        if scope["method"] == "POST" and route and self._quota.due(body.received):
-            await asyncio.to_thread(self._quota.prune)
+            status, message, headers = response.error.status, response.error.message, response.error.headers
+            await error_response(status, message, headers)(scope, receive, send)
 
-    async def _forward(self, scope: Scope, body: _Body, response: _Response) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, response: _Response) -> None:
+        path, route = route_path(scope), response.route
+        if scope["method"] == "POST":
+            async with self._bodies.read(Request(scope, receive), self._limit(route)) as body:
+                if route == "upload":
+                    scope = {**scope, "headers": without_charset(scope["headers"])}
+                with unfinished_uploads():
+                    await self._forward(scope, _replay(body, receive), response)
+                received = len(body)
+            if route and self._quota.due(received):
+                await self._quota.prune()
+        elif scope["method"] == "GET" and route in STREAMING:
+            # The stream that each page has open: /gradio_api/heartbeat/SESSION.
+            session = path.rpartition("/")[2] if route == "heartbeat" else ""
+            with self._streams.hold(session):
+                await self._forward(scope, receive, response)
+        else:
+            await self._forward(scope, receive, response)
+
+    def _limit(self, route: str) -> int:
+        return self._upload_bytes if route == "upload" else QUEUED_BYTES if route in QUEUED else CALL_BYTES
+
+    async def _forward(self, scope: Scope, receive: Receive, response: _Response) -> None:
         """Let Gradio handle the request. If it fails, `response.error` says what to send instead."""
         task = asyncio.current_task()
         assert task is not None
-
-        async def send(message: Message) -> None:
-            await response.send(message)
-            if message["type"] == "http.response.start" and _content_type(message) == "text/event-stream":
-                self._streams.add(task)
-
+        token = STATUSES.set(response.statuses)
         try:
-            await self._app(scope, body.receive, send)
+            await self._app(scope, receive, response.send)
         except asyncio.CancelledError:
             if task not in self._streams or not response.begun:
                 raise
             task.uncancel()
             await response.end()
         except ClientDisconnect:
-            if response.error is None:
-                raise Gone from None
+            raise Gone from None
         except Exception as error:
             await _fail(response, error, scope[RECORD].id)
         finally:
-            self._streams.discard(task)
+            STATUSES.reset(token)
 
 
-class _Body:
-    """A request's body. Beyond `limit` bytes the client counts as gone, and the response says why."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Build a `receive` for a request whose body has been read."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    def __init__(self, receive: Receive, limit: int, response: _Response) -> None:
-        self.received = 0
-        self._receive = receive
-        self._limit = limit
-        self._response = response
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.received += len(message.get("body", b""))
-        if self.received <= self._limit:
-            return message
-        if not self._response.begun:  # a response that has begun did not need the rest of the body
-            self._response.error = _too_large(self._limit)
-        return {"type": "http.disconnect"}
+    return replay
 
 
 class _Response:
     """Sends a response on; one that reports an error becomes `{"error": ...}` first.
 
     Attributes:
-        error: status and text to send instead of Gradio's response; from then on that is dropped.
+        error: what to send instead of Gradio's response.
         begun: whether a part of the response has been sent.
+        statuses: the statuses of the calls that the app's functions have refused.
     """
 
     def __init__(self, send: Send, route: str) -> None:
         self.route = route
         self.begun = False
-        self.error: tuple[int, str] | None = None
+        self.error: ApiError | None = None
+        self.statuses: list[int] = []
         self._send = send
         self._bad: Message | None = None
         self._body = b""
         self._done = False
 
     async def send(self, message: Message) -> None:
-        if self.error is not None:
-            return
         if message["type"] == "http.response.start" and message["status"] >= 400:
             self._bad = message
             return
@@ -157,7 +168,8 @@ class _Response:
         content = content if isinstance(content, dict) else {"error": str(content)}
         # A text comes from one of the app's own calls, and the client is at fault. Null is an unexpected error.
         if status == 500 and self.route in CALLS and content.get("error"):
-            status = 400
+            # 503 and 504 tell the state of the server; all else is wrong with the call.
+            status = next((one for one in self.statuses if one > 500), 400)
         error = content.get("error") or content.get("detail") or "internal error; the log has it"
         message = {"error": error if isinstance(error, str) else orjson.dumps(error).decode()}
         if self.route and "detail" in content:
@@ -166,6 +178,8 @@ class _Response:
         body = orjson.dumps(message)
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["content-type"], headers["content-length"] = "application/json", str(len(body))
+        if status == 503:
+            headers["retry-after"] = "1"
         await self._send({"type": "http.response.start", "status": status, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -180,20 +194,12 @@ def _route(path: str) -> str:
     return path.removeprefix(API).split("/")[0].split("=")[0] if path.startswith(API) else ""
 
 
-def _refusal(scope: Scope, route: str, limit: int) -> tuple[int, str] | None:
-    """Return status and text for a request that Gradio must not see; None for any other."""
-    path = route_path(scope)
+def _check(path: str, route: str) -> None:
+    """Raise ApiError for a path that Gradio must not see."""
     if route and route not in OPEN_ROUTES:
-        return 404, f"nothing is at {path!r:.200}"
+        raise ApiError(404, f"nothing is at {path!r:.200}")
     if route == "file" and "://" in path:  # Gradio would fetch it and pass it on (its pull request 13596)
-        return 403, "this server fetches nothing from other servers"
-    if int(Headers(scope=scope).get("content-length", 0)) > limit:
-        return _too_large(limit)
-    return None
-
-
-def _too_large(limit: int) -> tuple[int, str]:
-    return 413, f"the body is too large: at most {limit:,} bytes"
+        raise ApiError(403, "this server fetches nothing from other servers")
 
 
 async def _fail(response: _Response, error: Exception, request: str) -> None:
@@ -202,12 +208,8 @@ async def _fail(response: _Response, error: Exception, request: str) -> None:
         if not isinstance(error.__cause__, HTTPException):
             raise error
         await response.end()  # an event has already said what is wrong
-    elif response.error is None and response.route in CALLS:
-        response.error = 400, invalid_call(error)
-    elif response.error is None:
+    elif response.route in CALLS or (response.route == "upload" and isinstance(error, TypeError)):  # a text as a file
+        response.error = ApiError(400, invalid_call(error))
+    else:
         log.exception("request %s failed", request)
-        response.error = 500, f"internal error; the log has it under request id {request}"
-
-
-def _content_type(start: Message) -> str:
-    return Headers(raw=list(start.get("headers", ()))).get("content-type", "").split(";")[0]
+        response.error = ApiError(500, f"internal error; the log has it under request id {request}")
