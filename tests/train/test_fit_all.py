@@ -63,8 +63,6 @@ note("end")
 note("-1", here / "running")
 free()
 """
-# fit.py itself, without `accelerate launch` before it.
-FIT = ("--launcher", shlex.join([sys.executable, str(Path(fit_all.__file__).with_name("fit.py"))]))
 # Of a run of one epoch.
 METRICS = RunMetrics(
     test_accuracy=12.5, test_images=1000, per_class_accuracy={}, confusion_matrix=[], validation_accuracy=12.0,
@@ -118,7 +116,7 @@ def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.Ca
     )  # fmt: skip
     records.write(run, folder / "args.json")
     records.write(METRICS, folder / "metrics.json")
-    assert fit_all.main([*arguments, *FIT, "--", "--data-dir", str(build.SAMPLES), "--epochs", "2"]) == 1
+    assert fit_all.main([*arguments, "--", "--data-dir", str(build.SAMPLES), "--epochs", "2"]) == 1
     printed = capsys.readouterr().out
     assert "0 of 1 runs are complete" in printed
     assert "its epochs was 1, now it is 2" in printed
@@ -130,7 +128,7 @@ def test_a_damaged_run_fails_and_is_left_as_it_is(tmp_path: Path, capsys: pytest
     for name in ("args.json", "metrics.json"):
         (folder / name).write_text("{")
     arguments = ["--models", "vanilla_resnet18", "--datasets", "mnist", "--runs-dir", str(tmp_path)]
-    assert fit_all.main([*arguments, *FIT, "--", "--data-dir", str(build.SAMPLES), "--epochs", "1"]) == 1
+    assert fit_all.main([*arguments, "--", "--data-dir", str(build.SAMPLES), "--epochs", "1"]) == 1
     assert "vanilla_resnet18.mnist.fast.seed0 FAILED" in capsys.readouterr().out
     assert "args.json is damaged" in (tmp_path / f"{folder.name}.log").read_text()
     assert (folder / "metrics.json").read_text() == "{"

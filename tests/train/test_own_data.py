@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import tiny_networks
+import torch
 from conftest import SAMPLES
 from safetensors import SafetensorError
 
@@ -105,7 +107,7 @@ def test_a_dataset_that_the_hub_does_not_give_names_the_flag(monkeypatch: pytest
     def unreachable(*_: object) -> None:
         raise ConnectionError("cannot reach the Hub")
 
-    monkeypatch.setattr(loading.datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataError, match=r"cannot reach the Hub; --data-dir names a folder"):
         loading.load("mnist")
 
@@ -194,7 +196,12 @@ def test_measuring_takes_the_batch_size_that_it_is_given(
 ) -> None:
     seen: list[int] = []
     forward = tiny_networks.TinyNet.forward
-    monkeypatch.setattr(tiny_networks.TinyNet, "forward", lambda net, x: seen.append(len(x)) or forward(net, x))
+
+    def noted(net: tiny_networks.TinyNet, x: torch.Tensor) -> Any:
+        seen.append(len(x))
+        return forward(net, x)
+
+    monkeypatch.setattr(tiny_networks.TinyNet, "forward", noted)
     assert evaluate.main([str(own_card), "--eval-batch-size", "4"]) == 0
     assert max(seen) == 4
     seen.clear()

@@ -133,7 +133,7 @@ def test_initialisation_of_section_4(name: str) -> None:
 @pytest.mark.parametrize("name", ["improved_vgg16", "vanilla_vgg16", "improved_resnet18", "improved_googlenet"])
 def test_a_new_classifier_is_initialised_as_the_first_one(name: str) -> None:
     torch.manual_seed(0)
-    kwargs = {"aux_logits": True} if "googlenet" in name else {}
+    kwargs: dict[str, Any] = {"aux_logits": True} if "googlenet" in name else {}
     model = timm.create_model(name, **kwargs)
     model.reset_classifier(100)
     heads = [model.get_classifier(), *(getattr(model, aux).fc2 for aux in ("aux1", "aux2") if kwargs)]

@@ -137,7 +137,7 @@ def test_a_given_name_holds_for_what_proxies_forward_too() -> None:
 
 
 def test_pages_of_allowed_origins_may_use_the_api() -> None:
-    allowed = {"allow_origin": ("https://page.example",), "api_key": "key", "model_control": "explicit"}
+    allowed: dict[str, Any] = {"allow_origin": ("https://page.example",), "api_key": "key", "model_control": "explicit"}
     page = {"origin": "https://page.example", "sec-fetch-site": "cross-site"}
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-any"}
     for path in ("/classify/model", "/v2/models/model/infer", "/v2"):

@@ -5,6 +5,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -59,7 +60,7 @@ def test_other_names_of_the_classes_of_a_table(folder: Path, monkeypatch: pytest
 
     def load(names: list[str]) -> loading.Dataset:
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        rows = {"image": [], "label": []}
+        rows: dict[str, list[Any]] = {"image": [], "label": []}
         for i in range(20):
             stream = io.BytesIO()
             name, colour = (("bee", (200, 0, i)), ("wasp", (0, 200, i)))[i % 2]

@@ -4,6 +4,7 @@ import os
 import shutil
 import unicodedata
 from pathlib import Path
+from typing import Any, Literal
 
 import PIL.Image
 import pytest
@@ -32,7 +33,7 @@ def insects(tmp_path: Path) -> Path:
     return fill(tmp_path / "insects")
 
 
-def load(folder: Path, **options: bool) -> loading.Dataset:
+def load(folder: Path, **options: Any) -> loading.Dataset:
     return loading.load(str(folder), image_size=8, options=DataOptions(**options))
 
 
@@ -279,7 +280,8 @@ def test_files_of_any_name_are_read(insects: Path, tmp_path: Path, name: bytes) 
 
 def test_a_name_is_the_same_however_its_unicode_is_composed(tmp_path: Path) -> None:
     """Some systems take letters and their accents apart, and others do not."""
-    for split, form in (("train", "NFC"), ("test", "NFD")):
+    forms: tuple[tuple[str, Literal["NFC", "NFD"]], ...] = (("train", "NFC"), ("test", "NFD"))
+    for split, form in forms:
         fill(tmp_path / "split" / split, (unicodedata.normalize(form, "épée"), "bee"), first=30 * (form == "NFD"))
     assert load(tmp_path / "split").class_names == ("bee", unicodedata.normalize("NFC", "épée"))
     fill(tmp_path / "split" / "train", (unicodedata.normalize("NFD", "épée"),))

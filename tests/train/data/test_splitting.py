@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -172,7 +173,7 @@ def test_shares_of_ones_own(insects: Path) -> None:
         ({"validation_share": 0.95}, ["0.95 to validate", "0.1 to test"]),
     ],
 )
-def test_shares_that_make_no_sense(options: dict[str, float], words: list[str]) -> None:
+def test_shares_that_make_no_sense(options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(DataError) as error:
         DataOptions(**options)
     assert all(word in message(error) for word in words)
@@ -186,7 +187,7 @@ def test_shares_that_make_no_sense(options: dict[str, float], words: list[str]) 
         ({"label_column": "label"}, "--label-column"), ({"skip_unreadable": True}, "--skip-unreadable"),
     ],
 )  # fmt: skip
-def test_the_papers_datasets_take_no_options(samples: Path, options: dict[str, object], flag: str) -> None:
+def test_the_papers_datasets_take_no_options(samples: Path, options: dict[str, Any], flag: str) -> None:
     with pytest.raises(DataError, match=f"^{flag}: dataset 'mnist' is read and split as in the paper"):
         loading.load("mnist", samples, options=DataOptions(**options))
 
@@ -204,5 +205,6 @@ def test_two_images_a_class_are_too_few_to_validate(tmp_path: Path) -> None:
 def test_a_share_of_a_split_that_is_given_is_refused(insects: Path, tmp_path: Path, split: str) -> None:
     shutil.copytree(insects, tmp_path / "given" / "train")
     shutil.copytree(insects, tmp_path / "given" / split)
+    share: dict[str, Any] = {f"{split}_share": 0.2}
     with pytest.raises(DataError, match=f"has a {split} split of its own"):
-        loading.load(str(tmp_path / "given"), image_size=8, options=DataOptions(**{f"{split}_share": 0.2}))
+        loading.load(str(tmp_path / "given"), image_size=8, options=DataOptions(**share))

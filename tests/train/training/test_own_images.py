@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -193,8 +194,8 @@ def test_a_classifier_of_other_classes_is_not_taken_over(
         weights = publishing.publish(weights, tmp_path / "card", None, True, paper.accuracy)
     classifier = load_file(weights / "model.safetensors")["fc.weight"]
 
-    def start(names: list[str]) -> torch.Tensor:
-        model = models.create("tiny_net", str(folder), len(names), 3, str(weights), class_names=names)
+    def start(names: list[str]) -> Any:
+        model: Any = models.create("tiny_net", str(folder), len(names), 3, str(weights), class_names=names)
         assert models.pretrained_cfg(model)["num_classes"] == len(names)
         assert torch.equal(model.conv1.weight, load_file(weights / "model.safetensors")["conv1.weight"])
         return model.fc.weight
@@ -214,7 +215,7 @@ def test_published_weights_of_as_many_other_classes(tmp_path: Path) -> None:
     assert models.classes_of("published", "vanilla_googlenet.mnist") == list("0123456789")
     assert models.classes_of(str(tmp_path / "weights.safetensors"), "vanilla_googlenet.mnist") is None
     options = (str(tmp_path), 10, 3, "published", None)
-    whole = models.create("vanilla_googlenet.cifar10", *options)
-    own = models.create("vanilla_googlenet.cifar10", *options, class_names=list("abcdefghij"))
+    whole: Any = models.create("vanilla_googlenet.cifar10", *options)
+    own: Any = models.create("vanilla_googlenet.cifar10", *options, class_names=list("abcdefghij"))
     assert torch.equal(own.conv1.conv.weight, whole.conv1.conv.weight)
     assert not torch.equal(own.fc.weight, whole.fc.weight)
