@@ -27,7 +27,7 @@ from dockerfile import ROOT, Stage
 RELEASES = {(3, 11): "bookworm", (3, 13): "trixie"}
 MODEL = ROOT / "model_cards" / "improved_googlenet.mnist"
 DIGIT = ROOT / "serve" / "examples" / "digit-4-of-mnist.png"
-# Bytes of the environment with the CPU runtime: SciPy, Gradio, NumPy and ONNX Runtime for the most part. No room for torch.
+# Bytes of the environment with the CPU runtime: mostly SciPy, Gradio, NumPy and ONNX Runtime. No room for torch.
 MOST = 500e6
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("serve")]
@@ -174,7 +174,7 @@ def get(url: str, body: bytes | None = None) -> bytes:
 def healthy(root: Path, port: int) -> bool:
     """What the image's health check says."""
     environment = {**os.environ, "ZOO_SERVE_PORT": str(port)}
-    command = [sys.executable, root / "opt" / "healthcheck.py"]
+    command: list[str | Path] = [sys.executable, root / "opt" / "healthcheck.py"]
     return subprocess.run(command, check=False, env=environment, capture_output=True).returncode == 0
 
 
