@@ -1,0 +1,105 @@
+"""How fine-tuning starts: a classifier fitted to frozen features, and norms that keep the statistics they came with.
+
+A new classifier with random weights sends large gradients through weights that are good already. One that is fitted
+first does not, and its accuracy is what fine-tuning has to exceed (LP-FT, Kumar et al. 2022, arXiv:2202.10054).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from train.data.loading import Split
+from train.data.preprocess import Preprocess
+from train.training.models import pretrained_cfg
+
+BATCH = 100
+# Weight of the L2 penalty, in images. Between 0.1 and 1000, values from 1 to 10 gave the best validation accuracy over
+# three networks and five datasets.
+PENALTY = 3.0
+STEPS = 100
+
+
+def fit_classifier(model: nn.Module, train: Split, label_smoothing: float, device: torch.device) -> None:
+    """Replace the classifier's weights by those of a logistic regression on the model's features of `train`.
+
+    A model whose classifier is not one linear layer is left as it is.
+    """
+    layer = _classifier(model)
+    if layer is None:
+        return
+    x = features(model, train, device)
+    weight, bias = logistic_regression(x, train.labels.cpu(), layer.out_features, label_smoothing)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if layer.bias is not None:
+            layer.bias.copy_(bias)
+
+
+@torch.inference_mode()
+def features(model: nn.Module, split: Split, device: torch.device) -> Tensor:
+    """Compute the classifier's input for each image, in evaluation mode: float32 [n, width] on the CPU."""
+    layer = _classifier(model)
+    assert layer is not None
+    preprocess = Preprocess(pretrained_cfg(model)).to(device)
+    inputs: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float().cpu()))
+    training = model.training
+    model.to(device).eval()
+    try:
+        for start in range(0, len(split), BATCH):
+            model(preprocess(split.images[start : start + BATCH].to(device)))
+    finally:
+        hook.remove()
+        model.train(training)
+    return torch.cat(inputs)
+
+
+def logistic_regression(x: Tensor, labels: Tensor, classes: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Fit a multinomial logistic regression with an L2 penalty.
+
+    Args:
+        x: float32 [n, width], the features.
+        labels: int64 [n].
+
+    Returns:
+        Weights float32 [classes, width] and biases float32 [classes].
+    """
+    mean = x.mean(0)
+    # One scale for all features: dividing a nearly constant one by its own deviation would amplify noise.
+    scale = (x - mean).square().mean().sqrt().clamp_min(1e-12)
+    x = (x - mean) / scale
+    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        fit = F.cross_entropy(x @ weight.T + bias, labels, label_smoothing=label_smoothing)
+        loss = fit + PENALTY / len(x) * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    weights, biases = weight.detach(), bias.detach()
+    return weights / scale, biases - weights @ (mean / scale)
+
+
+def keep_statistics(model: nn.Module) -> RemovableHandle:
+    """Normalise with BatchNorm's running statistics in training too, and leave them unchanged, until removed.
+
+    Few images in small batches give noisy statistics, and the fitted classifier was fitted to the running ones.
+    """
+    return model.register_forward_pre_hook(_evaluate_norms)
+
+
+def _evaluate_norms(model: nn.Module, _: object) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def _classifier(model: nn.Module) -> nn.Linear | None:
+    layer = model.get_classifier()  # type: ignore[operator]
+    return layer if isinstance(layer, nn.Linear) else None
