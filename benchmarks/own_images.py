@@ -2,10 +2,11 @@
 
 `python benchmarks/own_images.py [--small] [--data-dir DIR] [--seeds S ...] [--results FILE]`
 
-Each situation is a folder of PNG files, made of images that the published CIFAR-10 weights were not trained on: held-out
-CIFAR-10 images ("objects"), MNIST digits ("digits"), or an object with a digit in its lower right quarter, where each
-pair is a class of its own ("pairs": 20 classes are ten objects and two digits, 100 are all pairs). No image of the test
-splits is used when DIR holds the full datasets; the shipped samples hold no others that the weights do not know.
+Each situation is a folder of PNG files, made of images that the published CIFAR-10 weights were not trained on:
+held-out CIFAR-10 images ("objects"), MNIST digits ("digits"), or an object with a digit in its lower right quarter,
+where each pair is a class of its own ("pairs": 20 classes are ten objects and two digits, 100 are all pairs). No image
+of the test splits is used when DIR holds the full datasets; the shipped samples hold no others that the weights do not
+know.
 
 Prints a Markdown table of validation accuracies: of a linear classifier on frozen features, of recipe `fast` unchanged,
 and of the fitted defaults after the first epoch and at the end, each as mean and range over the seeds. Results are
@@ -88,8 +89,10 @@ FULL = (
 
 
 def images_by_class(name: str, data_dir: Path) -> list[np.ndarray]:
-    """Collect the images of a dataset that its published weights were not trained on: for each class, uint8 RGB
-    [n, 32, 32, 3].
+    """Collect the images of a dataset that its published weights were not trained on.
+
+    Returns:
+        For each class, uint8 RGB [n, 32, 32, 3].
     """
     dataset = loading.load(name, data_dir)
     split = dataset.validation if defaults.is_full(name, len(dataset.train)) else dataset.test
@@ -162,8 +165,10 @@ def linear_accuracy(situation: Situation, dataset: loading.Dataset, seed: int) -
     model = new_model(situation, dataset, seed)
     fine_tuning.fit_classifier(model, dataset.train, 0.1, CPU)
     seen = fine_tuning.features(model, dataset.validation, CPU)
-    predictions = model.get_classifier()(seen).argmax(1)  # type: ignore[operator]
-    return 100 * (predictions == dataset.validation.labels).float().mean().item()
+    layer = fine_tuning.classifier(model)
+    assert layer is not None
+    correct = layer(seen).argmax(1) == dataset.validation.labels
+    return 100 * int(correct.sum()) / len(correct)
 
 
 def train(
@@ -197,7 +202,6 @@ def measure(situation: Situation, data_dir: Path, seed: int) -> dict[str, Any]:
     present = recipes.get("fast", situation.model, "folder")
     fitted = defaults.fitted(
         present,
-        model=situation.model,
         dataset="folder",
         images=len(dataset.train),
         pretrained=situation.pretrained,

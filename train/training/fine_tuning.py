@@ -15,9 +15,10 @@ from train.data.preprocess import Preprocess
 from train.training.models import pretrained_cfg
 
 BATCH = 100
-# Weight of the L2 penalty, in images. Between 0.1 and 1000, values from 1 to 10 gave the best validation accuracy over
-# three networks and five datasets.
-PENALTY = 3.0
+# Weight of the L2 penalty, in images. Smaller ones give about the same accuracy at once, but a classifier that fits the
+# training images too well leaves the layers below little to learn: fine-tuned for 6 epochs, 20 classes with 20 images
+# each ended at 58 % with a penalty of 3 and at 62.5 % with 100.
+PENALTY = 100.0
 STEPS = 100
 
 
@@ -26,7 +27,7 @@ def fit_classifier(model: nn.Module, train: Split, label_smoothing: float, devic
 
     A model whose classifier is not one linear layer is left as it is.
     """
-    layer = _classifier(model)
+    layer = classifier(model)
     if layer is None:
         return
     x = features(model, train, device)
@@ -37,10 +38,10 @@ def fit_classifier(model: nn.Module, train: Split, label_smoothing: float, devic
             layer.bias.copy_(bias)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features(model: nn.Module, split: Split, device: torch.device) -> Tensor:
     """Compute the classifier's input for each image, in evaluation mode: float32 [n, width] on the CPU."""
-    layer = _classifier(model)
+    layer = classifier(model)
     assert layer is not None
     preprocess = Preprocess(pretrained_cfg(model)).to(device)
     inputs: list[Tensor] = []
@@ -62,6 +63,8 @@ def logistic_regression(x: Tensor, labels: Tensor, classes: int, label_smoothing
     Args:
         x: float32 [n, width], the features.
         labels: int64 [n].
+        classes: how many there are.
+        label_smoothing: as in `Recipe`.
 
     Returns:
         Weights float32 [classes, width] and biases float32 [classes].
@@ -78,10 +81,10 @@ def logistic_regression(x: Tensor, labels: Tensor, classes: int, label_smoothing
         optimizer.zero_grad()
         fit = F.cross_entropy(x @ weight.T + bias, labels, label_smoothing=label_smoothing)
         loss = fit + PENALTY / len(x) * weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(objective)
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     weights, biases = weight.detach(), bias.detach()
     return weights / scale, biases - weights @ (mean / scale)
 
@@ -100,6 +103,7 @@ def _evaluate_norms(model: nn.Module, _: object) -> None:
             module.eval()
 
 
-def _classifier(model: nn.Module) -> nn.Linear | None:
+def classifier(model: nn.Module) -> nn.Linear | None:
+    """Return a timm model's last layer, None where it is not linear."""
     layer = model.get_classifier()  # type: ignore[operator]
     return layer if isinstance(layer, nn.Linear) else None

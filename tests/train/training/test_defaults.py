@@ -1,0 +1,153 @@
+"""Defaults that fit the data: what follows from the number of images, and what fine-tuning starts from."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from train.data.augment import Augmentation
+from train.data.batches import batches
+from train.data.loading import Split
+from train.training import defaults, fine_tuning, recipes
+from zoo.catalog import DATASETS, NETWORKS
+
+FULL = {name: data.train_images - data.validation_images for name, data in DATASETS.items()}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_papers_datasets_in_full_keep_the_recipe(network: str, dataset: str, pretrained: bool) -> None:
+    recipe = recipes.get("fast", network, dataset)
+    fitted = defaults.fitted(recipe, dataset=dataset, images=FULL[dataset], pretrained=pretrained)
+    assert fitted == defaults.Fitted(recipe, fit_classifier=False, keep_statistics=False, lines=())
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, "resnet50"])
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("images", [7, 16, 250, 1800, 5000, 45_000, 200_000])
+def test_batches_and_length_follow_from_the_images(network: str, pretrained: bool, images: int) -> None:
+    recipe = recipes.get("fast", network, "folder")
+    fitted = defaults.fitted(recipe, dataset="folder", images=images, pretrained=pretrained)
+    derived = fitted.recipe
+    assert 16 <= derived.batch_size <= 128
+    steps = len(batches(images, derived.batch_size))
+    assert defaults.steps_per_epoch(images, derived.batch_size) == steps
+    total = steps * derived.epochs
+    if images >= 250:
+        assert total >= (600 if pretrained else 3000)
+    assert (fitted.fit_classifier, fitted.keep_statistics) == (pretrained, pretrained)
+    assert f"{images:,} training images" in fitted.lines[0]
+    assert f"({total:,} steps)" in fitted.lines[0]
+    assert f"batches of {derived.batch_size}," in fitted.lines[0]
+    assert f"peak rate {derived.learning_rate:g}," in fitted.lines[0]
+    assert derived.learning_rate <= recipe.learning_rate
+    if pretrained:
+        assert derived.sizes == ()
+        assert derived.learning_rate <= 0.01
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_folders_are_not_mirrored(network: str, pretrained: bool) -> None:
+    """The mirror image of a letter may be another letter."""
+    recipe = recipes.get("fast", network, "letters")
+    fitted = defaults.fitted(recipe, dataset="letters", images=500, pretrained=pretrained)
+    assert fitted.recipe.augmentation.flip == "none"
+    assert "no mirroring" in fitted.lines[0]
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_samples_of_cifar10_are_mirrored_and_those_of_mnist_are_not(pretrained: bool) -> None:
+    for dataset in DATASETS:
+        recipe = recipes.get("fast", "improved_resnet18", dataset)
+        fitted = defaults.fitted(recipe, dataset=dataset, images=1800, pretrained=pretrained)
+        assert fitted.recipe.augmentation.flip == recipe.augmentation.flip
+        assert fitted.recipe.batch_size < recipe.batch_size
+
+
+def test_what_the_command_line_says_is_kept() -> None:
+    recipe = recipes.get("fast", "improved_resnet18", "folder")
+    fitted = defaults.fitted(
+        recipe, dataset="folder", images=250, pretrained=True, epochs=5, batch_size=32, learning_rate=0.01
+    )
+    derived = fitted.recipe
+    assert (derived.epochs, derived.batch_size, derived.learning_rate) == (5, 32, 0.01)
+    assert "5 epochs (40 steps)" in fitted.lines[0]
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(6, True), (7, False)])
+def test_fewer_than_100_steps_are_warned_of(epochs: int, warned: bool) -> None:
+    recipe = recipes.get("fast", "improved_resnet18", "folder")
+    fitted = defaults.fitted(recipe, dataset="folder", images=250, pretrained=True, epochs=epochs)
+    assert any("Warning: " in line and "steps are few" in line for line in fitted.lines) == warned
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("images", [2, 8, 32, 500])
+def test_learning_by_heart_has_nothing_against_it(network: str, images: int) -> None:
+    recipe = defaults.by_heart(recipes.get("fast", network, "cifar10"), images)
+    assert recipe.augmentation == Augmentation()
+    assert (recipe.label_smoothing, recipe.weight_decay, recipe.sizes) == (0, 0, ())
+    assert recipe.clip_norm > 0
+    assert recipe.epochs * len(batches(images, recipe.batch_size)) >= defaults.BY_HEART_STEPS
+
+
+def test_logistic_regression_separates_what_can_be_separated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    centres = 5 * torch.randn(3, 20, generator=generator)
+    x = 100 + 1000 * (centres[labels] + torch.randn(300, 20, generator=generator))  # far from 0 and from 1
+    weight, bias = fine_tuning.logistic_regression(x, labels, 3, 0.1)
+    assert (weight.shape, bias.shape) == ((3, 20), (3,))
+    assert ((x @ weight.T + bias).argmax(1) == labels).float().mean() > 0.99
+
+
+def some_images(count: int, seed: int = 0) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(count) % 4)
+
+
+@pytest.mark.parametrize("network", ["vanilla_resnet18", "vanilla_googlenet", "vanilla_vgg16", "resnet10t"])
+def test_fitting_changes_the_classifier_alone(network: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(network, num_classes=4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    split = some_images(40)
+    fine_tuning.fit_classifier(model, split, 0.1, torch.device("cpu"))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    layer = fine_tuning.classifier(model)
+    assert layer is not None
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert changed == {names[parameter] for parameter in layer.parameters()}
+    assert model.training
+    logits = layer(fine_tuning.features(model, split, torch.device("cpu")))
+    assert logits.shape == (40, 4)
+
+
+def test_models_without_a_linear_classifier_are_left_as_they_are() -> None:
+    model = timm.create_model("vanilla_resnet18", num_classes=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fine_tuning.fit_classifier(model, some_images(8), 0.1, torch.device("cpu"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_statistics_are_kept_until_the_hook_is_removed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    hook = fine_tuning.keep_statistics(model)
+    model.train()
+    x = torch.randn(8, 3, 8, 8)
+    y = model(x)
+    assert model[2].training
+    assert norm.running_mean is not None
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    y.sum().backward()
+    assert norm.weight.grad is not None  # it is trained all the same
+    hook.remove()
+    model.train()
+    model(x)
+    assert not torch.equal(norm.running_mean, torch.zeros(4))
