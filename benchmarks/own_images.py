@@ -89,17 +89,20 @@ FULL = (
 
 
 def images_by_class(name: str, data_dir: Path) -> list[np.ndarray]:
-    """Collect the images of a dataset that its published weights were not trained on.
+    """Collect the images of a dataset that the published CIFAR-10 weights were not trained on.
 
     Returns:
         For each class, uint8 RGB [n, 32, 32, 3].
     """
     dataset = loading.load(name, data_dir)
-    split = dataset.validation if defaults.is_full(name, len(dataset.train)) else dataset.test
-    images = split.images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    if defaults.is_full(name, len(dataset.train)):
+        splits = [dataset.validation]
+    else:
+        splits = [dataset.test] if name == "cifar10" else [dataset.train, dataset.validation, dataset.test]
+    images = torch.cat([split.images for split in splits]).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     if images.shape[1] != 32:
         images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    labels = split.labels.numpy()
+    labels = torch.cat([split.labels for split in splits]).numpy()
     return [images[labels == label] for label in range(len(dataset.class_names))]
 
 

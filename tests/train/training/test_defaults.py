@@ -1,16 +1,28 @@
 """Defaults that fit the data: what follows from the number of images, and what fine-tuning starts from."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from conftest import SAMPLES, reset_accelerate
 from torch import nn
 
+from benchmarks import own_images
+from train.data import loading
 from train.data.augment import Augmentation
 from train.data.batches import batches
 from train.data.loading import Split
-from train.training import defaults, fine_tuning, recipes
+from train.speed.fold import fold
+from train.training import defaults, fine_tuning, loop, models, recipes
+from train.training.arguments import emulates_bf16
 from zoo.catalog import DATASETS, NETWORKS
 
+# Validation accuracy at the end, by images a class and weights; the table in docs/recipe.md has what was measured.
+FLOORS = {(5, True): 90.0, (20, True): 80.0, (20, False): 85.0}
 FULL = {name: data.train_images - data.validation_images for name, data in DATASETS.items()}
 
 
@@ -151,3 +163,33 @@ def test_statistics_are_kept_until_the_hook_is_removed() -> None:
     model.train()
     model(x)
     assert not torch.equal(norm.running_mean, torch.zeros(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_each_network_learns_32_images_by_heart(network: str, tmp_path: Path) -> None:
+    few = loading.load("cifar10", SAMPLES).train.spread(32)
+    dataset = loading.Dataset("cifar10", DATASETS["cifar10"].labels, few, few, few)
+    recipe = defaults.by_heart(recipes.get("fast", network, "cifar10"), len(few))
+    if emulates_bf16():
+        recipe = dataclasses.replace(recipe, mixed_precision="no")
+    set_seed(0)
+    model = models.create(network, "cifar10", 10, 3)
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
+    reset_accelerate()
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+    _, progress = loop.train(model, dataset, recipe, accelerator, tmp_path, seed=0)
+    assert progress.rows[-1]["validation_accuracy"] == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("situation", own_images.SMALL)
+def test_fitted_defaults_reach_their_floors_on_the_samples(situation: own_images.Situation) -> None:
+    """Validation images are 200, of which 2 % are four."""
+    reset_accelerate()
+    found = own_images.measure(situation, SAMPLES, seed=0)
+    if situation.pretrained:
+        assert found["first"] >= found["linear"] - 2
+        assert found["last"] >= found["linear"] - 2
+    assert found["last"] >= FLOORS[situation.per_class, situation.pretrained]
+    assert found["last"] > (found["present"] or 0) + 20
