@@ -77,14 +77,16 @@ FULL = (
     Situation("objects", 5, 50, 64, "vanilla_googlenet", True, 5),
     Situation("objects", 2, 100, 500, "vanilla_resnet18", True, 5),
     Situation("objects", 5, 5, 64, "vanilla_resnet18", True, 30),
-    Situation("objects", 5, 500, 32, "vanilla_resnet18", True, 1),
+    Situation("objects", 2, 20, 32, "vanilla_vgg16", True, 5),
     Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, 5),
+    Situation("objects", 5, 20, 32, "vanilla_googlenet", False, 30),
+    Situation("digits", 2, 50, 32, "vanilla_vgg16", False, 30),
+    Situation("pairs", 100, 5, 32, "vanilla_resnet18", True, 5),
+    Situation("objects", 5, 500, 32, "vanilla_resnet18", True, 1),
+    Situation("digits", 2, 20, 32, "vanilla_resnet18", True, None),
     Situation("pairs", 20, 100, 32, "vanilla_resnet18", True, 5),
     Situation("pairs", 100, 20, 32, "vanilla_resnet18", True, 5),
-    Situation("objects", 2, 20, 32, "vanilla_vgg16", True, 5),
     Situation("objects", 5, 100, 32, "vanilla_resnet18", False, 30),
-    Situation("objects", 5, 100, 32, "vanilla_googlenet", False, 30),
-    Situation("digits", 2, 50, 32, "vanilla_vgg16", False, 30),
 )
 
 
