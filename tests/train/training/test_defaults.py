@@ -192,11 +192,11 @@ def test_each_network_learns_32_images_by_heart(network: str, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("situation", own_images.SMALL)
 def test_fitted_defaults_reach_their_floors_on_the_samples(situation: Any) -> None:
-    """Validation images are 200, of which 2 % are four."""
+    """Of about 200 validation images 3 % are six: less is chance."""
     reset_accelerate()
     found = own_images.measure(situation, SAMPLES, seed=0)
     if situation.pretrained:
-        assert found["first"] >= found["linear"] - 2
-        assert found["last"] >= found["linear"] - 2
+        assert found["first"] >= found["linear"] - 3
+        assert found["last"] >= found["linear"] - 3
     assert found["last"] >= FLOORS[situation.per_class, situation.pretrained]
     assert found["last"] > (found["present"] or 0) + 20
