@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that run the tests side by side.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export DO_NOT_TRACK := 1
@@ -23,8 +25,8 @@ demo: $(VENV)/.demo
 	-@$(MAKE) --no-print-directory onnx
 	@$(BIN)/python -m serve $(ARGS)
 
-# Two processes; tests of the server keep to one of them. Threads of OpenMP that wait for a core would only spin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+# Tests that start servers or share the clock keep to one of the processes. OpenMP threads that wait for a core would only spin.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test: check onnx
 	$(PYTEST) -m "not slow" $(ARGS)

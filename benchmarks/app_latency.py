@@ -1,9 +1,9 @@
-"""How long from the last stroke to the new answer, seen by the visitor?
+"""Measure the time from the last stroke of a drawing to the new result, as a visitor sees it.
 
     python benchmarks/app_latency.py [--url http://127.0.0.1:8000] [--count 40]
 
-Draws digits in headless Chromium on a running server's page and measures, in the page itself, from the `pointerup` that
-ends a drawing to the change of the answer that followed the last request of that drawing.
+Draws digits in headless Chromium on the page of a running server. The time is taken in the page: from the `pointerup`
+that ends a drawing to the last change of the result.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import statistics
 
 from playwright.sync_api import sync_playwright
 
-# Each takes another path through the answer, so that no drawing gives the answer before it again.
+# Each gives a result of its own: the result of the same drawing again would not change the page.
 DRAWINGS = [
     [(60, 60), (200, 60), (120, 230)],
     [(140, 40), (140, 240)],
@@ -21,11 +21,11 @@ DRAWINGS = [
 ]
 WATCH = """() => {
     const canvas = document.querySelector("#pad canvas");
-    const answer = document.querySelector("#digit-answer");
+    const result = document.querySelector("#digit-answer");
     window.up = window.changed = 0;
     canvas.addEventListener("pointerup", () => { window.up = performance.now(); }, true);
     new MutationObserver(() => { window.changed = performance.now(); })
-        .observe(answer, { subtree: true, childList: true, characterData: true, attributes: true });
+        .observe(result, { subtree: true, childList: true, characterData: true, attributes: true });
 }"""
 
 
@@ -52,7 +52,7 @@ def main() -> None:
             page.mouse.down()
             for x, y in points[1:]:
                 page.mouse.move(x, y, steps=12)
-                page.wait_for_timeout(60)  # a hand takes its time: answers to the unfinished drawing come meanwhile
+                page.wait_for_timeout(60)  # as slow as a hand: results for the unfinished drawing come meanwhile
             page.mouse.up()
             page.wait_for_timeout(1200)
             if i >= 3:
@@ -63,9 +63,9 @@ def main() -> None:
     late = sorted(time for time in times if time > 0)
     early = len(times) - len(late)
     print(
-        f"{len(times)} drawings, last stroke to new answer: {statistics.median(late):.0f} ms at the median, "
+        f"{len(times)} drawings, last stroke to new result: {statistics.median(late):.0f} ms at the median, "
         f"{late[int(0.95 * (len(late) - 1))]:.0f} ms at the 95th percentile"
-        + (f"; {early} already had their answer" if early else "")
+        + (f"; {early} already had their result" if early else "")
     )
 
 

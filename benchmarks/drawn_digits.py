@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.morphology import skeletonize
 
-from serve.app.answer import SURE
+from serve.app.inference import SURE
 from serve.images.digits import prepare
 
 CANVAS = 280

@@ -1,8 +1,10 @@
-"""Images per second of the ONNX files: as PyTorch's exporter and ONNX Runtime's quantiser leave them, as this project
-builds them, and in int8 as its server loads them.
+"""Measure images per second of the ONNX files.
 
-`python benchmarks/onnx_files.py [MODEL ...]`: on one core, one after the other in every turn, so that all see the
-same spells of a noisy machine; the ratios are medians of the turns' own.
+Each precision as PyTorch's exporter and ONNX Runtime's quantiser write it and as this project builds it and, where the
+processor has AMX, the int8 file for it.
+
+`python benchmarks/onnx_files.py [MODEL ...]`: on one core, all files in every turn, so that all see the same load of
+other processes. The ratios are medians over the turns.
 """
 
 import argparse
@@ -18,7 +20,6 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from serve.engine.processor import has_int8_dot_product, has_int8_tiles
-from serve.engine.tiles import with_tiles
 from train.data import loading
 from train.data.preprocess import Preprocess
 from train.onnx_export import build, graph, metadata, quantize, small_maps
@@ -31,33 +32,34 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    if not has_int8_dot_product():  # else sums would run over
+    if not has_int8_dot_product():  # sums would overflow
         options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def plain(card: Path) -> dict[str, bytes]:
-    """Both precisions of a published model without what small_maps.py and the export's own resize do."""
+    """Both precisions of a published model without small_maps.py and the export's own resize."""
     model, config = models.load_card(card)
     training = loading.load(config["dataset"], build.SAMPLES).train
     images = quantize.calibration_images(config["dataset"], training, quantize.CALIBRATION_IMAGES)
-    with mock.patch.object(small_maps, "crop_kernels"), mock.patch.object(graph, "_Preprocess", Preprocess):
+    with mock.patch.object(small_maps, "crop_kernels"), mock.patch.object(graph, "MatrixResize", Preprocess):
         built = graph.build(model, tuple(config["image_size"]))
     int8 = quantize.quantize(built, images.permute(0, 2, 3, 1).numpy())
     return {"fp32": built.SerializeToString(), "int8": int8.SerializeToString()}
 
 
 def stages(name: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Each precision of a published model: plain, as built, and as the server loads it where that is another graph."""
+    """Each precision of a published model: plain, as built and, for int8 on a processor with AMX, the file for it."""
     card = models.card(name)
     for precision, before in plain(card).items():
-        built = (card / metadata.FILES[precision]).read_bytes()
-        loaded = with_tiles(built) if precision == "int8" and has_int8_tiles() else None
-        yield precision, [before, built, *([loaded] if loaded else [])]
+        files = [metadata.FILES[precision]]
+        if precision == "int8" and has_int8_tiles():
+            files.append(metadata.AMX_FILE)
+        yield precision, [before, *((card / file).read_bytes() for file in files)]
 
 
 def times(sessions: Sequence[onnxruntime.InferenceSession], batch: int, turns: int) -> np.ndarray:
-    """Seconds of a run, [turns, sessions], three turns of warming up left out."""
+    """Seconds of a run, [turns, sessions], without the first three turns, which warm up."""
     shape = sessions[0].get_inputs()[0].shape[1:]
     images = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
     seconds = np.zeros((turns + 3, len(sessions)))
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["improved_resnet18.cifar10"], help="published models of the zoo")
     parser.add_argument("--turns", type=int, default=30)
     given = parser.parse_args()
-    print("| model | file, MB | batch | plain, images/s | as built | | as the server loads it | | of fp32 as built |")
+    print("| model | file, MB | batch | plain, images/s | as built | | for AMX | | of fp32 as built |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.models:
         found = dict(stages(name))

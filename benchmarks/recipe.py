@@ -1,11 +1,11 @@
-"""What recipe `fast` is made of, one change at a time.
+"""Measure recipe `fast` against variants of it, one change at a time.
 
 `python benchmarks/recipe.py [--model NAME] [--epochs N] [--seeds S ...] [TRIAL ...]`
 
-Every trial trains the same network on the same images in the same order (CIFAR-10's training split without its
-validation images, which alone are measured) and differs from the recipe as published in what its name says, be it one
-of those below or numbers of the recipe, as in "learning_rate=0.05 clip_norm=5". Prints a table of validation accuracies
-of the last epoch; docs/recipe.md keeps those that decided.
+Every trial trains the same network on the same images in the same order: CIFAR-10's training split without its
+validation images, on which it is measured. It differs from the published recipe in what its name says: one of the
+trials below, or numbers of the recipe, as in "learning_rate=0.05 clip_norm=5". The table shows the validation accuracy
+of the last epoch; docs/recipe.md keeps the trials that decided the recipe.
 """
 
 import argparse
@@ -21,14 +21,15 @@ from accelerate.utils import set_seed
 from train.data import loading
 from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold
-from train.training import loop, models
+from train.training import models
 from train.training.arguments import emulates_bf16
+from train.training.loop import Options, Run
 from train.training.recipes import Recipe, get
 from zoo.catalog import NETWORKS
 
 
 def changed(recipe: Recipe, trial: str) -> Recipe:
-    """The recipe with a trial's change."""
+    """Return the recipe with a trial's change."""
     augmentation = recipe.augmentation
     changes: dict[str, dict] = {
         "as published": {},
@@ -64,17 +65,18 @@ def changed(recipe: Recipe, trial: str) -> Recipe:
         ) from None
 
 
-def run(model_name: str, dataset: loading.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
-    """Accuracies on the training images (augmented) and the validation images in the last epoch, and seconds."""
+def train(model_name: str, dataset: loading.Dataset, recipe: Recipe, seed: int) -> tuple[float, float, float]:
+    """Train once; return the last epoch's training (augmented) and validation accuracies, and the seconds."""
     set_seed(seed)
     model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     with tempfile.TemporaryDirectory() as folder:
-        _, progress = loop.train(model, dataset, recipe, accelerator, Path(folder), seed=seed)
+        run = Run(model, dataset, recipe, accelerator, Path(folder), Options(seed=seed))
+        run.train()
     accelerator.free_memory()
-    row = progress.rows[-1]
-    return row["train_accuracy"], row["validation_accuracy"], progress.train_seconds
+    row = run.progress.rows[-1]
+    return row["train_accuracy"], row["validation_accuracy"], run.progress.train_seconds
 
 
 def main() -> int:
@@ -94,7 +96,7 @@ def main() -> int:
     dataset = loading.load("cifar10", args.data_dir, side)
     lines = ["| trial | validation, % | training, % | seconds |", "|---|---|---|---|"]
     for trial, recipe in recipes.items():
-        found = [run(args.model, dataset, recipe, seed) for seed in args.seeds]
+        found = [train(args.model, dataset, recipe, seed) for seed in args.seeds]
         training, validation, seconds = zip(*found, strict=True)
         spread = f" ± {statistics.stdev(validation):.2f}" if len(found) > 1 else ""
         lines.append(

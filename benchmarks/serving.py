@@ -1,11 +1,12 @@
-"""Requests per second of this server, LitServe, Ray Serve and a plain FastAPI file, beside what the bare loop does.
+"""Requests per second of this server, LitServe, Ray Serve, a plain FastAPI file, and a loop without HTTP.
 
 `pip install -e ".[serve,bench]"`, `apt-get install wrk`, then `python benchmarks/serving.py [--seconds 10]`.
 
-One after the other on one machine: the same ONNX file, the same PNG in every request, the same client (wrk, a thread).
-The bare loop decodes the PNG and calls `session.run` in one process, without HTTP: it is the limit, at batch 1 for one
-connection and at batch 32 for many. LitServe takes the PNG in a form, as it has no raw bodies. Every server must give
-the bare loop's class before it is timed, runs for two seconds unmeasured, and any answer but 200 is told.
+All run one after another on one machine, with the same ONNX file, the same PNG in every request, and the same client
+(wrk, one thread). The bare loop decodes the PNG and calls `session.run` in one process: it is the upper limit, at batch
+1 for one connection and at batch 32 for many. LitServe gets the PNG in a form, as it reads no raw bodies. Each server
+must return the bare loop's class before it is measured, and warms up for two seconds. Responses other than 200 are
+counted as failed.
 """
 
 import argparse
@@ -49,7 +50,7 @@ NEEDS = {"LitServe": "litserve", "Ray Serve": "ray"}
 
 @dataclass
 class Measured:
-    """What wrk saw: requests answered 200 per second, percentiles of their latency in milliseconds, and the rest."""
+    """wrk's results: responses with status 200 per second, percentiles of the latency in milliseconds, and failures."""
 
     rate: float
     median: float
@@ -57,7 +58,7 @@ class Measured:
     failed: int
 
 
-# The loops run in processes of their own: sessions keep threads.
+# Each loop runs in its own process, as sessions keep their threads.
 LOOP = """
 import json, sys, time
 import numpy as np
@@ -81,16 +82,16 @@ print(json.dumps([batch * len(times) / sum(times), 1000 * float(np.median(times)
 """
 
 
-def loop(environment: dict[str, str], picture: Path, batch: int, seconds: float, what: str) -> tuple[float, float, int]:
-    """Images per second, median milliseconds a batch, and the class of the picture."""
-    command = [sys.executable, "-c", LOOP, picture, str(batch), str(seconds), what]
+def loop(environment: dict[str, str], image: Path, batch: int, seconds: float, what: str) -> tuple[float, float, int]:
+    """Return images per second, the median milliseconds per batch, and the image's class."""
+    command = [sys.executable, "-c", LOOP, str(image), str(batch), str(seconds), what]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=True)
     rate, median, best = json.loads(done.stdout)
     return rate, median, best
 
 
 def script(body: bytes, headers: dict[str, str]) -> str:
-    """Wrk's script for one request, byte for byte."""
+    """Write wrk's script for one request."""
     escaped = "".join(f"\\{byte:03d}" for byte in body)
     lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
     return "\n".join(['wrk.method = "POST"', f'wrk.body = "{escaped}"', *lines])
@@ -115,33 +116,33 @@ def wrk(url: str, lua: str, connections: int, seconds: float) -> Measured:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def milliseconds(percent: str) -> float:
-        value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", text).groups()
+        value, unit = re.findall(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", text)[0]
         return float(value) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[unit]
 
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
+    rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0])
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     failed = (int(bad[1]) if bad else 0) + (sum(map(int, errors.groups())) if errors else 0)
     return Measured(rate - (int(bad[1]) / seconds if bad else 0), milliseconds("50"), milliseconds("99"), failed)
 
 
-def form(picture: bytes) -> tuple[bytes, str]:
+def form(image: bytes) -> tuple[bytes, str]:
     head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
     head += b"Content-Type: image/png\r\n\r\n"
-    return head + picture + b"\r\n--frontier--\r\n", "multipart/form-data; boundary=frontier"
+    return head + image + b"\r\n--frontier--\r\n", "multipart/form-data; boundary=frontier"
 
 
 def best(url: str, body: bytes, headers: dict[str, str]) -> int:
     request = urllib.request.Request(url, body, headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(json.loads(answer.read())["predictions"][0]["index"])
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return int(json.loads(response.read())["predictions"][0]["index"])
 
 
 def memory(process: int) -> int:
-    """Resident bytes of a process and all its descendants; pages they share count once a process."""
+    """Return resident bytes of a process and its descendants. Shared pages count once per process."""
     total = int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     for task in Path(f"/proc/{process}/task").iterdir():
-        # Ray's workers start and end threads and processes all the time: one that is gone has no memory.
+        # Ray's workers start and end threads and processes all the time.
         with suppress(FileNotFoundError, ProcessLookupError):
             total += sum(memory(int(child)) for child in (task / "children").read_text().split())
     return total
@@ -158,19 +159,19 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        # Also what it leaves behind: LitServe's worker outlives it, and would take a core from what is timed next.
+        # And its children: LitServe's worker would still run during the next measurement.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def measure(
-    name: str, model: Path, picture: bytes, expected: int, environment: dict[str, str], given: argparse.Namespace
+    name: str, model: Path, image: bytes, expected: int, environment: dict[str, str], given: argparse.Namespace
 ) -> dict[str, float]:
-    """Starts server `name`, sees that it answers rightly, and returns its figures."""
-    body, headers = picture, {"Content-Type": "image/png"}
+    """Start a server, check its result, and return its measurements."""
+    body, headers = image, {"Content-Type": "image/png"}
     if name == "LitServe":
-        body, kind = form(picture)
+        body, kind = form(image)
         headers = {"Content-Type": kind}
     url = f"http://127.0.0.1:{PORT}/classify"
     command = [sys.executable, str(HERE / (SERVERS[name] or "")), str(PORT)]
@@ -191,11 +192,11 @@ def measure(
                 time.sleep(0.05)
         start = time.monotonic() - began
         if found != expected:
-            raise SystemExit(f"{name} says class {found}, the bare loop {expected}")
+            raise SystemExit(f"{name} returns class {found}, the bare loop {expected}")
         wrk(url, lua, given.connections, min(2, given.seconds))
         one = wrk(url, lua, 1, given.seconds)
         many = wrk(url, lua, given.connections, given.seconds)
-        figures = {
+        measured = {
             "one": one.rate,
             "median": one.median,
             "many": many.rate,
@@ -205,15 +206,15 @@ def measure(
             "memory": memory(process.pid) / 1e6,
         }
         if name == OURS:
-            body, headers = tensor(picture)
+            body, headers = tensor(image)
             target = f"http://127.0.0.1:{PORT}/v2/models/{model.parent.name}/infer"
-            figures["v2"] = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
-        return figures
+            measured["v2"] = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
+        return measured
 
 
-def tensor(picture: bytes) -> tuple[bytes, dict[str, str]]:
-    """A V2 request of 32 images, raw behind its JSON."""
-    pixels = serving_model.decode(picture)
+def tensor(image: bytes) -> tuple[bytes, dict[str, str]]:
+    """Build a V2 request of 32 images in binary after the JSON."""
+    pixels = serving_model.decode(image)
     raw = pixels.tobytes() * BATCH
     entry = {"name": "image", "datatype": "UINT8", "shape": [BATCH, *pixels.shape]}
     head = json.dumps(
@@ -226,7 +227,7 @@ def tensor(picture: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def ratios(turn: dict[str, dict[str, float]]) -> None:
-    """Adds to a turn's figures what they are to one another. Only within a turn: machines change their speed."""
+    """Add ratios to the measurements of a turn. Only within a turn, as the machine's speed changes."""
     bare, ours = turn[LIMIT], turn.get(OURS)
     for name, row in turn.items():
         row["to_bare"] = row["many"] / bare["many"]
@@ -238,7 +239,7 @@ def ratios(turn: dict[str, dict[str, float]]) -> None:
 
 
 def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
-    """Markdown; medians over the turns."""
+    """Format the medians over the turns as Markdown."""
 
     def middle(name: str, key: str, form: str = ".0f") -> str:
         values = [turn[name][key] for turn in turns if key in turn[name]]
@@ -246,7 +247,8 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
 
     lines = [
         f"| | 1 connection: requests/s | median, ms | {connections} connections: requests/s | p99, ms "
-        "| of the bare loop | ours is, at 1 / many | start, s | memory, MB | failed |",
+        f"| share of the bare loop | ours / theirs, at 1 / {connections} connections | start, s | memory, MB "
+        "| failed requests |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in turns[0]:
@@ -270,8 +272,8 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
         turned = ", ".join(f"{turn[OURS]['to_bare']:.2f}" for turn in turns)
         lines += [
             "",
-            f"Of the bare loop at {connections} connections, turn by turn: {turned}. "
-            f"One connection's median is {middle(OURS, 'median_to_bare', '.2f')} of the bare loop's at batch 1. "
+            f"Share of the bare loop's rate at {connections} connections, per turn: {turned}. "
+            f"The median latency of one connection is {middle(OURS, 'median_to_bare', '.2f')} times the bare loop's. "
             f"V2 requests of {BATCH} raw images, 4 connections: {middle(OURS, 'v2')} images/s, "
             f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}).",
         ]
@@ -282,11 +284,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "model_cards" / "improved_resnet18.cifar10")
     parser.add_argument("--precision", choices=list(FILES), default="int8")
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
-    parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
+    parser.add_argument("--seconds", type=float, default=10, help="seconds per measurement")
+    parser.add_argument("--turns", type=int, default=3, help="number of times that everything is measured")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), metavar="NAME")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="file for all measurements")
     return parser.parse_args()
 
 
@@ -302,26 +304,26 @@ def main() -> None:
         raise SystemExit(f'{", ".join(missing)} not installed; pip install -e ".[serve,bench]"')
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "models" / given.model.name / file.name
-        for copy in (model, model.parents[1] / "second" / file.name):  # our server serves the whole folder
+        for copy in (model, model.parents[1] / "second" / file.name):  # our server serves a whole folder
             copy.parent.mkdir(parents=True)
             copy.symlink_to(file.resolve())
-        picture = Path(folder) / "picture.png"
-        Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(picture)
+        image = Path(folder) / "image.png"
+        Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(image)
         paths = os.pathsep.join([str(HERE), str(ROOT)])
         environment = {**os.environ, "SERVING_MODEL": str(model), "PYTHONPATH": paths, "RAY_SERVE_LOG_TO_STDERR": "0"}
-        data = picture.read_bytes()
+        data = image.read_bytes()
         turns = []
         for _ in range(given.turns):
-            one, median, best_class = loop(environment, picture, 1, given.seconds, "decode")
-            many = loop(environment, picture, BATCH, given.seconds, "decode")[0]
-            run = loop(environment, picture, BATCH, given.seconds, "ready")[0]
+            one, median, best_class = loop(environment, image, 1, given.seconds, "decode")
+            many = loop(environment, image, BATCH, given.seconds, "decode")[0]
+            run = loop(environment, image, BATCH, given.seconds, "ready")[0]
             turn = {LIMIT: {"one": one, "median": median, "many": many, "run": run}}
             for name in given.servers:
                 turn[name] = measure(name, model, data, best_class, environment, given)
             ratios(turn)
             turns.append(turn)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    times = f"{given.seconds:g} s a figure, median of {given.turns}"
+    times = f"{given.seconds:g} s per measurement, median of {given.turns} turns"
     print(f"{given.model.name}, {given.precision}; {machine}; {len(data)} bytes of PNG; {times}\n")
     print(table(turns, given.connections))
     if given.json:

@@ -1,11 +1,11 @@
-"""The file one writes by hand: one image a run, in the handler."""
+"""A minimal FastAPI server: one image per run, in the handler."""
 
 import sys
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from serving_model import answer, decode, labels, run, session
+from serving_model import decode, labels, response, run, session
 
 app = FastAPI()
 network = session()
@@ -15,7 +15,7 @@ names = labels(network)
 @app.post("/classify")
 async def classify(request: Request) -> dict[str, Any]:
     image = decode(await request.body())
-    return answer(names, run(network, [image])[0])
+    return response(names, run(network, [image])[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LitServe with its dynamic batches: up to 32, 2 ms."""
+"""LitServe with dynamic batches: up to 32 images, 2 ms."""
 
 import sys
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import litserve
 import numpy as np
 from fastapi import Request
-from serving_model import answer, decode, labels, run, session
+from serving_model import decode, labels, response, run, session
 
 
 class Classify(litserve.LitAPI):
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         self.network = session()
         self.names = labels(self.network)
 
@@ -28,7 +28,7 @@ class Classify(litserve.LitAPI):
         return list(output)
 
     def encode_response(self, output: np.ndarray) -> dict[str, Any]:
-        return answer(self.names, output)
+        return response(self.names, output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the other servers and the bare loop share: one session, one way to read a PNG, one answer."""
+"""The parts that the other servers and the bare loop share: the session, the decoder and the response."""
 
 import io
 import json
@@ -15,15 +15,15 @@ PATH = os.environ.get("SERVING_MODEL", "")
 
 
 def session() -> onnxruntime.InferenceSession:
-    """The model at $SERVING_MODEL on the CPU, with ONNX Runtime's defaults, but for exact int8."""
+    """Load the model at $SERVING_MODEL on the CPU, with ONNX Runtime's defaults except for exact int8."""
     options = onnxruntime.SessionOptions()
-    if not has_int8_dot_product():  # else sums would run over: sooner, and not what the server computes
+    if not has_int8_dot_product():  # without it, int8 sums overflow
         options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(PATH, options, providers=["CPUExecutionProvider"])
 
 
 def decode(data: bytes) -> np.ndarray:
-    """uint8 [H, W, 3]."""
+    """Decode an image to uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -32,12 +32,12 @@ def labels(network: onnxruntime.InferenceSession) -> list[str]:
 
 
 def run(network: onnxruntime.InferenceSession, images: list[np.ndarray]) -> np.ndarray:
-    """Probabilities, float32 [n, classes]."""
+    """Compute probabilities, float32 [n, classes]."""
     return np.asarray(network.run(["probabilities"], {"image": np.stack(images)})[0])
 
 
-def answer(names: list[str], probabilities: np.ndarray) -> dict[str, Any]:
-    """The five best, as /classify says it."""
+def response(names: list[str], probabilities: np.ndarray) -> dict[str, Any]:
+    """Build the response of /classify: the five best classes."""
     best = probabilities.argsort()[::-1][:5]
     return {
         "predictions": [

@@ -1,4 +1,4 @@
-"""Ray Serve with its dynamic batches: up to 32, 2 ms."""
+"""Ray Serve with dynamic batches: up to 32 images, 2 ms."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
-from serving_model import answer, decode, labels, run, session
+from serving_model import decode, labels, response, run, session
 from starlette.requests import Request
 
 
@@ -22,7 +22,7 @@ class Classify:
         return list(run(self.network, images))
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        return answer(self.names, await self.predict(decode(await request.body())))
+        return response(self.names, await self.predict(decode(await request.body())))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Images per second of the training loop, beside the bare training step and timm's train.py.
+"""Measure images per second of the training loop against the bare training step and timm's train.py.
 
 `python benchmarks/training.py [--timm CHECKOUT]`. Everything runs in batches of 128 on one machine, in turns, so that
-a change of its speed meets all alike; the table gives medians, and ratios within each turn. The bare step is forward,
-backward and optimiser of the network on random data that is ready in memory, at the same size, precision and memory
-format. It is measured twice: as PyTorch runs it, and as the loop does, which trains VGG16 folded and on a CPU
-convolves in its own way; the first tells what a user gains, the second what the loop costs beside it. The loop is
-`fit.py`'s with recipe `fast` at the network's full input size and the paper's whole CIFAR-10 augmentation, which
-costs more than the recipe's own. timm's script trains resnet18 at 64x64 with its defaults and two loader workers,
-ours the same network by its name here. Both train on the images that ship with the project, in a process of their own
-each time, and the second epoch counts.
+a change of the machine's speed affects all equally. The table gives medians, and ratios within each turn.
+
+- The bare step is forward, backward and optimiser of the network on random data in memory, at the same size, precision
+  and memory format. It is measured twice: as PyTorch runs it, and as the loop runs it, which folds VGG16 and on a CPU
+  uses its own convolutions. The first ratio tells what a user gains, the second what the loop itself costs.
+- The loop is `fit.py`'s with recipe `fast`, at the network's full input size and with the paper's CIFAR-10
+  augmentation, which costs more than the recipe's own.
+- timm's script trains resnet18 at 64x64 with its defaults and two loader workers; ours trains the same network,
+  `vanilla_resnet18`. Both train on the shipped images, in a process of their own each time; the second epoch counts.
 """
 
 import argparse
@@ -34,9 +35,9 @@ from train.onnx_export import build
 from train.speed import convolution
 from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold
-from train.training import loop as training_loop
 from train.training import models, recipes
 from train.training.arguments import emulates_bf16
+from train.training.loop import Options, Run
 from train.training.objective import make_optimizer
 from zoo.catalog import NETWORKS
 
@@ -44,13 +45,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 IMPROVED = ("improved_googlenet", "improved_resnet18", "improved_vgg16")
 BATCH = 128
 WARM_STEPS = 5
-# What an epoch has on a GPU: it takes the images that ship with the project as often as that needs.
+# Of an epoch on a GPU: the shipped images, repeated.
 GPU_IMAGES = 25_000
 TIMM_SIZE = 64
 
 
 def create(model_name: str, size: int | None) -> nn.Module:
-    """A network for CIFAR-10, for its own input size or another."""
+    """Build a network for CIFAR-10, for its own input size or another one."""
     model = models.create(model_name, "cifar10", num_classes=10, in_chans=3)
     if size is not None:
         models.pretrained_cfg(model)["input_size"] = (3, size, size)
@@ -58,7 +59,7 @@ def create(model_name: str, size: int | None) -> nn.Module:
 
 
 def step(model_name: str, precision: str, steps: int, compiled: bool, as_in_the_loop: bool) -> float:
-    """Images per second of the training step alone, the first ones not counted."""
+    """Measure images per second of the training step alone; the first steps do not count."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     keep_freed_memory()
@@ -91,7 +92,7 @@ def step(model_name: str, precision: str, steps: int, compiled: bool, as_in_the_
 
 
 def loop(model_name: str, precision: str, compiled: bool, size: int | None) -> float:
-    """Images per second of `fit.py`'s loop, everything included but the validation."""
+    """Measure images per second of `fit.py`'s loop, without the validation."""
     augmentation = recipes.get("paper", model_name, "cifar10").augmentation
     recipe = replace(
         recipes.get("fast", model_name, "cifar10"), augmentation=augmentation, epochs=2, sizes=(), learning_rate=0.01
@@ -100,17 +101,18 @@ def loop(model_name: str, precision: str, compiled: bool, size: int | None) -> f
     model = create(model_name, size)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     samples = loading.load("cifar10", build.SAMPLES)
-    if torch.cuda.is_available():  # an epoch of them would take it no time
+    if torch.cuda.is_available():  # an epoch of them alone would be too short to measure
         samples = replace(samples, train=samples.train.take(np.arange(GPU_IMAGES) % len(samples.train)))
     with tempfile.TemporaryDirectory() as folder:
         accelerator = Accelerator(mixed_precision=precision)
-        _, progress = training_loop.train(model, samples, recipe, accelerator, Path(folder), seed=0, compiled=compiled)
-    return progress.rows[-1]["images_per_second"]
+        run = Run(model, samples, recipe, accelerator, Path(folder), Options(seed=0, compiled=compiled))
+        run.train()
+    return run.progress.rows[-1]["images_per_second"]
 
 
 @contextmanager
 def image_folder() -> Iterator[Path]:
-    """The shipped CIFAR-10 training images as a folder of PNGs, as timm's script reads them."""
+    """Write the shipped CIFAR-10 training images to a folder of PNGs, as timm's script reads them."""
     from PIL import Image
 
     split = loading.load("cifar10", build.SAMPLES).train
@@ -126,9 +128,9 @@ def image_folder() -> Iterator[Path]:
 
 
 def timm_script(checkout: Path, folder: Path) -> float:
-    """Images per second that timm's train.py prints for its second epoch."""
+    """Measure images per second of timm's train.py, as it prints them for its second epoch."""
     with tempfile.TemporaryDirectory() as output:
-        device = "cuda" if torch.cuda.is_available() else "cpu"  # the script's default is cuda, come what may
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # the script's default is cuda, also without a GPU
         options = f"--model resnet18 --input-size 3 {TIMM_SIZE} {TIMM_SIZE} --num-classes 10 --batch-size {BATCH}"
         options += " --workers 2 --epochs 2"
         options += f" --warmup-epochs 0 --log-interval 1 --device {device}"
@@ -142,14 +144,14 @@ def timm_script(checkout: Path, folder: Path) -> float:
 
 
 def _run(command: list) -> str:
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY)
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY, check=False)
     if result.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{result.stderr[-2000:]}")
     return result.stdout + result.stderr
 
 
 def row(name: str, pairs: list[tuple[float, float]]) -> str:
-    """A line of the table: medians, and the median of the turns' ratios with their range."""
+    """Format a line of the table: medians, and the median of the turns' ratios with their range."""
     ours, other = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = [a / b for a, b in pairs]
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"

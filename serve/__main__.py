@@ -1,4 +1,4 @@
-"""python -m serve"""
+"""The command line: python -m serve."""
 
 import argparse
 import errno
@@ -6,62 +6,48 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from serve.settings import CHOICES, Settings, from_environment
+from serve.settings import OPTIONS, PREFIX, Settings, from_environment, variable
 
 
-def parser(defaults: dict[str, Any]) -> argparse.ArgumentParser:
-    """Build the parser of the command line; `defaults` are what the environment says."""
-    usual = {entry.name: entry.default for entry in fields(Settings)} | defaults
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line. It has a flag for each setting, and returns only those that were given."""
     top = argparse.ArgumentParser(
         prog="python -m serve",
         description="Serves the models of a folder over HTTP: an app at /, POST /classify/MODEL, the Open Inference "
         "Protocol under /v2, metrics at /metrics, and the API's description at /docs.",
-        epilog="Every flag can be an environment variable: SERVE_PORT=9000 is --port 9000. SERVE_API_KEY is the key "
-        "that requests must carry (Authorization: Bearer KEY; the app asks for it as a password); without it no key is "
-        "needed.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=f"Each flag has an environment variable: {PREFIX}PORT=9000 is --port 9000. A flag takes precedence over "
+        f"its variable. {variable('api_key')} has no flag: it is the key that requests must carry (Authorization: "
+        "Bearer KEY; the app asks for it as a password). Without it, no key is needed.",
+        argument_default=argparse.SUPPRESS,
     )
-
-    def add(group: Any, name: str, text: str, **more: Any) -> None:
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, default=usual[name], choices=CHOICES.get(name), help=text, **more)
-
-    what = top.add_argument_group("what is served, and where")
-    add(what, "models", "folder with one folder per model", type=Path, metavar="FOLDER")
-    add(what, "host", "address to listen on; 0.0.0.0: all of them", metavar="ADDRESS")
-    add(what, "port", "port to listen on; 0: a free one", type=int)
-    add(what, "device", "auto: a GPU where one works, else the CPU")
-    add(what, "precision", "auto: int8 on a CPU with AVX2 or 8-bit dot products, else fp32")
-    add(what, "app", "the app at /", action=argparse.BooleanOptionalAction)
-
-    limits = top.add_argument_group("batches and limits")
-    add(limits, "threads", "cores for inference; 0: all this process may use", type=int, metavar="N")
-    add(limits, "max_batch", "most images in one run of a model", type=int, metavar="N")
-    add(limits, "max_delay", "seconds a run may wait for more images", type=float, metavar="SECONDS")
-    add(limits, "max_queue", "most images that may wait; more are answered 503", type=int, metavar="N")
-    add(limits, "max_images", "most images in a request; 0: 128, or --max-queue if that is less", type=int, metavar="N")
-    add(limits, "timeout", "seconds until a request is answered 504", type=float, metavar="SECONDS")
-    add(limits, "max_body", "most bytes of a request's body, also after decompression", type=int, metavar="BYTES")
-    add(limits, "max_pixels", "most pixels of a picture", type=int, metavar="N")
-    add(limits, "linger", "seconds to go on serving after SIGTERM, as not ready", type=float, metavar="SECONDS")
-    add(limits, "shutdown_timeout", "seconds to finish accepted requests after that", type=float, metavar="SECONDS")
-
-    logs = top.add_argument_group("logs")
-    add(logs, "access_log", "log a line for every request", action=argparse.BooleanOptionalAction)
-    add(logs, "log_format", "format of the log")
+    groups: dict[str, Any] = {}
+    for name, (kind, option) in OPTIONS.items():
+        if not option.flag:
+            continue
+        if option.group not in groups:
+            groups[option.group] = top.add_argument_group(option.group)
+        kinds: dict[str, Any] = (
+            {"action": argparse.BooleanOptionalAction}
+            if kind is bool
+            else {"type": kind, "metavar": option.metavar, "choices": option.choices or None}
+        )
+        default = getattr(Settings, name)
+        shown = f"{option.help} (default: {default}; {variable(name)})"
+        groups[option.group].add_argument("--" + name.replace("_", "-"), help=shown, **kinds)
     return top
 
 
-def settings(arguments: list[str] | None = None) -> Settings:
-    """Read the environment and the command line; end the process with one line where they make no sense."""
+def settings(arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the command line and the environment; end the process with status 2 and one line if a value is not valid.
+
+    A flag takes precedence over its variable, whatever that holds: Kubernetes sets variables of its own.
+    """
+    flags = vars(parser().parse_args(arguments))
     try:
-        environment = from_environment()
-        found = parser(environment).parse_args(arguments)
-        return Settings(**{**environment, **vars(found)})
+        return Settings(**from_environment(environment, ignore=flags), **flags)
     except ValueError as error:
         fail(str(error), 2)
 
@@ -73,7 +59,7 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the listening address, before anything slow begins."""
+    """Bind the listening address, before anything slow starts."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)
@@ -81,14 +67,12 @@ def bind(host: str, port: int) -> socket.socket:
             if os.name == "posix":
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(address)
-            taken.listen()  # without it two processes that start at once could both bind
+            taken.listen()  # without it, two processes that start together could both bind
         except OSError:
             taken.close()
             raise
     except UnicodeError:
-        fail(
-            f"cannot listen on {host}:{port}: {host!r} is not a host name; valid are this machine's names and addresses"
-        )
+        fail(f"cannot listen on {host}:{port}: {host!r} is not a host name; use a name or address of this machine")
     except OSError as error:
         flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         hint = "" if flag == "--port" and not port else f"; choose another with {flag}"
@@ -97,18 +81,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def main() -> None:
-    """Serve until a signal comes.
+    """Serve until a signal arrives.
 
-    The exit status is 0 after a signal, 1 where it cannot serve or cannot end in order, 2 for wrong arguments.
+    The exit status is 0 after a signal, 1 if it cannot serve or cannot shut down in time, 2 for invalid arguments.
     """
     chosen = settings()
-    # Until the server handles them: a container's first process would not even notice SIGTERM.
+    # Until the server handles them: by default, a container's first process ignores SIGTERM.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
-    if not os.path.isdir(chosen.models) or not os.access(chosen.models, os.R_OK | os.X_OK):
-        fail(f"{chosen.models} is not a folder that can be read; name the folder that holds the models with --models")
+    if not chosen.models.is_dir() or not os.access(chosen.models, os.R_OK | os.X_OK):
+        fail(f"{chosen.models} is not a folder that can be read; set the folder with the models by --models")
     with bind(chosen.host, chosen.port) as listener:
-        # Imported this late so that --help and a wrong flag are answered at once.
+        # Imported here, so that --help and the checks of the arguments take no time.
         from serve.api import create_app
         from serve.engine.models import find
         from serve.logs import configure

@@ -1,4 +1,4 @@
-"""The ASGI application: every route in one place, one engine behind them."""
+"""The ASGI application: all routes, and the engine that they share."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +9,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
-from serve.http.dispatch import Dispatch, http_error_response
 from serve.http.gate import KEYLESS, Gate
+from serve.http.responses import EXCEPTION_HANDLERS
+from serve.http.routing import route_first
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
 from serve.routes.openapi import with_key
@@ -29,25 +27,26 @@ TITLE = "Deep Image Zoo"
 
 
 class Application(FastAPI):
-    """FastAPI's application behind the gate and the dispatch, which are middleware in all but place.
+    """A FastAPI application whose API routes bypass FastAPI's middleware and parameters, which they do not use.
 
-    FastAPI would put layers of its own in front of them. What these do for the API's routes is done already, and they
-    take a tenth of the Python time that a small picture costs.
+    These take 80 of the 340 microseconds of processor time that a request for a small image would need, and more than a
+    fifth of the requests per second. FastAPI describes all routes at /docs, and serves the app and the documentation.
     """
 
     front: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
         scope["app"] = self
         await (self.behind if scope["type"] == "lifespan" else self.front)(scope, receive, send)
 
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what FastAPI itself is responsible for: the app, the documentation."""
+        """Handle a request as FastAPI does."""
         await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application for any ASGI server; `settings` default to the environment's (SERVE_MODELS, ...)."""
+    """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...)."""
     settings = settings or Settings(**from_environment())
     engine = Engine(settings)
     bodies = Bodies(settings)
@@ -55,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, _version()), engine.metrics)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
         engine.close()
@@ -64,21 +63,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Application(
         title=TITLE,
         version=_version(),
-        description='Image classification. Every answer other than a success is `{"error": "..."}`.',
+        description='Image classification. Every response other than a success is `{"error": "..."}`.',
         lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers=EXCEPTION_HANDLERS,
         docs_url=None,
         redoc_url=None,
     )
-    # FastAPI's own /docs fetches its script from another server.
+    # FastAPI's own /docs loads its script from another server.
     offline = FastAPIOffline(static_url="/docs/files", title=TITLE, redoc_url=None)
     for route in offline.routes:
         if isinstance(route, APIRoute) and route.methods:
             route.methods.add("HEAD")  # as for Starlette's own routes
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
-    app.front = Gate(Dispatch(app.behind, routes), engine)
+    app.front = Gate(route_first(routes, app.behind), engine)
     app.state.engine = engine
-    app.state.streams = set[asyncio.Task[Any]]()  # of answers without an end
+    app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end
     app.router.routes.extend(routes)
     if settings.api_key:
         describe = app.openapi
@@ -86,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.app:
         from serve.app.page import mount
 
-        # It answers all paths that are not the API's, and so comes last.
+        # Last, as it handles all paths that no other route has.
         mount(app, engine, decoder)
     return app
 
@@ -96,8 +95,3 @@ def _version() -> str:
         return version("deep-image-zoo")
     except PackageNotFoundError:
         return "0"
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return http_error_response(error)

@@ -1,8 +1,14 @@
-"""What can go wrong on the way to an answer. Every error knows its HTTP status, so that all routes report it alike."""
+"""Errors of requests. Each has its HTTP status, so that all routes report it alike."""
 
 
 class ApiError(Exception):
-    """A request that gets no result. `status` is the HTTP status, `message` the text in `{"error": ...}`."""
+    """A request that fails.
+
+    Args:
+        status: The HTTP status.
+        message: The text in `{"error": ...}`.
+        retry_after: Seconds for the header Retry-After, if another attempt can succeed.
+    """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -12,19 +18,19 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers for the answer: Retry-After (whole seconds) where trying again can help."""
+        """The response's headers: Retry-After (whole seconds) if another attempt can succeed."""
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
 class BadRequest(ApiError):
-    """400: the request itself is wrong; sending it again would give the same answer."""
+    """400: the request itself is wrong; another attempt fails too."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)
 
 
 class BadImage(ApiError):
-    """400 a broken picture, 413 one that is too large, 415 one in a format that is not accepted."""
+    """400 for a broken image, 413 for one that is too large, 415 for a format that is not accepted."""
 
 
 class ModelNotFound(ApiError):
@@ -36,28 +42,28 @@ class ModelNotFound(ApiError):
 
 
 class ModelNotReady(ApiError):
-    """503: the model is known, but not loaded now."""
+    """503: the model is known, but not loaded at present."""
 
     def __init__(self, name: str, state: str) -> None:
         super().__init__(503, f"model {name!r} is not ready: {state}", retry_after=1)
 
 
 class Overloaded(ApiError):
-    """503: there is too much to do; the answer comes at once, and the work is never begun."""
+    """503: the server has too much to do; the response is immediate, and the work never starts."""
 
     def __init__(self, message: str = "the queue is full") -> None:
         super().__init__(503, message, retry_after=1)
 
 
 class DeadlineExceeded(ApiError):
-    """504: the result did not come in time; work that has not begun by then is never begun."""
+    """504: the result is not ready in time; work that has not started by then never starts."""
 
     def __init__(self) -> None:
         super().__init__(504, "no result in time")
 
 
 class ModelLoadError(ApiError):
-    """400: a model's folder cannot be served; the message says what is wrong with it and how to mend it."""
+    """400: a model's folder cannot be served; the message says what is wrong with it and how to fix it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(400, message)

@@ -8,9 +8,10 @@ from serve.settings import Settings
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; where a record's arguments are a mapping (access lines), they become fields."""
+    """One JSON object per line. If a record's arguments are a mapping, as in the access log, they become fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Format a record as one line."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, object] = {
             "time": f"{stamp}.{int(record.msecs):03d}Z",
@@ -26,7 +27,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Set up the loggers of the server and of its libraries; meant for a process of its own."""
+    """Configure the loggers of the whole process: the server's and its libraries'."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(levelname)s: %(message)s")
@@ -35,6 +36,6 @@ def configure(settings: Settings) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("serve").setLevel(logging.INFO)
-    # They warn of broken requests, with which strangers would fill the log.
+    # They warn of broken requests, by which anybody could fill the log.
     for name in ("uvicorn", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The life of the process: listening, ready, SIGTERM, the last answer."""
+"""The life of the process: listening, ready, SIGTERM, the last response."""
 
 import asyncio
 import gc
@@ -7,8 +7,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import uvicorn
@@ -16,25 +14,23 @@ from fastapi import FastAPI
 
 from serve.engine.batching import Engine
 from serve.http.listening import finish_listening
-from serve.http.protocol import Protocol
+from serve.http.uvicorn_patches import ControlledServer, Protocol
 from serve.settings import Settings
 
-# Seconds for the requests of new connections to come when listening has ended.
+# Seconds for the requests of new connections to arrive after listening has stopped.
 LAST_REQUESTS = 1.0
-# Seconds for the answers to requests for which there was no more time.
-LAST_ANSWERS = 1.0
-# Seconds beyond `shutdown_timeout` after which the process is ended, even if a run hangs.
+# Seconds beyond `shutdown_timeout` after which the process ends, even if a run hangs.
 LAST_RESORT = 6.0
 
 
-class Server(uvicorn.Server):
-    """uvicorn, with three differences: it says when the models are ready, does not poll, and loses nothing on SIGTERM.
+class Server(ControlledServer):
+    """A server that says when its models are ready, and loses no request on SIGTERM.
 
-    From SIGTERM on the server reports that it is not ready, and goes on serving for `settings.linger` seconds while
-    load balancers learn of it; every answer closes its connection. Then it stops listening and finishes what it has
-    accepted, for at most `settings.shutdown_timeout` seconds; answers without an end, of which each open page has one,
-    are ended. SIGINT skips the lingering; a second signal ends the process at once. Threads that load a model or decode
-    a picture are never waited for.
+    After SIGTERM the server reports that it is not ready, and keeps serving for `settings.linger` seconds while load
+    balancers notice; each response closes its connection. Then it stops listening and finishes the requests that it has
+    accepted, for at most `settings.shutdown_timeout` seconds. Responses that do not end, of which each open page has
+    one, are cut off. SIGINT skips the lingering; a second signal ends the process at once. The server never waits for
+    threads that load a model or decode an image.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -47,32 +43,27 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                # Requests that have to be cut off are answered by the engine first.
+                # Before that, the engine sends the responses to requests that are cut off.
                 timeout_graceful_shutdown=int(settings.shutdown_timeout) + 2,
             )
         )
-        # The engine's threads need the interpreter's lock between runs, and under load would else get it 5 ms late.
+        # The engine's threads need the interpreter's lock between runs. By default, they get it up to 5 ms late.
         sys.setswitchinterval(0.0005)
         self.engine: Engine = app.state.engine
         self._streams: set[asyncio.Task[Any]] = app.state.streams
         self.failed = False
         self._settings = settings
+        self._listeners: list[socket.socket] = []
         self._stop = asyncio.Event()
         self._linger = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal comes, and end the process with status 0; return where no model could be loaded."""
+        """Serve until a signal arrives, and end the process with status 0; return if no model could be loaded."""
+        self._listeners = sockets or []
         with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
-            runner.run(self.serve(sockets))
+            runner.run(self.serve(self._listeners))
             if not self.failed:
-                _leave()  # here: the runner and the interpreter would wait for all threads
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        yield
+                _leave()  # here, as the runner and the interpreter would wait for all threads
 
     def _signalled(self, number: int) -> None:
         # A second signal ends the process directly: the event loop may be busy then.
@@ -81,18 +72,21 @@ class Server(uvicorn.Server):
         self._linger = self._settings.linger if number == signal.SIGTERM else 0.0
         self._stop.set()
 
-    async def main_loop(self) -> None:
-        """Wait for a signal, or until no model could be loaded."""
-        announced = asyncio.create_task(self._announce())
+    async def run_until_stop(self) -> None:
+        """Wait for a signal and linger, or return if no model could be loaded."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        announcing = asyncio.create_task(self._announce())
         await self._stop.wait()
-        announced.cancel()
+        announcing.cancel()
         self.engine.draining = True
         await asyncio.sleep(self._linger)
 
     async def _announce(self) -> None:
         await asyncio.to_thread(self.engine.wait)
-        # The objects that exist now stay (the app has 200,000): to walk through them in each collection would hold up
-        # requests for a tenth of a second.
+        # The objects that exist now stay (the app has 200,000). To traverse them in each collection would delay
+        # requests by a tenth of a second.
         gc.collect()
         gc.freeze()
         count = len(self.engine.models())
@@ -100,27 +94,22 @@ class Server(uvicorn.Server):
             self.failed = True
             self._stop.set()
             return
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host, port = self._listeners[0].getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         print(f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}", flush=True)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept who has come, stop listening, answer, close."""
-        await finish_listening(sockets or [])
-        for server in self.servers:
-            server.close()
+    async def drain(self) -> None:
+        """Accept the connections that have begun, stop listening, and set the limits for the remaining requests."""
+        await finish_listening(self._listeners)
+        self.stop_accepting()
         await asyncio.sleep(LAST_REQUESTS)
         seconds = self._settings.shutdown_timeout
         for task in self._streams:
             task.cancel()
-        cut = asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
+        asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
         last = threading.Timer(seconds + LAST_RESORT, os._exit, [1])
         last.daemon = True
         last.start()
-        await super().shutdown(sockets)
-        cut.cancel()
-        if self.server_state.tasks:  # cut off, but their answers are still to be sent
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_ANSWERS)
 
 
 def _leave() -> NoReturn:

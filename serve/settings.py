@@ -1,102 +1,164 @@
-"""Every setting of the server, in one place: command line, environment and tests all start from `Settings`."""
+"""The server's settings.
+
+Each option is stated once, as a field of `Settings`. The command line, the environment variables, the checks and
+`--help` all follow from these fields.
+"""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
 
-PREFIX = "SERVE_"
-CHOICES = {
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "fp32", "int8"),
-    "log_format": ("text", "json"),
-}
-LOWEST = {
-    "threads": 0,
-    "max_batch": 1,
-    "max_delay": 0,
-    "max_queue": 1,
-    "max_images": 0,
-    "timeout": 0.001,
-    "max_body": 1,
-    "max_pixels": 1,
-    "linger": 0,
-    "shutdown_timeout": 0,
-}
+PREFIX = "ZOO_SERVE_"
 MAX_IMAGES = 128
 # Threads cannot wait for much longer than this many seconds.
 HIGHEST = 2**31
 
+SERVED = "what is served, and where"
+LIMITS = "batches and limits"
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Option:
+    """The description of a setting.
+
+    Args:
+        help: One line for `--help`.
+        group: Heading in `--help`.
+        metavar: Name of the value in `--help`.
+        choices: Valid values; empty if there is no list of them.
+        low: Smallest valid number.
+        high: Largest valid number.
+        flag: False for a secret. Other users can read a command line, so only the environment can set it.
+    """
+
+    help: str
+    group: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float = HIGHEST
+    flag: bool = True
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server can be told. A field that makes no sense raises ValueError, with its value and the valid ones."""
+    """All settings of the server.
 
-    models: Path = Path("model_cards")  # one folder per model
-    host: str = "127.0.0.1"
-    port: int = 8000  # 0: a free one
-    device: str = "auto"
-    precision: str = "auto"
-    app: bool = True  # the app at /
+    Raises:
+        ValueError: If a value is not valid. The message holds the name, the value and the valid values.
+    """
 
-    threads: int = 0  # cores for inference; 0: all that this process may use
-    max_batch: int = 32  # images in one run
-    max_delay: float = 0.0  # seconds that a run may wait for more images
-    max_queue: int = 256  # images waiting
-    max_images: int = 0  # images in one request; 0: 128, or `max_queue` where that is less
-    timeout: float = 10.0  # seconds until 504
-    max_body: int = 16 * 2**20  # bytes of a request, also after decompression
-    max_pixels: int = 25_000_000  # of a picture, width x height
-    linger: float = 1.0  # seconds to go on serving after SIGTERM
-    shutdown_timeout: float = 30.0  # seconds to finish accepted work after that
+    models: Annotated[Path, Option("folder with one folder per model", SERVED, "FOLDER")] = Path("model_cards")
+    host: Annotated[str, Option("address to listen on; 0.0.0.0: all of them", SERVED, "ADDRESS")] = "127.0.0.1"
+    port: Annotated[int, Option("port to listen on; 0: a free one", SERVED, "PORT", low=0, high=65535)] = 8000
+    device: Annotated[
+        str, Option("auto: a GPU if one works, else the CPU", SERVED, choices=("auto", "cpu", "cuda"))
+    ] = "auto"
+    precision: Annotated[
+        str,
+        Option(
+            "auto: int8 on a CPU with AVX2 or 8-bit dot products, else fp32", SERVED, choices=("auto", "fp32", "int8")
+        ),
+    ] = "auto"
+    app: Annotated[bool, Option("the app at /", SERVED)] = True
 
-    access_log: bool = False  # a line per request
-    log_format: str = "text"
-    api_key: str | None = field(default=None, repr=False)
+    threads: Annotated[int, Option("cores for inference; 0: all this process may use", LIMITS, "N", low=0)] = 0
+    max_batch: Annotated[int, Option("most images in one run of a model", LIMITS, "N", low=1)] = 32
+    max_delay: Annotated[float, Option("seconds a run may wait for more images", LIMITS, "SECONDS", low=0)] = 0.0
+    max_queue: Annotated[int, Option("most images that may wait; beyond it, status 503", LIMITS, "N", low=1)] = 256
+    max_images: Annotated[
+        int, Option(f"most images in a request; 0: {MAX_IMAGES}, or --max-queue if that is less", LIMITS, "N", low=0)
+    ] = 0
+    timeout: Annotated[float, Option("seconds until a request gets status 504", LIMITS, "SECONDS", low=0.001)] = 10.0
+    max_body: Annotated[
+        int, Option("most bytes of a request's body, also after decompression", LIMITS, "BYTES", low=1)
+    ] = 16 * 2**20
+    max_pixels: Annotated[int, Option("most pixels of an image, width x height", LIMITS, "N", low=1)] = 25_000_000
+    linger: Annotated[
+        float, Option("seconds to keep serving after SIGTERM, reported as not ready", LIMITS, "SECONDS", low=0)
+    ] = 1.0
+    shutdown_timeout: Annotated[
+        float, Option("seconds to finish accepted requests after that", LIMITS, "SECONDS", low=0)
+    ] = 30.0
+
+    access_log: Annotated[bool, Option("log a line for every request", LOGS)] = False
+    log_format: Annotated[str, Option("format of the log", LOGS, choices=("text", "json"))] = "text"
+    api_key: Annotated[str | None, Option("key that requests must carry", SERVED, flag=False)] = field(
+        default=None, repr=False
+    )
 
     def __post_init__(self) -> None:
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; valid are {', '.join(valid)}")
-        for name, low in LOWEST.items():
-            if not low <= getattr(self, name) <= HIGHEST:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}, and at most {HIGHEST}")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}; valid are 0 to 65535")
+        for name, (_, option) in OPTIONS.items():
+            _check(name, getattr(self, name), option)
         if self.max_images == 0:
             object.__setattr__(self, "max_images", min(MAX_IMAGES, self.max_queue))
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images is {self.max_images}, more than the {self.max_queue} of max_queue")
-        if self.api_key == "":
-            raise ValueError("api_key is empty; leave it out to serve everybody")
-        if self.api_key is not None and (self.api_key != self.api_key.strip() or not self.api_key.isprintable()):
-            # Without the key itself: somebody else may see the message.
-            raise ValueError(
-                "api_key begins or ends with white space, or holds what cannot be printed, as a line break"
-            )
+        if self.api_key is not None:
+            _check_key(self.api_key)
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Read the fields of `Settings` that variables give: SERVE_MODELS, SERVE_MAX_BATCH, SERVE_API_KEY and so on."""
+# Each setting's type and description.
+OPTIONS: dict[str, tuple[Any, Option]] = {
+    name: get_args(hint) for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+
+
+def from_environment(environment: Mapping[str, str] = os.environ, ignore: Collection[str] = ()) -> dict[str, Any]:
+    """Read settings from environment variables: ZOO_SERVE_MODELS, ZOO_SERVE_MAX_BATCH, ZOO_SERVE_API_KEY and so on.
+
+    Args:
+        environment: The variables.
+        ignore: Names of settings whose variables are not read, such as those that a flag sets.
+
+    Returns:
+        The value of each setting whose variable exists, by the setting's name.
+
+    Raises:
+        ValueError: If a value has the wrong type, or is empty.
+    """
     return {
-        entry.name: _parse(entry.name, type(entry.default), text)
-        for entry in fields(Settings)
-        if (text := environment.get(PREFIX + entry.name.upper())) is not None
+        name: _parse(variable(name), kind, environment[variable(name)])
+        for name, (kind, _) in OPTIONS.items()
+        if name not in ignore and variable(name) in environment
     }
 
 
-def _parse(name: str, kind: type, text: str) -> Any:
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _parse(shown: str, kind: Any, text: str) -> Any:
     if kind is bool:
         words = {"1": True, "true": True, "0": False, "false": False}
         if text.lower() not in words:
-            raise ValueError(f"{PREFIX}{name.upper()} is {text!r}; valid are {', '.join(words)}")
+            raise ValueError(f"{shown} is {text!r}; valid are {', '.join(words)}")
         return words[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            raise ValueError(f"{PREFIX}{name.upper()} is {text!r}; it must be a number") from None
+            raise ValueError(f"{shown} is {text!r}; it must be a number") from None
     if not text:
-        raise ValueError(f"{PREFIX}{name.upper()} is empty; leave it out for the default")
-    return Path(text) if kind is type(Path()) else text
+        raise ValueError(f"{shown} is empty; remove it to use the default")
+    return Path(text) if kind is Path else text
+
+
+def _check(name: str, value: Any, option: Option) -> None:
+    if option.choices and value not in option.choices:
+        raise ValueError(f"{name} is {value!r}; valid are {', '.join(option.choices)}")
+    # Written so that nan is refused.
+    if option.low is not None and not option.low <= value <= option.high:
+        raise ValueError(f"{name} is {value}; it must be at least {option.low}, and at most {option.high}")
+
+
+def _check_key(key: str) -> None:
+    if not key:
+        raise ValueError("api_key is empty; remove it to serve everybody")
+    if key != key.strip() or not key.isprintable():
+        # Without the key itself: somebody else may see the message.
+        raise ValueError("api_key starts or ends with white space, or holds an unprintable character")

@@ -1,31 +1,27 @@
-"""The README.md of a published model: every figure from `metrics.json`.
+"""Rebuild the README.md of every published model, and the table of them in the project's README.
 
-`train/publish.py` writes it. It also tells how today's recipes differ from the run's: `python train/card.py` writes
-all of them anew after a change of recipes, or of this file, and the project's table of them.
+`train/publish.py` writes a card when it publishes a run. A card also tells how today's recipe differs from the run's:
+rebuild the cards after a change of the recipes or of the cards' templates.
 """
 
 import argparse
 import sys
 
-from train.cards import readme_table
-from train.cards.card import render
+from train.cards import model_card, readme_table
 from train.errors import exit_status
 from train.files import write_text
 from train.training import models
 
 
 def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(
-        prog="python train/card.py",
-        description="Write the README.md of every published model anew, and the table of them in the project's.",
-    ).parse_args(argv)
-    return exit_status("card.py", write)
+    """Run the command; return its exit status."""
+    argparse.ArgumentParser(prog="python train/card.py", description=__doc__).parse_args(argv)
+    return exit_status("card.py", _main)
 
 
-def write() -> int:
-    """Write the text of every published model's card, and the table of them."""
+def _main() -> int:
     for folder in models.cards():
-        write_text(folder / "README.md", render(folder))
+        write_text(folder / "README.md", model_card.render(folder))
     readme_table.write()
     return 0
 

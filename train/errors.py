@@ -1,15 +1,15 @@
-"""What a command tells its user in one line, and its exit status then."""
+"""Errors that a command tells its user in one line, and their exit status."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """What the user can mend; its message is one line."""
+    """A mistake that the user can correct; its message is one line."""
 
 
 def exit_status(script: str, command: Callable[[], int]) -> int:
-    """A command's own exit status; 2 for a UserError, 1 for an OSError, such as a full disk, each told in one line."""
+    """Run a command and return its exit status: 2 for a UserError, 1 for an OSError, both printed in one line."""
     try:
         return command()
     except (UserError, OSError) as error:

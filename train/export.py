@@ -1,8 +1,8 @@
 """Published models as ONNX, fp32 and int8: `python train/export.py` for all, or with names or folders for some.
 
-The graph takes the dataset's own pixels and holds all that stands between them and the answer: scaling, resizing,
-normalisation, network, softmax. The files are built, not tracked: the same weights give the same files again. Their
-metadata tell what they were built from, so that `--missing` builds those anew that other weights or other code gave.
+The graph takes the dataset's own pixels and contains scaling, resizing, normalisation, network and softmax. The files
+are built, not tracked: the same weights give the same files again. Their metadata state what they were built from, so
+`--missing` rebuilds only those of other weights, another card, other code or other library versions.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from train.training import models
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python train/export.py", description="Build the ONNX files of published models."
     )
@@ -39,12 +40,12 @@ def _main(args: argparse.Namespace) -> int:
         cards = [card for card in cards if outdated(card)]
     failed = False
     with tqdm(total=len(cards), unit="model", disable=None) as bar:
-        for card, paths, reason in export_all(cards, args.jobs):
+        for card, paths, error in export_all(cards, args.jobs):
             for path in paths:
                 bar.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", file=sys.stdout)
-            if reason:
+            if error:
                 failed = True
-                bar.write(f"export.py: {card.name}: {reason}", file=sys.stderr)
+                bar.write(f"export.py: {card.name}: {error}", file=sys.stderr)
             bar.update()
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""Files that a crash leaves old or new, never half, and their digests."""
+"""Atomic writes, JSON files and digests."""
 
 import hashlib
 import json
@@ -13,26 +13,29 @@ from train.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends without an exception."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which replaces it when the block ends without an exception.
+
+    A crash leaves the old file or the new one, never a part.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(descriptor)
-    aside = Path(name)
+    temporary = Path(name)
     try:
-        yield aside
-        # What mkstemp makes, and what safetensors writes, is the owner's alone; these are to be read like any other.
+        yield temporary
+        # mkstemp and safetensors make files for the owner alone; give them a new file's usual permissions.
         umask = os.umask(0)
         os.umask(umask)
-        aside.chmod(0o666 & ~umask)
-        with aside.open("rb") as file:
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's bytes, in hexadecimal."""
+    """Compute the digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -42,7 +45,7 @@ class FileError(UserError):
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a run or a card says of itself.
+    """Read a JSON file of a run or a card.
 
     Raises:
         FileError: the file is missing, or damaged.
@@ -59,9 +62,11 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as aside:
-        aside.write_text(text)
+    """Write a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -17,8 +17,8 @@ from train.files import FileError, write_json
 Record = TypeVar("Record")
 
 __all__ = [
-    "CardConfig", "CardMetrics", "Earlier", "Published", "RunDescription", "RunMetrics", "RunSettings", "SplitMetrics",
-    "TeacherRecord", "as_dict", "parse", "read", "write",
+    "CardConfig", "CardMetrics", "Earlier", "PaperRun", "Published", "RunDescription", "RunMetrics", "RunSettings",
+    "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 
@@ -133,6 +133,14 @@ class RunMetrics(SplitMetrics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaperRun(RunMetrics):
+    """Metrics of a run of recipe `paper`, as the report keeps them in `docs/report/paper/`."""
+
+    model: str
+    dataset: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published(SplitMetrics):
     """Metrics of stored weights and of the ONNX files built from them.
 
@@ -221,8 +229,12 @@ def read(kind: type[Record], file: Path) -> Record:
 
 
 def as_dict(record: Any) -> dict[str, Any]:
-    """A record's fields as JSON holds them."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))
+    """Convert a record to what its JSON file holds. `Earlier.run` is left out where it is None."""
+
+    def known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in items if (key, value) != ("run", None)}
+
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record, dict_factory=known)))
     return found
 
 

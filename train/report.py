@@ -1,8 +1,8 @@
-"""The paper's tables and figures beside ours: `python train/report.py` writes REPORT.md and docs/report/.
+"""Write the paper's tables and figures beside ours: `python train/report.py` writes REPORT.md and docs/report/.
 
-Every figure of ours comes from the `metrics.json` and `log.csv` of a published model; the paper's from
-`train/paper.py`. What is not published yet is a dash. `python train/report.py RUN_FOLDER ...` also takes in finished
-runs of recipe `paper`: their figures and logs, not their weights.
+Our numbers come from the `metrics.json` and `log.csv` of the published models, the paper's from `train/paper/paper.py`.
+A model that is not published yet is a dash. `python train/report.py RUN_FOLDER ...` also adds finished runs of recipe
+`paper`: their metrics and logs, not their weights.
 """
 
 import argparse
@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 
 from train.errors import exit_status
-from train.paper.report import write
+from train.paper import report
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python train/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER", help="a finished run of recipe paper")
     args = parser.parse_args(argv)
-    return exit_status("report.py", lambda: write(args.runs))
+    return exit_status("report.py", lambda: report.write(args.runs))
 
 
 if __name__ == "__main__":

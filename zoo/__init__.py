@@ -1,5 +1,8 @@
-"""The six networks of "Deep Networks for Image Classification". Importing this package registers them with timm."""
+"""The networks of "Deep Networks for Image Classification". Importing this package registers them with timm."""
 
-from zoo import googlenet, resnet, vgg
+from importlib import import_module
 
-__all__ = ["vgg", "resnet", "googlenet"]
+from zoo.catalog import NETWORKS
+
+for _family in sorted({network.family for network in NETWORKS.values()}):
+    import_module(f"zoo.{_family}")

@@ -1,23 +1,28 @@
-"""The networks and datasets of this project: names, titles, descriptions, labels and statistics, each stated once.
+"""The networks and the datasets of this project. Every fact about them that is used more than once is stated here.
 
-A new network is its family file, a row here and its model card; see "Adding a network" in CONTRIBUTING.md.
+A new network is its family file, a row in `NETWORKS` and its model card: see "Adding a network" in CONTRIBUTING.md.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["DATASETS", "NETWORKS", "Dataset", "Network"]
+__all__ = ["DATASETS", "DEFAULT_DATASET", "NETWORKS", "PAPER", "Dataset", "Network"]
+
+PAPER = "Deep Networks for Image Classification"
+"""The title of the paper (Skoularikis, 2021)."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """One architecture that this package registers with timm.
+    """An architecture that this package registers with timm.
 
     Attributes:
         title: its name in tables and plots.
+        family: the module of this package that registers it.
         description: a noun phrase for model cards, in Markdown.
     """
 
     title: str
+    family: str
     description: str
 
 
@@ -27,12 +32,14 @@ class Dataset:
 
     Attributes:
         title: its name in tables and plots.
-        hub_id: where it is on the Hugging Face Hub.
+        hub_id: its id on the Hugging Face Hub.
         labels: the class names, in the order of the label numbers.
-        image_size: of one image, (height, width, channels) in pixels.
-        mean, std: of each channel over all pixels of the training split, in units of 0 to 1.
-        train_images, validation_images: the training split's size and, of these, how many are held out for validation.
-        test_images: images in the test split, by class.
+        image_size: height, width and channels of an image, in pixels.
+        mean: of each channel, over all pixels of the training split, in units of 0 to 1.
+        std: of each channel, likewise.
+        train_images: size of the training split.
+        validation_images: how many of the training split are held out for validation.
+        test_images: size of the test split, by class.
     """
 
     title: str
@@ -46,27 +53,35 @@ class Dataset:
     test_images: tuple[int, ...]
 
 
+# By the name of the timm model.
 NETWORKS = {
-    "vanilla_googlenet": Network("GoogLeNet", "torchvision's `googlenet`"),
-    "vanilla_resnet18": Network("ResNet18", "torchvision's `resnet18`"),
-    "vanilla_vgg16": Network("VGG16", "torchvision's `vgg16`"),
+    "vanilla_googlenet": Network("GoogLeNet", "googlenet", "torchvision's `googlenet`"),
+    "vanilla_resnet18": Network("ResNet18", "resnet", "torchvision's `resnet18`"),
+    "vanilla_vgg16": Network("VGG16", "vgg", "torchvision's `vgg16`"),
     "improved_googlenet": Network(
-        "Improved GoogLeNet", "GoogLeNet with a stem of three 3x3 convolutions in the place of the 7x7 one"
+        "Improved GoogLeNet",
+        "googlenet",
+        "GoogLeNet with a stem of three 3x3 convolutions instead of the 7x7 one",
     ),
     "improved_resnet18": Network(
-        "Improved ResNet18", "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier"
+        "Improved ResNet18",
+        "resnet",
+        "ResNet18 with a stem of three 3x3 convolutions and dropout of 0.1 before the classifier",
     ),
     "improved_vgg16": Network(
         "Improved VGG16",
-        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool in the place of the 7x7 average pool",
+        "vgg",
+        "VGG16 with BatchNorm after every convolution and a 5x5 adaptive max pool instead of the 7x7 average pool",
     ),
 }
 
-# Section 5.1 normalises with "the mean of their per channel mean and standard deviation". Read here as the mean and the
-# standard deviation of each channel over all pixels of the training split, in units of 0 to 1. (Averaging each image's
-# own deviation would give CIFAR-10's often seen 0.2023, 0.1994, 0.2010, which does not bring the variance to one.)
-# The paper's logs (Figures 11 to 14) show 10,000 of MNIST's 60,000 and 5,000 of CIFAR-10's 50,000 training images held
-# out for validation.
+# By the tag of the pretrained weights.
+#
+# Statistics: section 5.1 normalises with "the mean of their per channel mean and standard deviation". This is read as
+# the mean and the standard deviation of each channel over all pixels of the training split. (The often used 0.2023,
+# 0.1994, 0.2010 for CIFAR-10 average the deviations of single images, and do not bring the variance to one.)
+#
+# Validation: the paper's logs (Figures 11 to 14) show how many training images it held out.
 DATASETS = {
     "mnist": Dataset(
         title="MNIST",
@@ -91,3 +106,6 @@ DATASETS = {
         test_images=(1000,) * 10,
     ),
 }
+
+DEFAULT_DATASET = "cifar10"
+"""Whose weights a model name without a tag stands for."""

@@ -1,13 +1,13 @@
-"""The compact form in which the larger networks' weights are published, and how to read it.
+"""The compact form in which weights are published, and how to read it.
 
-A compact checkpoint is a safetensors file like any other, but some tensors `name` are kept as others that give them:
+A compact checkpoint is a safetensors file in which a tensor `name` may be replaced by others:
 
-* `name.int8` [rows, ...] and `name.scale` [rows, blocks]: 8-bit integers, and one factor for each block of 64 of a row.
-* `name.left` [out, rank] and `name.right` [rank, in]: their product.
-* `name.cells` [size], beside `name`: a linear layer on a pooled grid of size x size cells, of which `name` itself holds
-  the distinct ones; entry i says which of them row i, and column i, of the grid repeats.
+* `name.int8` [rows, ...] and `name.scale` [rows, blocks]: 8-bit integers, and a factor for each block of 64 in a row.
+* `name.left` [out, rank] and `name.right` [rank, in]: `name` is their product.
+* `name.cells` [size], beside `name`: the weights of a linear layer on a pooled grid of size x size cells. `name` holds
+  the distinct cells; row i and column i of the grid are copies of row and column `cells[i]` of these.
 
-They nest: factors may be 8-bit integers, and their product the weights of distinct cells.
+The forms nest: `left` and `right` may be 8-bit integers, and their product the weights of distinct cells.
 """
 
 import torch
@@ -20,16 +20,22 @@ BLOCK = 64
 
 
 def to_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a tensor [rows, ...] to 8 bits: int8 of its shape, and float16 [rows, blocks], a factor for each block.
+    """Round a tensor to 8-bit integers with a factor for each block.
+
+    Args:
+        weight: [rows, ...].
+
+    Returns:
+        int8 [rows, ...] and float16 [rows, blocks].
 
     Raises:
         ValueError: a weight is not finite, or too large for a factor in half precision.
     """
     rows = weight.detach().float().flatten(1)
     columns = rows.shape[1]
-    blocks = F.pad(rows, (0, -columns % BLOCK)).unflatten(1, (-1, BLOCK))
-    # Half precision is exact enough for a factor, as the integers are made for the factor that is kept. Small factors,
-    # those of weights below 0.008, are multiples of 2**-24: up, or the largest weights were cut off.
+    blocks = F.pad(rows, (0, -columns % BLOCK)).view(len(rows), -1, BLOCK)
+    # Half precision is enough for a factor, as the integers are computed from the rounded one. Small factors, those of
+    # weights below 0.008, are multiples of 2**-24: they are rounded up, or the largest weights would be clipped.
     scale = (blocks.abs().amax(2) / 127 + 2**-25).half()
     if not scale.isfinite().all():
         raise ValueError("weights do not fit 8-bit blocks: some are not finite, or above 8 million")
@@ -39,18 +45,18 @@ def to_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_blocks(integers: Tensor, scale: Tensor) -> Tensor:
-    """float32, of the shape of `integers`; what `to_blocks` rounded."""
+    """Undo `to_blocks`, but for its rounding: float32 [rows, ...]."""
     rows = integers.flatten(1)
     factors = scale.float().repeat_interleave(BLOCK, dim=1)[:, : rows.shape[1]]
     return (rows.float() * factors).reshape(integers.shape)
 
 
 def repeat_cells(weight: Tensor, cells: Tensor) -> Tensor:
-    """The weights of a linear layer on a pooled grid from those of its distinct cells.
+    """Compute the weights of a linear layer on a pooled grid from those of its distinct cells.
 
     Args:
         weight: [out, channels * n * n], for the n x n distinct cells of the grid.
-        cells: integers [size], which of the n each row, and each column, of the grid repeats.
+        cells: integers [size] in 0..n-1: the distinct row that each row of the grid copies; likewise for columns.
 
     Returns:
         [out, channels * size * size].
@@ -62,10 +68,10 @@ def repeat_cells(weight: Tensor, cells: Tensor) -> Tensor:
 
 
 def expand(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict from a compact one; one that is whole already comes back as it is.
+    """Expand a compact state dict; tensors that are whole already stay as they are.
 
     Raises:
-        KeyError: a tensor's other half is missing.
+        KeyError: one of the two tensors that replace another is missing.
     """
     state = dict(state_dict)
     for key in [key for key in state if key.endswith(".int8")]:

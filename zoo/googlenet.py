@@ -10,29 +10,33 @@ Parameter names are torchvision's, so its checkpoints load as they are.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from timm.layers import ConvNormAct, create_classifier, get_device_dtype
+
+# timm re-exports its layers in a way that mypy takes for private imports.
+from timm.layers import ConvNormAct, create_classifier, get_device_dtype  # type: ignore[attr-defined]
 from timm.models import register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import flatten_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.catalog import PAPER
 from zoo.pretrained import build_model, dataset_cfgs
+from zoo.torchscript import ignore, is_scripting
 
 __all__ = ["AUX_LOSS_WEIGHT", "GoogLeNet", "GoogLeNetOutputs"]
 
 AUX_LOSS_WEIGHT = 0.3
-"""What each auxiliary head's loss counts for in training, beside 1 for the classifier's (section 2, GoogLeNet)."""
+"""Weight of each auxiliary head's loss in training; the classifier's is 1 (section 2, GoogLeNet)."""
 
-# torchvision's, and the TensorFlow original's; PyTorch's default is 1e-5.
+# The epsilon of torchvision and of the original in TensorFlow; PyTorch's default is 1e-5.
 ConvBlock = partial(ConvNormAct, norm_kwargs={"eps": 1e-3})
 
 
 class GoogLeNetOutputs(NamedTuple):
-    """What a GoogLeNet with auxiliary heads returns in training: logits [batch, classes], in torchvision's order."""
+    """The output of a GoogLeNet with auxiliary heads in training: logits [batch, classes], in torchvision's order."""
 
     logits: Tensor
     aux_logits2: Tensor
@@ -40,10 +44,10 @@ class GoogLeNetOutputs(NamedTuple):
 
 
 class Inception(nn.Module):
-    """Four branches side by side, joined along the channels: 1x1, 3x3, 3x3, and a 3x3 max pool.
+    """Four parallel branches, concatenated along the channels: 1x1, 3x3, 3x3, and a 3x3 max pool.
 
-    The third branch is 5x5 in the original paper. torchvision's is 3x3 (pytorch/vision#906): kept, as it is the network
-    that was measured.
+    The third branch is 5x5 in the original paper. It is 3x3 in torchvision (pytorch/vision#906), and so in the network
+    that the paper measured.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Inception(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the branches to a map: [batch, channels, height, width], the size stays."""
         return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], dim=1)
 
 
@@ -87,19 +92,21 @@ class InceptionAux(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the head's logits, [batch, classes]."""
         x = F.adaptive_avg_pool2d(x, (4, 4))  # N x in_chs x 4 x 4
         x = self.conv(x)  # N x 128 x 4 x 4
         x = F.relu(self.fc1(torch.flatten(x, 1)))  # N x 1024
-        return self.fc2(self.dropout(x))
+        x = self.fc2(self.dropout(x))  # N x classes
+        return x  # noqa: RET504  for mypy: the call of a module has no type
 
 
 def _create_stem(stem: str, in_chans: int, **dd: Any) -> nn.Module:
-    """First layers, [batch, in_chans, height, width] -> [batch, 64, height/2, width/2]."""
+    """Build the first layers: [batch, in_chans, height, width] -> [batch, 64, height/2, width/2]."""
     if stem == "conv7x7":
         return ConvBlock(in_chans, 64, kernel_size=7, stride=2, **dd)
     if stem == "deep":
-        # The paper gives no widths. 32, 32, 64 are those of the deep ResNet stem (ResNet-C), its improved ResNet's; a
-        # stride of 2 and 64 channels out leave all that follows at the sizes it had.
+        # The paper gives no widths. 32, 32, 64 are those of the deep ResNet stem (ResNet-C), as in its improved ResNet.
+        # With a stride of 2 and 64 output channels, all later layers keep their sizes.
         return nn.Sequential(
             ConvBlock(in_chans, 32, kernel_size=3, stride=2, **dd),
             ConvBlock(32, 32, kernel_size=3, **dd),
@@ -109,20 +116,25 @@ def _create_stem(stem: str, in_chans: int, **dd: Any) -> nn.Module:
 
 
 class GoogLeNet(nn.Module):
-    """GoogLeNet. Input at least 15x15 pixels; shapes in the comments are those of a 64x64 one.
+    """GoogLeNet for inputs of at least 15x15 pixels. Comments give the shapes for 64x64.
 
-    In evaluation it returns the logits, [batch, num_classes]. In training a model built with `aux_logits=True` returns
-    `GoogLeNetOutputs`; the auxiliary heads' losses are meant to be added with `AUX_LOSS_WEIGHT`. TorchScript allows one
-    output type only: a scripted model with auxiliary heads evaluates, and refuses to train.
+    In evaluation it returns the logits, [batch, num_classes]. In training, a model built with `aux_logits=True` returns
+    `GoogLeNetOutputs`; the auxiliary heads' losses are to be added with `AUX_LOSS_WEIGHT`. TorchScript allows only one
+    output type: a scripted model with auxiliary heads evaluates, and refuses to train.
 
     Args:
+        num_classes: classes of the classifier; 0 for none.
+        in_chans: channels of the input.
+        global_pool: timm's type of the pool before the classifier.
         stem: "conv7x7", or "deep" for three 3x3 convolutions.
         drop_rate: dropout before the classifier.
-        aux_drop_rate: dropout in the auxiliary heads.
         aux_logits: build the auxiliary heads.
+        aux_drop_rate: dropout in the auxiliary heads.
+        device: of the parameters.
+        dtype: of the parameters.
     """
 
-    __constants__ = ("aux_logits",)  # so that TorchScript leaves the heads' branch out where there are none
+    __constants__ = ("aux_logits",)  # lets TorchScript drop the branch of the heads where there are none
 
     def __init__(
         self,
@@ -181,7 +193,7 @@ class GoogLeNet(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Torchvision's initialisation, for both forms: section 4 changes the stem of GoogLeNet and nothing else."""
+        """Initialise as torchvision does, in both forms: section 4 changes nothing in GoogLeNet but the stem."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
@@ -189,8 +201,9 @@ class GoogLeNet(nn.Module):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Any:
+    @ignore
+    def group_matcher(self, coarse: bool = False) -> Any:  # noqa: ARG002  timm's signature
+        """Number the layers from stem to head, for timm's layer-wise learning rates."""
         layer_ids = {name: i for i, (name, _) in enumerate(flatten_modules(self.named_children()))}
         for head in ("fc", "aux1", "aux2"):
             layer_ids.pop(head, None)
@@ -200,17 +213,24 @@ class GoogLeNet(nn.Module):
 
         return matcher
 
-    @torch.jit.ignore
+    @ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Refuse gradient checkpointing, which this model does not support."""
         assert not enable, "gradient checkpointing not supported"
 
-    @torch.jit.ignore
+    @ignore
     def get_classifier(self) -> nn.Module:
-        return self.fc
+        """Return the classifier."""
+        return cast(nn.Module, self.fc)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier, auxiliary ones included, for `num_classes` classes; 0 for none."""
-        dd = get_device_dtype(self)
+        """Replace the classifier and those of the auxiliary heads.
+
+        Args:
+            num_classes: classes of the new ones; 0 for none.
+            global_pool: timm's type of the pool before the classifier; None keeps it.
+        """
+        dd = get_device_dtype(self)  # type: ignore[no-untyped-call]
         self.num_classes = num_classes
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **dd)
@@ -226,14 +246,23 @@ class GoogLeNet(nn.Module):
         self,
         x: Tensor,
         indices: int | list[int] | None = None,
-        norm: bool = False,
+        norm: bool = False,  # noqa: ARG002  timm's signature
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps at reductions 2, 4, 8, 16 and 32 (indices 0 to 4), with the final one or alone, as timm's models do.
+        """Compute maps at reductions 2, 4, 8, 16 and 32, without the auxiliary heads.
 
-        The auxiliary heads are not run. `norm` is for models that end in a norm layer, and has no effect here.
+        Args:
+            x: images [batch, in_chans, height, width].
+            indices: which of the five maps to return; an integer n for the last n, None for all.
+            norm: no effect; it is for models that end in a norm layer.
+            stop_early: stop after the last of these maps.
+            output_fmt: "NCHW".
+            intermediates_only: return the maps alone.
+
+        Returns:
+            The final map and the list of maps, or the list alone.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"Unknown output_fmt {output_fmt!r}. Valid: 'NCHW'.")
@@ -248,9 +277,21 @@ class GoogLeNet(nn.Module):
         return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,  # noqa: ARG002  timm's signature
+        prune_head: bool = True,
     ) -> list[int]:
-        """Drop the layers that the intermediates `indices` do not need, the heads with them. Returns the indices."""
+        """Remove the layers that some of the intermediate maps do not need.
+
+        Args:
+            indices: which maps to keep, as in `forward_intermediates`.
+            prune_norm: no effect; it is for models that end in a norm layer.
+            prune_head: remove the heads too, as is done anyway where a layer before them is removed.
+
+        Returns:
+            The indices of the maps that are kept.
+        """
         take_indices, max_index = feature_take_indices(len(self.feature_ends), indices)
         pruned = self.layer_names[self.feature_ends[max_index] + 1 :]
         for name in pruned:
@@ -272,28 +313,33 @@ class GoogLeNet(nn.Module):
         x = self.inception3a(x)  # N x 256 x 8 x 8
         x = self.inception3b(x)  # N x 480 x 8 x 8
         x = self.maxpool3(x)  # N x 480 x 4 x 4
-        return self.inception4a(x)  # N x 512 x 4 x 4
+        x = self.inception4a(x)  # N x 512 x 4 x 4
+        return x  # noqa: RET504
 
     def _forward_4b_to_4d(self, x: Tensor) -> Tensor:
         x = self.inception4b(x)  # N x 512 x 4 x 4
         x = self.inception4c(x)  # N x 512 x 4 x 4
-        return self.inception4d(x)  # N x 528 x 4 x 4
+        x = self.inception4d(x)  # N x 528 x 4 x 4
+        return x  # noqa: RET504
 
     def _forward_from_4e(self, x: Tensor) -> Tensor:
         x = self.inception4e(x)  # N x 832 x 4 x 4
         x = self.maxpool4(x)  # N x 832 x 2 x 2
         x = self.inception5a(x)  # N x 832 x 2 x 2
-        return self.inception5b(x)  # N x 1024 x 2 x 2
+        x = self.inception5b(x)  # N x 1024 x 2 x 2
+        return x  # noqa: RET504
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images [batch, in_chans, height, width] -> the last map, [batch, 1024, ~height/32, ~width/32]."""
+        """Compute the last map: [batch, in_chans, height, width] -> [batch, 1024, ~height/32, ~width/32]."""
         return self._forward_from_4e(self._forward_4b_to_4d(self._forward_to_4a(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits [batch, num_classes], or what the classifier is given."""
+        """Compute the logits [batch, num_classes] from the last map, or the classifier's input."""
         x = self.global_pool(x)
         x = self.head_drop(x)
-        return x if pre_logits else self.fc(x)
+        if not pre_logits:
+            x = self.fc(x)
+        return x
 
     def _forward_with_aux(self, x: Tensor) -> GoogLeNetOutputs:
         assert self.aux1 is not None
@@ -305,10 +351,11 @@ class GoogLeNet(nn.Module):
         logits = self.forward_head(self._forward_from_4e(x))
         return GoogLeNetOutputs(logits, aux_logits2, aux_logits1)
 
-    # No return annotation: TorchScript cannot have Tensor here and GoogLeNetOutputs there, and infers Tensor so.
-    def forward(self, x: Tensor):
+    # No return annotation: without one, TorchScript infers Tensor; it cannot return Tensor or GoogLeNetOutputs.
+    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
+        """Compute the logits, in training with those of the auxiliary heads if there are any."""
         if self.aux_logits and self.training:
-            if torch.jit.is_scripting():
+            if is_scripting():
                 raise RuntimeError("A scripted GoogLeNet has no auxiliary heads: train it unscripted, or call eval().")
             else:  # noqa: RET506  without it TorchScript would compile the other return type too
                 return self._forward_with_aux(x)
@@ -318,8 +365,8 @@ class GoogLeNet(nn.Module):
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Fit a checkpoint, ours or torchvision's, to a model with or without auxiliary heads.
 
-    The heads' weights are dropped where the model has no heads. Where the checkpoint has none, or ones for another
-    number of classes, the model's heads keep the values they were drawn with.
+    The heads' weights are dropped where the model has no heads. Where the checkpoint has none, or has them for another
+    number of classes, the model's heads keep their initial values.
     """
     adapted = {name: value for name, value in state_dict.items() if not name.startswith(("aux1.", "aux2."))}
     for name, drawn in model.state_dict().items():
@@ -348,7 +395,7 @@ default_cfgs = {
         64,
         first_conv="conv1.0.conv",
         classifier="fc",
-        paper_name="Deep Networks for Image Classification",
+        paper_name=PAPER,
     ),
 }
 

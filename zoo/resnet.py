@@ -1,4 +1,4 @@
-"""ResNet18, vanilla and improved: both are timm's ResNet, as it stands.
+"""ResNet18, vanilla and improved, on timm's ResNet.
 
 Papers:
 * `Deep Residual Learning for Image Recognition` - https://arxiv.org/abs/1512.03385
@@ -11,12 +11,13 @@ Parameter names are torchvision's, so its checkpoints load as they are.
 
 from typing import Any
 
-import torch
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from zoo.catalog import PAPER
 from zoo.pretrained import build_model, dataset_cfgs
+from zoo.torchscript import ignore
 
 __all__ = ["ImprovedResNet"]
 
@@ -24,9 +25,9 @@ __all__ = ["ImprovedResNet"]
 class ImprovedResNet(ResNet):
     """timm's ResNet with the initialisation of section 4, "the same process as the improved VGG model"."""
 
-    @torch.jit.ignore
+    @ignore
     def init_weights(self, zero_init_last: bool = False) -> None:
-        """He-normal (fan out) convolutions, N(0, 0.01) classifier without bias, BatchNorm at 1 and 0."""
+        """Initialise: He-normal (fan out) convolutions, an N(0, 0.01) classifier with bias 0, BatchNorm at 1 and 0."""
         super().init_weights(zero_init_last=zero_init_last)
         if isinstance(self.fc, nn.Linear):
             nn.init.normal_(self.fc.weight, mean=0.0, std=0.01)
@@ -34,7 +35,7 @@ class ImprovedResNet(ResNet):
 
 
 def _create_resnet18(model_cls: type[ResNet], variant: str, pretrained: bool, **kwargs: Any) -> ResNet:
-    # torchvision and the paper start every BatchNorm at 1; timm's default starts the last of each block at 0.
+    # As in torchvision and the paper, every BatchNorm starts at 1; timm's default starts the last of each block at 0.
     model_args = {"block": BasicBlock, "layers": (2, 2, 2, 2), "zero_init_last": False}
     return build_model(model_cls, variant, pretrained, **dict(model_args, **kwargs))
 
@@ -54,7 +55,7 @@ default_cfgs = {
         64,
         first_conv="conv1.0",
         classifier="fc",
-        paper_name="Deep Networks for Image Classification",
+        paper_name=PAPER,
     ),
 }
 

@@ -16,7 +16,9 @@ from timm.models.vgg import VGG, cfgs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.catalog import PAPER
 from zoo.pretrained import build_model, dataset_cfgs
+from zoo.torchscript import is_scripting
 
 __all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "PooledMlp", "PooledVGG", "pool_slices", "windows"]
 
@@ -29,23 +31,28 @@ TORCHVISION_NAMES = {
 
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:
-    """PyTorch's adaptive pooling windows, start and end, from `length` cells to `size`; they may overlap."""
+    """Compute start and end of PyTorch's adaptive pooling windows, from `length` cells to `size`; they may overlap."""
     # The end is rounded up by an addition, not by negation: ONNX divides integers towards zero.
     return [(i * length // size, ((i + 1) * length + size - 1) // size) for i in range(size)]
 
 
 def _exporting() -> bool:
-    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()  # the latter: by way of TorchScript too
+    return (
+        torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    )  # the latter covers the exporter by way of TorchScript
 
 
 def pool_slices(x: Tensor, size: int, reduce: Callable[..., Tensor], cells: Sequence[int] | None = None) -> Tensor:
-    """Adaptive pooling, written out: [batch, channels, height, width] -> [batch, channels, size, size].
-
-    For exporters, which have no operator for it unless the map divides evenly.
+    """Pool adaptively by slices, for exporters: ONNX has no operator for maps that do not divide evenly.
 
     Args:
-        reduce: what makes one cell of a window, called with `dim` and `keepdim`.
+        x: [batch, channels, height, width].
+        size: cells along each side of the result.
+        reduce: reduces a window to one cell, called with `dim` and `keepdim`.
         cells: which of the `size` cells along each side to compute; all by default.
+
+    Returns:
+        [batch, channels, size, size], or as many cells along each side as `cells` has.
     """
     for dim in (2, 3):
         chosen = windows(x.shape[dim], size)
@@ -57,19 +64,20 @@ def pool_slices(x: Tensor, size: int, reduce: Callable[..., Tensor], cells: Sequ
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """PyTorch's, made to be exported: [batch, channels, height, width] -> [batch, channels, size, size]."""
+    """PyTorch's adaptive average pool in a form that can be exported."""
 
     output_size: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102  joined with `and`, TorchScript would compile both
+        """Pool [batch, channels, height, width] to [batch, channels, size, size]."""
+        if not is_scripting():  # noqa: SIM102  joined with `and`, TorchScript would compile both
             if _exporting():
                 return pool_slices(x, self.output_size, torch.mean)
         return F.adaptive_avg_pool2d(x, self.output_size)
 
 
 class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
-    """PyTorch's, made to be exported: [batch, channels, height, width] -> [batch, channels, size, size].
+    """PyTorch's adaptive max pool in a form that can be exported.
 
     The gradient of PyTorch's operator goes to one element where several tie; `amax` would spread it over all of them.
     """
@@ -77,7 +85,8 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
     output_size: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # noqa: SIM102  as above
+        """Pool [batch, channels, height, width] to [batch, channels, size, size]."""
+        if not is_scripting():  # noqa: SIM102  as above
             if _exporting():
                 return pool_slices(x, self.output_size, torch.amax)
         return F.adaptive_max_pool2d(x, self.output_size)
@@ -86,9 +95,9 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
 class PooledMlp(nn.Module):
     """VGG's two hidden linear layers on a map pooled to a fixed size: [batch, channels, h, w] -> [batch, 4096, 1, 1].
 
-    torchvision pools maps of every size; the block it replaces in timm's VGG slides over those larger than 7x7. Linear
-    layers stay linear here (timm makes them convolutions), and get section 4's initialisation for such. The output is
-    shaped as timm's, for its classifier head.
+    It replaces the block of timm's VGG, which slides over maps larger than 7x7; torchvision pools maps of every size.
+    The linear layers are `nn.Linear` (timm's are convolutions), so that they get section 4's initialisation of linear
+    layers. The output has the shape that timm's classifier head takes.
     """
 
     def __init__(self, in_chs: int, pool: nn.Module, pool_size: int, hidden: int, drop_rate: float, **dd: Any) -> None:
@@ -101,6 +110,7 @@ class PooledMlp(nn.Module):
         self.act2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply both layers to a map: [batch, channels, height, width] -> [batch, hidden, 1, 1]."""
         x = torch.flatten(self.pool(x), 1)  # N x (channels * pool_size^2)
         x = self.drop(self.act1(self.fc1(x)))  # N x 4096
         x = self.act2(self.fc2(x))  # N x 4096
@@ -108,14 +118,18 @@ class PooledMlp(nn.Module):
 
 
 class PooledVGG(VGG):
-    """timm's VGG with the fixed-size pool of torchvision's before its linear layers. Input at least 32x32 pixels.
+    """timm's VGG with torchvision's pool to a fixed size before its linear layers. Input at least 32x32 pixels.
 
-    He-normal (fan out) convolutions, N(0, 0.01) linear layers, zero biases, BatchNorm at 1 and 0: torchvision's
-    initialisation of VGG, section 4's and timm's are the same.
+    The initialisation of section 4 is torchvision's and timm's too: He-normal (fan out) convolutions, N(0, 0.01) linear
+    layers, zero biases, BatchNorm at 1 and 0.
 
     Args:
+        cfg: timm's list of layers.
         pool: "avg7" (vanilla) or "max5" (improved).
         drop_rate: dropout after both hidden linear layers.
+        device: of the parameters.
+        dtype: of the parameters.
+        kwargs: further arguments of timm's VGG.
     """
 
     def __init__(
@@ -134,26 +148,27 @@ class PooledVGG(VGG):
         if pool not in pools:
             raise ValueError(f"Unknown pool {pool!r}. Valid: {', '.join(map(repr, pools))}.")
         dd = {"device": device, "dtype": dtype}
-        # timm's own MLP is replaced: one unit wide, it costs neither time nor memory until then.
+        # timm's MLP is replaced below; one unit wide, it takes no time or memory to build.
         super().__init__(cfg, drop_rate=drop_rate, mlp_ratio=1 / 4096, **kwargs, **dd)
         mlp = PooledMlp(self.num_features, *pools[pool], self.head_hidden_size, drop_rate, **dd)
         self.pre_logits = mlp  # type: ignore[assignment]
         self._initialize_weights()
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], _model: nn.Module) -> dict[str, Tensor]:
     """Give a torchvision checkpoint our parameter names; leave our own checkpoints as they are."""
-    renamed = {}
-    for name, value in state_dict.items():
+
+    def renamed(name: str) -> str:
         for theirs, ours in TORCHVISION_NAMES.items():
             if name.startswith(theirs):
-                name = ours + name.removeprefix(theirs)
-        renamed[name] = value
-    return renamed
+                return ours + name.removeprefix(theirs)
+        return name
+
+    return {renamed(name): value for name, value in state_dict.items()}
 
 
 def _create_vgg16(variant: str, pretrained: bool, **kwargs: Any) -> VGG:
-    # As timm's VGGs: six feature maps, the first at stride 1.
+    # As for timm's VGGs: six feature maps, the first at stride 1.
     out_indices = kwargs.pop("out_indices", (0, 1, 2, 3, 4, 5))
     return build_model(
         PooledVGG,
@@ -167,8 +182,8 @@ def _create_vgg16(variant: str, pretrained: bool, **kwargs: Any) -> VGG:
 
 
 default_cfgs = {
-    # The paper does not say what size its vanilla networks saw. All three run at 32x32 here, CIFAR-10's own: MNIST's
-    # 28x28 is too small for the five pools of VGG16.
+    # The paper does not give the input size of its vanilla networks. All three run at 32x32 here, CIFAR-10's own size:
+    # MNIST's 28x28 is too small for the five pools of VGG16.
     **dataset_cfgs(
         "vanilla_vgg16",
         32,
@@ -182,7 +197,7 @@ default_cfgs = {
         64,
         first_conv="features.0",
         classifier="head.fc",
-        paper_name="Deep Networks for Image Classification",
+        paper_name=PAPER,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""One queue for all routes, and batches that form in it while others run."""
+"""The engine: one queue for all routes, in which batches form while others run."""
 
 import asyncio
 import itertools
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from weakref import WeakSet
 
 import numpy as np
 
@@ -21,19 +22,19 @@ from serve.settings import Settings
 
 log = logging.getLogger("serve")
 
-# Seconds that a run may hold up the event loop, where that saves a lone image the way to another thread and back.
+# Seconds that a run may block the event loop, to save a lone image the way to another thread and back.
 BRIEF = 0.002
 
-_Answers = Iterable[tuple[Job, Result | ApiError]]
+_Outcomes = Iterable[tuple[Job, Result | ApiError]]
 
 
 class Engine:
-    """Runs models for everybody who asks.
+    """Runs models for all routes.
 
-    `infer` puts images into one bounded queue. The engine's own threads, one for each core, take from it, oldest first,
-    as soon as a run is over: under load batches form without anybody waiting for them to fill, and every core works on
-    a run of its own. A lone image runs at once, on all cores; where the model is fast, even without a change of
-    threads. Nothing polls; without work the threads sleep.
+    `infer` puts images into one bounded queue. The engine's own threads, one for each core, take the oldest from it as
+    soon as a run is over. Under load, batches form without waiting for more images, and every core works on a run of
+    its own. A lone image runs at once, on all cores, and on the event loop's own thread if the model is fast. Nothing
+    polls: without work the threads sleep.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,10 +44,10 @@ class Engine:
         self.draining = False
         self._queues = Queues(settings)
         self._lock = threading.Lock()  # for all that follows, and the queues
-        self._running = 0
+        self._running = 0  # runs going on now
         self._alone = False  # the current run has all cores: no other may begin
-        self._sleeping = 0  # threads that do
-        self._beginning = False  # an event loop is about to call `_begin`
+        self._sleeping = 0  # threads of the engine that wait for work
+        self._beginning: WeakSet[asyncio.AbstractEventLoop] = WeakSet()  # those about to call `_begin`
         self._closed = False
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -54,9 +55,9 @@ class Engine:
         self.metrics.models.set_function(lambda: len(self.models()))
 
     def start(self) -> None:
-        """Begin to load every model of the folder, and return; `wait` waits until that is done.
+        """Start to load every model of the folder, and return at once; `wait` blocks until they are loaded.
 
-        May be called again after `close`.
+        It may be called again after `close`.
         """
         self.draining = self._closed = False
         cores = range(inference_cores(self.settings))
@@ -66,11 +67,11 @@ class Engine:
         self.repository.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until every model of the folder is loaded or known to be broken; False when `timeout` came first."""
+        """Block until every model of the folder is loaded or known to be broken; False after `timeout` seconds."""
         return self.repository.settled.wait(timeout)
 
     def abandon(self) -> None:
-        """Answer 503 to all that waits, and from now on to all that comes."""
+        """Refuse all waiting requests, and from now on all new ones, with 503."""
         self.draining = True
         with self._lock:
             self._closed = True
@@ -78,7 +79,7 @@ class Engine:
         _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
-        """Abandon what waits, and end the threads after the runs they are in."""
+        """Refuse all waiting requests, and end the threads after their current runs."""
         self.abandon()
         for _ in self._threads:
             self._wake.put(None)
@@ -96,7 +97,7 @@ class Engine:
 
     @property
     def unready(self) -> str:
-        """Why no requests should be sent here now; empty once all models are tried and at least one is loaded."""
+        """Why no requests should be sent here now; empty once all models were tried and at least one is loaded."""
         if self.draining:
             return "shutting down"
         if not self.repository.settled.is_set():
@@ -108,11 +109,16 @@ class Engine:
         return {name: model.info for name, model in self.repository.ready().items()}
 
     async def infer(self, model: str, images: Images, *, timeout: float | None = None) -> Result:
-        """Score `images`, uint8 [n, H, W, C] of the model's own size, n >= 1.
+        """Score images. If the call is cancelled, its images leave the queue at once.
 
-        `timeout` is the seconds after which the answer is of no use; `settings.timeout` holds too. Raises ApiError: 400
-        for another shape, 404 for an unknown model, 503 for a model that is not ready or a full queue, 504 when it is
-        too late. When the call is cancelled, its images leave the queue at once.
+        Args:
+            model: a name.
+            images: uint8 [n, H, W, C] of the model's own size, n >= 1.
+            timeout: seconds after which the result is of no use, if that is less than `settings.timeout`.
+
+        Raises:
+            ApiError: 400 for images of another shape, 404 for an unknown model, 503 for a model that is not ready or a
+                full queue, 504 after `timeout`, 500 if the run fails.
         """
         loaded = self.repository.get(model)
         self._check(loaded.info, images)
@@ -121,11 +127,11 @@ class Engine:
             raise DeadlineExceeded
         loop = asyncio.get_running_loop()
         job = Job(images, loop.create_future(), loop)
-        self._put(loaded, job)
         timer = loop.call_later(seconds, _expire, job)
         try:
-            return await job.answer
-        except (asyncio.CancelledError, DeadlineExceeded):
+            self._put(loaded, job)
+            return await job.result
+        except BaseException:
             with self._lock:
                 self._queues.remove(loaded, job)
             raise
@@ -146,56 +152,71 @@ class Engine:
             if self._queues.images + len(job.images) > self.settings.max_queue:
                 raise Overloaded
             self._queues.put(model, job)
-            begin = self._sleeping > 0 and not self._alone and not self._beginning
-            self._beginning = self._beginning or begin
-        if begin:
-            # Once this turn of the loop is over: whatever else came in it joins the same batch, and no thread wakes up
-            # only to wait for the interpreter's lock.
-            job.loop.call_soon(self._begin)
+            if self._sleeping and not self._alone and job.loop not in self._beginning:
+                # Once this turn of the loop is over: the other requests of the turn join the same batch, and no thread
+                # wakes up only to wait for the interpreter's lock.
+                job.loop.call_soon(self._begin, job.loop)
+                self._beginning.add(job.loop)
 
-    def _begin(self) -> None:
-        """Have a sleeping thread do what is there; a lone image of a fast model runs here and now."""
-        with self._lock:
-            self._beginning = False
-            model = self._queues.only_image()
-            here = (
-                model is not None
-                and not self._running
-                and model.single_image_seconds <= BRIEF
-                and not self.settings.max_delay
-                # During a shutdown the loop has to be quick to accept clients that are still on their way.
-                and not self.draining
-            )
-            batch = self._take()[0] if here else None
-            if batch is None:
-                self._wake_one()
-                return
-        self._answer(batch, _settle)
-        with self._lock:
-            self._over()
-            self._wake_one()  # others may have come meanwhile, from other threads
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run a lone image of a fast model on this thread, which is that of `loop`; leave all else to the others."""
+        batch = None
+        try:
+            with self._lock:
+                self._beginning.discard(loop)
+                if self._may_run_here():
+                    batch, _ = self._take()
+            if batch is not None:
+                self._complete(batch, _settle)
+        finally:
+            with self._lock:
+                if batch is not None:
+                    self._over()
+                self._wake_one()  # for all other jobs, also those that came from other threads meanwhile
+
+    def _may_run_here(self) -> bool:
+        model = self._queues.only_image()
+        return (
+            model is not None
+            and not self._running
+            and model.single_image_seconds <= BRIEF
+            and not self.settings.max_delay
+            # During a shutdown the loop has to be quick to accept clients that are still connecting.
+            and not self.draining
+        )
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                if self._closed:
-                    return
-                batch, pause = self._take()
-                self._sleeping += batch is None
-            if batch is not None:
-                self._answer(batch)
-                # Else its arrays, and a model that may be unloaded by now, would stay until the next batch.
-                del batch
-                with self._lock:
-                    self._over()
-            else:
+        """Run batches until the engine closes: one of the engine's threads."""
+        while not self._closed:
+            try:
+                self._run_or_sleep()
+            except BaseException:
+                # A thread that ended would be a core lost until the next start.
+                log.exception("an engine thread goes on after an error")
+
+    def _run_or_sleep(self) -> None:
+        with self._lock:
+            batch, pause = self._take()
+            self._sleeping += batch is None
+        if batch is None:
+            try:
                 with suppress(Empty):
                     self._wake.get(timeout=pause)
+            finally:
                 with self._lock:
                     self._sleeping -= 1
+        else:
+            try:
+                self._complete(batch, _deliver)
+            finally:
+                with self._lock:
+                    self._over()
 
     def _take(self) -> tuple[Batch | None, float | None]:
-        """Take a batch to run now; or none, and the seconds until there may be one, if that is known."""
+        """Take a batch to run now; `_over` has to follow it.
+
+        Without one, the second value is the seconds until there may be one; None if that is not known.
+        """
         if self._alone:
             return None, None
         batch, pause = self._queues.take(self._running)
@@ -206,21 +227,29 @@ class Engine:
         return batch, pause
 
     def _over(self) -> None:
-        """Note that a run has ended."""
+        """Give back the cores of a run that has ended."""
         self._running -= 1
         self._alone = False
 
     def _wake_one(self) -> None:
-        """Wake one thread up where there may be work for it; when it takes some, it wakes up the next."""
+        """Wake one thread if there may be work for it. When it takes a batch, it wakes the next."""
         if self._queues.images and self._sleeping and not self._alone:
             self._wake.put(None)
 
-    def _answer(self, batch: Batch, deliver: Callable[[_Answers], None] | None = None) -> None:
-        """Run a batch and deliver its results: to their event loops, or by `deliver`."""
-        deliver = deliver or _deliver
+    def _complete(self, batch: Batch, deliver: Callable[[_Outcomes], None]) -> None:
+        """Run a batch, and deliver a result or an error to each of its jobs, whatever happens."""
+        try:
+            self._run_and_deliver(batch, deliver)
+        except BaseException as error:
+            # Jobs that have their result by now keep it.
+            failure = f"{batch.model.info.name} failed: {type(error).__name__}"
+            deliver([(job, ApiError(500, failure)) for job in batch.jobs])
+            raise
+
+    def _run_and_deliver(self, batch: Batch, deliver: Callable[[_Outcomes], None]) -> None:
         model = batch.model
-        # Between its cancellation and its removal from the queue a job can still be taken.
-        jobs = [job for job in batch.jobs if not job.answer.done()]
+        # A cancelled job can still be taken before it is removed from the queue.
+        jobs = [job for job in batch.jobs if not job.result.done()]
         if not jobs:
             return
         began = time.perf_counter()
@@ -230,7 +259,7 @@ class Engine:
             if len(jobs) > 1:
                 # One of them must not make the others fail.
                 for job in jobs:
-                    self._answer(Batch(model, [job], batch.alone), deliver)
+                    self._run_and_deliver(Batch(model, [job], batch.alone), deliver)
             else:
                 log.exception("a run of %s failed", model.info.name)
                 deliver([(jobs[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
@@ -244,7 +273,7 @@ class Engine:
         model = batch.model
         run = model.run if batch.alone else model.run_on_one_core
         images = requests[0] if len(requests) == 1 else np.concatenate(requests)
-        # A single request may be longer than a batch.
+        # A single request may have more images than a batch.
         limit = self.settings.max_batch
         parts = [run(images[start : start + limit]) for start in range(0, len(images), limit)]
         logits, probabilities = (
@@ -255,28 +284,28 @@ class Engine:
         return [Result(logits[part], probabilities[part], model.info) for part in rows]
 
 
-def _deliver(answers: _Answers) -> None:
-    """Hand answers to the event loops that wait for them, waking each loop once."""
+def _deliver(outcomes: _Outcomes) -> None:
+    """Settle jobs on the threads of their own event loops, and wake each loop once."""
     loops: dict[asyncio.AbstractEventLoop, list[tuple[Job, Result | ApiError]]] = {}
-    for job, answer in answers:
-        loops.setdefault(job.loop, []).append((job, answer))
+    for job, outcome in outcomes:
+        loops.setdefault(job.loop, []).append((job, outcome))
     for loop, part in loops.items():
-        # A closed loop takes nothing, and nobody waits in it any more.
+        # A closed loop raises, and nothing waits in it any more.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, part)
 
 
-def _settle(answers: _Answers) -> None:
-    """Hand answers to those who wait in this thread's event loop."""
-    for job, answer in answers:
-        if job.answer.done():
+def _settle(outcomes: _Outcomes) -> None:
+    """Give jobs of this thread's event loop their results or errors, unless they have one."""
+    for job, outcome in outcomes:
+        if job.result.done():
             continue
-        if isinstance(answer, ApiError):
-            job.answer.set_exception(answer)
+        if isinstance(outcome, ApiError):
+            job.result.set_exception(outcome)
         else:
-            job.answer.set_result(answer)
+            job.result.set_result(outcome)
 
 
 def _expire(job: Job) -> None:
-    if not job.answer.done():
-        job.answer.set_exception(DeadlineExceeded())
+    if not job.result.done():
+        job.result.set_exception(DeadlineExceeded())

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. One registry per server, so that several in one process do not mix."""
+"""The metrics that Prometheus reads at /metrics. Each server has its own registry, so several fit in one process."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -16,10 +16,10 @@ class Metrics:
             "serve_requests", "Requests answered", ["route", "model", "outcome"], registry=self.registry
         )
         self.latency = Histogram(
-            "serve_request_seconds", "From request to answer", ["route"], buckets=LATENCIES, registry=self.registry
+            "serve_request_seconds", "From request to response", ["route"], buckets=LATENCIES, registry=self.registry
         )
         self.decode = Histogram(
-            "serve_decode_seconds", "Decoding and fitting one picture", buckets=LATENCIES, registry=self.registry
+            "serve_decode_seconds", "Decoding and fitting one image", buckets=LATENCIES, registry=self.registry
         )
         self.queued = Histogram(
             "serve_queue_seconds", "Waiting for a run", ["model"], buckets=LATENCIES, registry=self.registry

@@ -1,13 +1,11 @@
-"""From a folder with `model.onnx` and `model.int8.onnx` to a network that runs; no other module has sessions."""
+"""From a folder with ONNX files to a model that runs. No other module opens ONNX Runtime sessions."""
 
 import ctypes
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +14,13 @@ import numpy.typing as npt
 import onnxruntime
 
 from serve.engine.processor import has_fast_int8, has_int8_dot_product, has_int8_tiles, inference_cores
-from serve.engine.tiles import with_tiles
 from serve.errors import ModelLoadError
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+# The int8 model once more, with the same results, for processors with AMX. Folders may lack it.
+AMX_FILE = "model.int8-amx.onnx"
 OUTPUTS = ("logits", "probabilities")
 Images = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -29,7 +28,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a ready model. `accuracy` is that of the loaded file on the test split, percent."""
+    """What is known of a ready model. `accuracy` is that of the loaded file on the test split, in percent."""
 
     name: str
     labels: list[str]
@@ -42,7 +41,12 @@ class ModelInfo:
 
 
 class Model:
-    """A loaded network. One thread at a time may call `run`; as many as there are cores may call `run_on_one_core`.
+    """A loaded model. One thread at a time may call `run`; as many as there are cores may call `run_on_one_core`.
+
+    Args:
+        session: for runs on all cores.
+        on_one_core: for runs side by side, on one core each; None where these bring nothing.
+        sizes: the batch sizes that runs are padded to, ascending; empty if a run of any size needs no padding.
 
     Attributes:
         single_image_seconds: how long a run of one image took in `warm`; infinite before that.
@@ -61,10 +65,10 @@ class Model:
         self.shares_cores = on_one_core is not None
         self._session = session
         self._on_one_core = on_one_core or session
-        self._sizes = sizes  # batch sizes that runs are padded to, ascending; none: any size runs as it is
+        self._sizes = sizes
 
     def warm(self, max_batch: int) -> None:
-        """Make the first runs: they allocate, and choose kernels on a GPU, so they are slow and nobody should wait."""
+        """Make the first runs, which are slow: they allocate memory and, on a GPU, choose kernels."""
         for size in self._sizes or sorted({1, max_batch}):
             self.run(np.zeros((size, *self.info.image_size), np.uint8))
         for _ in range(3):
@@ -79,7 +83,7 @@ class Model:
         return self._run(self._session, images)
 
     def run_on_one_core(self, images: Images) -> tuple[Scores, Scores]:
-        """Do the same on the calling thread alone, beside other such runs."""
+        """Do what `run` does, but on the calling thread alone, beside other such runs."""
         return self._run(self._on_one_core, images)
 
     def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, Scores]:
@@ -94,8 +98,8 @@ class Model:
 def find(folder: Path) -> list[str]:
     """List the names of the models under `folder`: of every folder that holds weights or ONNX files.
 
-    One that cannot be read is listed too: loading it tells why. Names that cannot be printed are left out. The list is
-    empty where `folder` itself cannot be read.
+    A folder that cannot be read is listed too, and loading it says why. Names that cannot be printed are left out. The
+    list is empty if `folder` itself cannot be read.
     """
     try:
         return sorted(entry.name for entry in folder.iterdir() if _may_hold_model(entry))
@@ -104,10 +108,10 @@ def find(folder: Path) -> list[str]:
 
 
 def _may_hold_model(folder: Path) -> bool:
-    if not folder.name.isprintable():  # nobody could ask for it: part of it is no text
+    if not folder.name.isprintable():  # no request could name it
         return False
     try:
-        return not {*FILES.values(), "model.safetensors"}.isdisjoint(os.listdir(folder))
+        return not {*FILES.values(), "model.safetensors"}.isdisjoint(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -115,7 +119,11 @@ def _may_hold_model(folder: Path) -> bool:
 
 
 def load(folder: Path, settings: Settings) -> Model:
-    """Load and warm the model in `folder`. Raises ModelLoadError, which says what is wrong and how to mend it."""
+    """Load and warm the model in `folder`.
+
+    Raises:
+        ModelLoadError: it cannot be served; the message says why and what to do.
+    """
     if settings.device != "cpu" and has_cuda():
         try:
             return _load(folder, settings, "cuda")
@@ -131,20 +139,22 @@ def load(folder: Path, settings: Settings) -> Model:
 def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
-        path = folder / FILES[precision]
-        on_one_core = _for_this_processor(path) if device == "cpu" and precision == "int8" else None
-        # Several threads share a convolution better than a matrix product: runs on all cores take the file as it is.
         cores = inference_cores(settings)
-        session = _open(path, cores, device, on_one_core if cores == 1 else None)
+        session = _open(folder / FILES[precision], cores, device)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
             model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
         else:
-            model = Model(info, session, _open(path, 1, device, on_one_core) if cores > 1 else None)
+            # For runs on one core alone: several cores share the other file's convolutions better.
+            amx = _open_amx(folder, info)
+            if cores == 1:
+                model = Model(info, amx or session)
+            else:
+                model = Model(info, session, amx or _open(folder / FILES[precision], 1, device))
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise
-    except Exception as error:  # ONNX Runtime has a class for each thing that can be wrong with a file or a device
+    except Exception as error:  # ONNX Runtime raises many classes, which have only this one in common
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if device == "cuda":
             raise _CudaFailed(f"{folder} does not run on CUDA: {reason}") from error
@@ -153,11 +163,11 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
 
 
 class _CudaFailed(Exception):
-    """The model does not load or does not run on CUDA; on the CPU it may."""
+    """The model does not load or run on CUDA. It may do so on the CPU."""
 
 
 def _choose(folder: Path, wanted: str, device: str) -> str:
-    """Choose the precision to load. The 8-bit graph is slower on a GPU, and may be on CPUs of before AVX2."""
+    """Choose the precision to load. int8 is slower than fp32 on a GPU, and may be on CPUs older than AVX2."""
     present = [precision for precision, name in FILES.items() if (folder / name).is_file()]
     order = ("int8", "fp32") if device == "cpu" and has_fast_int8() else ("fp32", "int8")
     for precision in order if wanted == "auto" else (wanted,):
@@ -168,7 +178,7 @@ def _choose(folder: Path, wanted: str, device: str) -> str:
 
 
 def has_cuda() -> bool:
-    """Tell whether the driver reports a GPU; whether ONNX Runtime can use it shows when a session is built."""
+    """Tell whether the driver reports a GPU. Whether ONNX Runtime can use it shows only when a session is opened."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return False
     try:
@@ -178,37 +188,41 @@ def has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _for_this_processor(path: Path) -> bytes | None:
-    """Make what to load in place of an int8 file; None where the file is loaded as it is."""
-    if has_int8_tiles():
-        with suppress(IndexError, ValueError):  # not an ONNX file: the session's error is the better one
-            return with_tiles(path.read_bytes())
-    return None
+def _open_amx(folder: Path, info: ModelInfo) -> onnxruntime.InferenceSession | None:
+    """Open the file for AMX on one core; None if the processor, the precision or the folder has none of that build."""
+    if info.precision != "int8" or not has_int8_tiles() or not (folder / AMX_FILE).is_file():
+        return None
+    session = _open(folder / AMX_FILE, 1, "cpu")
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata != {**info.metadata, "variant": "amx"}:
+        log.warning(
+            "%s: %s is of another build than %s and is not used; rebuild it with: python train/export.py %s",
+            folder.name, AMX_FILE, FILES["int8"], folder,
+        )  # fmt: skip
+        return None
+    return session
 
 
-def _open(path: Path, cores: int, device: str, graph: bytes | None) -> onnxruntime.InferenceSession:
-    """Open a session of the model in `path`, or of `graph`, which was made from it."""
+def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    if graph:  # bytes have no folder, where the other files of large models would be
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
-    # Threads that wait for each other within a run should spin rather than sleep, but not for long: they would take the
-    # cores from the thread that reads requests, and from other processes.
+    # Threads that wait for each other within a run should spin rather than sleep, but not for long: they would take
+    # cores from the thread that reads requests and from other processes.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
-    # Without 8-bit dot products (VNNI), sums of two products could overflow on x86, and the answers would be worse than
-    # the model's card states. With them nothing overflows, and the kernels that prevent it would take twice the time.
+    # On x86 without 8-bit dot products (VNNI), sums of two products could overflow, and the results would be worse than
+    # the model's card states. With VNNI nothing overflows, and the kernels that prevent it would take twice the time.
     if not has_int8_dot_product():
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
     if device == "cuda":
         onnxruntime.preload_dlls()
-        # The default, an exhaustive search, is repeated for every shape.
+        # The default is an exhaustive search, repeated for every shape.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}))
     # Its fallback would silently open the session, or run it, on the CPU.
-    session = onnxruntime.InferenceSession(graph or path, options, providers=providers, enable_fallback=False)
-    # get_available_providers() lists CUDA even where its libraries are missing; only a session tells.
+    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
+    # get_available_providers() lists CUDA even if its libraries are missing; only a session shows it.
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise RuntimeError("ONNX Runtime's CUDA provider did not load")
     return session
@@ -220,7 +234,11 @@ def _padded_sizes(max_batch: int) -> tuple[int, ...]:
 
 
 def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, device: str) -> ModelInfo:
-    """Check that the graph has the expected inputs and outputs, and read its metadata."""
+    """Check that the graph has the expected inputs and outputs, and read its metadata.
+
+    Raises:
+        ModelLoadError: it has others, or the metadata are missing or damaged.
+    """
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name: entry for entry in session.get_outputs()}
     if set(inputs) != {"image"} or not set(OUTPUTS) <= set(outputs):

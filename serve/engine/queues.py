@@ -1,4 +1,4 @@
-"""What waits for a run, and what runs next: a queue of jobs for each model, and cores to share among runs."""
+"""The jobs that wait, a queue for each model, and which of them run next on how many cores."""
 
 import asyncio
 import math
@@ -31,17 +31,17 @@ def ranked(scores: Scores, most: int | None = None) -> list[int]:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Images of one request, and who waits for their scores."""
+    """Images of one request, and the future of their scores, which belongs to the event loop `loop`."""
 
     images: Images
-    answer: asyncio.Future[Result]
+    result: asyncio.Future[Result]
     loop: asyncio.AbstractEventLoop
     queued: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs for one run: `alone` on all cores, or on one core beside others."""
+    """Jobs for one run, either `alone` on all cores or on one core beside other runs."""
 
     model: Model
     jobs: list[Job]
@@ -52,7 +52,7 @@ class Batch:
 class _Queue:
     """The jobs that wait for one loaded model.
 
-    A reload begins a new queue: a job stays with the version of the model that its images were checked for.
+    A reload starts a new queue: a job stays with the version of the model that its images were checked for.
     """
 
     model: Model
@@ -60,10 +60,10 @@ class _Queue:
 
 
 class Queues:
-    """The jobs that wait. Not safe for several threads: the engine has a lock for that.
+    """The jobs that wait. Not thread-safe: the engine calls it under a lock.
 
-    Fewer jobs than there are cores go into one run on all cores, the fastest way to their answers. More go into runs of
-    one core each, as many as there are cores: threads that never wait for each other do more.
+    Fewer jobs than cores go into one run on all cores, which gives the shortest latency. More jobs go into as many runs
+    as there are cores, on one core each, which gives the highest throughput: their threads never wait for each other.
 
     Attributes:
         cores: how many runs may go on at once.
@@ -78,11 +78,12 @@ class Queues:
         self._queues: dict[Model, _Queue] = {}  # those with jobs
 
     def put(self, model: Model, job: Job) -> None:
+        """Add a job behind those that wait for the same model."""
         self._queues.setdefault(model, _Queue(model)).jobs.append(job)
         self.images += len(job.images)
 
     def remove(self, model: Model, job: Job) -> None:
-        """Remove a job, where it still waits."""
+        """Remove a job if it still waits."""
         queue = self._queues.get(model)
         if queue is not None and job in queue.jobs:
             queue.jobs.remove(job)
@@ -98,14 +99,14 @@ class Queues:
         return left
 
     def only_image(self) -> Model | None:
-        """Return the model of the only image that waits; None where there is no image, or more than one."""
+        """Return the model of the only image that waits; None if no image waits, or more than one."""
         return next(iter(self._queues)) if self.images == 1 else None
 
     def take(self, running: int) -> tuple[Batch | None, float | None]:
-        """Take the next batch, which may begin at once beside `running` others.
+        """Take the next batch, which may start at once beside `running` other runs.
 
-        Where there is none, the second value is the seconds until one may begin; None: not before a job comes or a run
-        ends.
+        Without one, the second value is the seconds until one may start; None if none may start before a job comes or a
+        run ends.
         """
         queue, pause = self._next()
         if queue is None or pause:
@@ -114,14 +115,14 @@ class Queues:
         if running and not apart:
             return None, None
         alone = not running and not (apart and sum(len(other.jobs) for other in self._queues.values()) >= self.cores)
-        # Beside others only so much that something is left for each free core.
+        # Beside other runs, leave a share for each free core.
         share = self.images if alone else math.ceil(self.images / (self.cores - running))
         return Batch(queue.model, self._pop(queue, min(share, self._max_batch)), alone), None
 
     def _next(self) -> tuple[_Queue | None, float | None]:
-        """Choose the queue to run, if any, and the seconds to wait yet for it to fill up.
+        """Choose the queue to run, if any, and the seconds that it may still wait for more jobs.
 
-        It is the one whose first job has waited longest; but while that one may still wait, a full one goes first.
+        It is the queue whose first job has waited longest; but while that one may still wait, a full one goes first.
         """
         queue = _oldest(self._queues.values())
         if queue is None or not self._max_delay:
@@ -135,7 +136,7 @@ class Queues:
         return (queue, pause) if full is None else (full, None)
 
     def _pop(self, queue: _Queue, most: int) -> list[Job]:
-        """Remove the first jobs, of at most `most` images together, or a single job of more."""
+        """Remove the first jobs: at most `most` images in all, or a single job with more."""
         jobs = [queue.jobs.popleft()]
         size = len(jobs[0].images)
         while queue.jobs and size + len(queue.jobs[0].images) <= most:
@@ -148,5 +149,5 @@ class Queues:
 
 
 def _oldest(queues: Iterable[_Queue]) -> _Queue | None:
-    """Find the one whose first job has waited longest."""
+    """Find the queue whose first job has waited longest."""
     return min(queues, key=lambda queue: queue.jobs[0].queued, default=None)

@@ -1,4 +1,4 @@
-"""Models come and go: what the folder holds, which of it is loaded, and why the rest is not."""
+"""The folder's models: which are loaded, why the others are not, and how they are loaded and unloaded."""
 
 import ctypes
 import gc
@@ -29,21 +29,27 @@ class Entry:
 
 
 class Repository:
-    """The folder's models. They are loaded in the caller's thread, one after another; readers never wait for that."""
+    """The folder's models.
+
+    `load` and `unload` run in the caller's thread, one at a time. Reading never waits for them.
+
+    Attributes:
+        settled: set once every model of the folder was tried.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self.settled = threading.Event()  # every model of the folder was tried once
+        self.settled = threading.Event()
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._change = threading.Lock()
 
     def start(self) -> None:
-        """Begin to load all models of the folder in threads, and return; called again, load them anew."""
+        """Start to load all models of the folder in threads, and return at once. Called again, it reloads them."""
         names = find(self._settings.models)
         if not names:
             log.warning("no models can be found in %s", self._settings.models)
         self._entries = {name: Entry(name, "LOADING") for name in names}
-        # A new event each time: an earlier start may still be loading, and sets the event that its callers wait for.
+        # A new event each time: an earlier start may still be loading, and will set its own.
         self.settled = threading.Event()
         _thread(self._load_all, names, self.settled).start()
 
@@ -73,7 +79,12 @@ class Repository:
                     log.exception("%s does not load", name)
 
     def get(self, name: str) -> Model:
-        """Return the ready model `name`. Raises ModelNotFound, or ModelNotReady with the reason."""
+        """Return the ready model `name`.
+
+        Raises:
+            ModelNotFound: the folder had no model of this name.
+            ModelNotReady: it is not loaded; the message says why.
+        """
         entry = self._entries.get(name)
         if entry is None:
             raise ModelNotFound(name, list(self._entries))
@@ -86,16 +97,18 @@ class Repository:
         return {name: entry.model for name, entry in list(self._entries.items()) if entry.model is not None}
 
     def index(self) -> list[Entry]:
-        """List every model: the loaded, the broken, and those that have come into the folder since."""
+        """List every model: loaded, not loaded, and added to the folder since the start."""
         new = [Entry(name, "UNAVAILABLE", "not loaded") for name in find(self._settings.models)]
         return sorted({**{entry.name: entry for entry in new}, **self._entries}.values(), key=lambda entry: entry.name)
 
     def load(self, name: str) -> None:
-        """Load `name`, or load it anew. Raises ModelNotFound, ModelLoadError.
+        """Load or reload `name`. The new version replaces the old one once it is warm; if it fails, the old one stays.
 
-        The new version is warm before it replaces the old one, which stays where the new one fails.
+        Raises:
+            ModelNotFound: the folder has no model of this name.
+            ModelLoadError: it cannot be loaded; the message says why.
         """
-        # Only names that the folder itself lists: a path is not one.
+        # Only names that the folder lists, so that no path is accepted.
         names = find(self._settings.models)
         if name not in names:
             raise ModelNotFound(name, names)
@@ -115,7 +128,11 @@ class Repository:
         log.info("%s is ready: %s on %s", name, model.info.precision, model.info.device)
 
     def unload(self, name: str) -> None:
-        """Take `name` out of service; jobs that wait for it are still done. Raises ModelNotFound."""
+        """Take `name` out of service. Jobs that already wait for it still run.
+
+        Raises:
+            ModelNotFound: the folder had no model of this name.
+        """
         with self._change:
             if name not in self._entries:
                 raise ModelNotFound(name, list(self._entries))
@@ -125,12 +142,12 @@ class Repository:
 
 
 def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
-    """Make a thread that does not keep a process from ending, as a pool's would."""
+    """Make a thread that does not keep the process alive, unlike one of a pool."""
     return threading.Thread(target=work, args=arguments, name="loader", daemon=True)
 
 
 def _give_back_memory() -> None:
-    """Return freed memory to the system: the C library would keep it, and the process look as large as before."""
+    """Return freed memory to the system. The C library would otherwise keep it."""
     gc.collect()
     # Only the GNU library has it.
     with suppress(OSError, AttributeError, TypeError):

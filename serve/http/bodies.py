@@ -1,4 +1,4 @@
-"""Request bodies: whole, bounded in bytes (also after decompression), and bounded in sum over all requests."""
+"""Request bodies, with a limit on the bytes of each (also after decompression) and of all together."""
 
 import asyncio
 import math
@@ -11,21 +11,21 @@ from starlette.types import Receive
 from serve.errors import ApiError, BadRequest, Overloaded
 from serve.settings import Settings
 
-# Bytes up to which bodies are not counted: a thousand such bodies take little memory.
+# Bodies up to this many bytes are not counted: a thousand of them take little memory.
 SMALL = 64 * 2**10
 CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class Gone(Exception):
-    """The client has left: nobody waits for an answer."""
+    """The client has left: nobody waits for a response."""
 
 
 class Bodies:
-    """Reads bodies.
+    """Reads bodies within a budget of memory.
 
-    Large ones take memory: two of the largest size may be held at a time, and the others are left in their sockets
-    until there is room. Small ones never wait, and a large one takes room only once more than SMALL bytes of it have
-    come: a few connections that announce much and send little cannot keep the others out.
+    The budget is two bodies of the largest size; further ones stay in their sockets until there is room. Small bodies
+    never wait. A large body takes room only after more than SMALL bytes of it have arrived, so that a few connections
+    that announce much and send little cannot block the others.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -35,15 +35,16 @@ class Bodies:
         self._changed = asyncio.Condition()
 
     def read(self, request: Request) -> "_Reading":
-        """Make a context whose value is the body, decompressed, which holds its room until the context ends.
+        """Return a context manager for the body, decompressed. The body keeps its room until the context ends.
 
-        Entering it raises ApiError: 400 for a broken coding, 408 where the body does not arrive, 413 where it is too
-        large, 415 for another coding, 503 where no room came free.
+        Raises:
+            ApiError: On entering the context. 400 if the body cannot be decompressed, 408 if it does not arrive, 413 if
+                it is too large, 415 for an unknown content-encoding, 503 if no room became free.
         """
         return _Reading(self, request)
 
     async def take(self, request: Request) -> tuple[bytes, int]:
-        """Read the body; return it, and the bytes of room that it holds. See `read`."""
+        """Read the body; return it and the number of bytes to `release` later. See `read`."""
         headers = request.headers
         coding = headers.get("content-encoding", "").strip().lower() or "identity"
         if coding not in (*CODINGS, "identity"):
@@ -51,7 +52,7 @@ class Bodies:
         length = self._length(headers.get("content-length"))
         if length <= SMALL and coding == "identity":
             return await self._read(_Parts(request.receive)), 0
-        # Nothing tells the decompressed size beforehand: until it is known, room is held for the largest.
+        # The decompressed size is not known in advance: until it is, hold room for the largest.
         plain = 0 if coding == "identity" else self._limit
         held = 0
         try:
@@ -74,7 +75,7 @@ class Bodies:
         return body, held
 
     def _length(self, header: str | None) -> int:
-        # The HTTP parser has checked that a length is a number; without one the body comes in chunks.
+        # The HTTP parser has checked that the length is a number; without one, the body is chunked.
         length = self._limit if header is None else int(header)
         if length > self._limit:
             raise self._too_large()
@@ -93,6 +94,7 @@ class Bodies:
         return size
 
     async def release(self, size: int) -> None:
+        """Return room to the budget."""
         if not size:
             return
         self._room += size
@@ -107,7 +109,7 @@ class Bodies:
             raise ApiError(408, f"the body did not arrive within {self._seconds:g} s") from None
 
     def _decompress(self, body: bytes) -> bytes:
-        # With 32 added to the window's bits zlib detects by itself whether it is gzip or deflate.
+        # 32 added to the window's bits: zlib detects whether it is gzip or deflate.
         stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
         try:
             plain = stream.decompress(body, self._limit + 1)
@@ -116,12 +118,12 @@ class Bodies:
         if len(plain) > self._limit:
             raise self._too_large()
         if not stream.eof or stream.unused_data:
-            raise BadRequest("the body cannot be decompressed: it is cut off, or has bytes after its end")
+            raise BadRequest("the body cannot be decompressed: it is incomplete, or has bytes after its end")
         return plain
 
 
 class _Reading:
-    """The context of `Bodies.read`. As a class it is faster than a generator, and every request goes through it."""
+    """The context manager of `Bodies.read`. A class, as a generator would be slower, and every request uses it."""
 
     def __init__(self, bodies: Bodies, request: Request) -> None:
         self._bodies = bodies
@@ -138,7 +140,7 @@ class _Reading:
 
 
 class _Parts:
-    """A body, read as it comes."""
+    """A body, read as it arrives."""
 
     def __init__(self, receive: Receive) -> None:
         self.complete = False
@@ -147,7 +149,7 @@ class _Parts:
         self._size = 0
 
     async def read(self, most: float) -> bytes:
-        """Return all bytes; where there are more than `most`, those that have come so far, and stay not `complete`."""
+        """Return all bytes; if there are more than `most`, return those so far, and leave `complete` false."""
         while not self.complete and self._size <= most:
             message = await self._receive()
             if message["type"] == "http.disconnect":

@@ -1,4 +1,4 @@
-"""Clients that leave: their requests are dropped."""
+"""Clients that leave: the work for their requests is cancelled."""
 
 import asyncio
 from types import TracebackType
@@ -7,15 +7,15 @@ from starlette.types import Receive
 
 from serve.http.bodies import Gone
 
-# Seconds of work after which it is worth checking whether the client still waits: most requests are answered by then,
-# and watching each of them from its start would add a quarter to the server's time for it.
+# Seconds of work before the first check whether the client still waits. Most requests are finished by then, and a task
+# that watches each of them from the start would add a quarter to the server's time per request.
 SOON = 0.1
 
 
 class ClientWaits:
-    """A context in which a request's work goes on only as long as its client waits; it raises Gone when it has left.
+    """A context manager that cancels the work inside it when the client leaves, and then raises Gone.
 
-    The body must have been read before.
+    The request's body must have been read before.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -25,7 +25,7 @@ class ClientWaits:
 
     async def __aenter__(self) -> None:
         self._work = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(SOON, self._look)
+        self._timer = asyncio.get_running_loop().call_later(SOON, self._start_watching)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -37,10 +37,10 @@ class ClientWaits:
             self._work.uncancel()
             raise Gone from None
 
-    def _look(self) -> None:
-        self._watch = asyncio.get_running_loop().create_task(self._wait_for_leaving())
+    def _start_watching(self) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
 
-    async def _wait_for_leaving(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone = True

@@ -1,4 +1,4 @@
-"""Headers of forms."""
+"""The content-type header of forms."""
 
 from python_multipart.multipart import parse_options_header
 
@@ -6,9 +6,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def without_charset(headers: Headers) -> Headers:
-    """Strip a request's headers of all that they say of a form's type but the boundary.
+    """Remove all parameters of a form's content-type but the boundary from a request's headers.
 
-    A charset would be that of the fields' names, which are ASCII. Starlette decodes them by it, and some make it fail.
+    Starlette decodes the fields' names, which are ASCII, with the form's charset, and fails for some charsets.
     """
     return [(name, _plain(value) if name == b"content-type" else value) for name, value in headers]
 

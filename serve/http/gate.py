@@ -1,4 +1,4 @@
-"""What holds for every request: an id, the key, metrics and access log, and an answer even to a failure."""
+"""What holds for every request: an id, the key, metrics, the access log, and a response even after a failure."""
 
 import asyncio
 import base64
@@ -19,15 +19,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
-from serve.http.dispatch import error_response, route_path
+from serve.http.responses import error_response
+from serve.http.routing import route_path
 
 log = logging.getLogger("serve")
 access = logging.getLogger("serve.access")
 
 RECORD = "serve.record"
-KEYLESS = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask for, and Kubernetes
+KEYLESS = ("/v2/health/live", "/v2/health/ready")  # for load balancers and Kubernetes
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# A count: random bytes for each request would mean a system call, which gives up the interpreter's lock.
+# A counter: random bytes for each request would take a system call, which releases the interpreter's lock.
 PROCESS = os.urandom(6).hex()
 COUNT = itertools.count(1)
 OUTCOMES = {408: "late", 499: "gone", 503: "overloaded", 504: "late"}
@@ -35,7 +36,7 @@ OUTCOMES = {408: "late", 499: "gone", 503: "overloaded", 504: "late"}
 
 @dataclass(slots=True)
 class Record:
-    """What is known of a request; the routes fill in what they find."""
+    """What metrics and the access log hold about a request; the routes fill it in."""
 
     id: str
     route: str = "other"
@@ -44,7 +45,7 @@ class Record:
 
 
 class Gate:
-    """ASGI middleware around all routes, the app's included."""
+    """ASGI middleware around all routes, including the app's."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self._app = app
@@ -56,18 +57,46 @@ class Gate:
         engine.metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "websocket" and not self._admits(scope):
-                await send({"type": "websocket.close", "code": 1008})
-                return
+        """Handle a request or a websocket, or pass on the events of the application's life."""
+        if scope["type"] == "http":
+            await self._handle(scope, receive, send)
+        elif scope["type"] == "websocket" and not self._admits(scope):
+            await send({"type": "websocket.close", "code": 1008})
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         record = Record(_request_id(scope))
         scope[RECORD] = record
+        send = self._with_headers(send, record)
+        self._in_flight += 1
+        try:
+            app = self._app if self._admits(scope) else _refusal()
+            await app(scope, receive, send)
+        except Gone:
+            record.status = 499
+        except asyncio.CancelledError:
+            # The time to finish accepted requests is over; the client still waits for a response.
+            if not self._engine.draining or record.status:
+                raise
+            ended = error_response(503, "the server is shutting down", {"retry-after": "1"})
+            await ended(scope, receive, send)
+        except Exception:
+            log.exception("request %s failed", record.id)
+            if not record.status:
+                failed = error_response(500, f"internal error; the log has it under request id {record.id}")
+                await failed(scope, receive, send)
+            record.status = 500
+        finally:
+            self._in_flight -= 1
+            self._account(scope, record, time.perf_counter() - began)
+
+    def _with_headers(self, send: Send, record: Record) -> Send:
+        """Wrap `send`: note the status, and add the headers that every response has."""
         extra = [(b"x-request-id", record.id.encode())]
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 headers = [*message.get("headers", ()), *extra]
@@ -77,41 +106,19 @@ class Gate:
                 message["headers"] = headers
             await send(message)
 
-        self._in_flight += 1
-        try:
-            if self._admits(scope):
-                await self._app(scope, receive, answer)
-            else:
-                await _refusal()(scope, receive, answer)
-        except Gone:
-            record.status = 499
-        except asyncio.CancelledError:
-            # The time for finishing accepted work is over: the client still waits, and should know.
-            if not self._engine.draining or record.status:
-                raise
-            ended = error_response(503, "the server is shutting down", {"retry-after": "1"})
-            await ended(scope, receive, answer)
-        except Exception:
-            log.exception("request %s failed", record.id)
-            if not record.status:
-                failed = error_response(500, f"internal error; the log has it under request id {record.id}")
-                await failed(scope, receive, answer)
-            record.status = 500
-        finally:
-            self._in_flight -= 1
-            self._account(scope, record, time.perf_counter() - began)
+        return send_with_headers
 
     def _admits(self, scope: Scope) -> bool:
         if not self._key or route_path(scope) in KEYLESS:
             return True
         headers = Headers(scope=scope)
         kind, _, value = headers.get("authorization", "").partition(" ")
-        # Header values are read as Latin-1; turned back into bytes, a key may hold any characters.
+        # Header values are decoded as Latin-1; as bytes, a key may hold any characters.
         offered = [headers.get("x-api-key", "").encode("latin-1")]
         if kind.lower() == "bearer":
             offered.append(value.strip().encode("latin-1"))
         elif kind.lower() == "basic":
-            # What a browser sends for the app: any user name, the key as the password.
+            # A browser sends this for the app: any user name, and the key as the password.
             with suppress(ValueError):  # not base64, or not even ASCII
                 offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
         return any(hmac.compare_digest(key, self._key) for key in offered)
@@ -132,7 +139,7 @@ class Gate:
                 "request_id": record.id,
                 "client": client[0] if client else "",
                 "method": scope["method"],
-                # Quoted: a line break in it would begin another line of the log.
+                # Quoted: a line break in it would start another line of the log.
                 "path": quote(scope["path"], safe="/:=@,+~"),
                 "status": status,
                 "milliseconds": round(seconds * 1000, 2),
@@ -148,5 +155,6 @@ def _request_id(scope: Scope) -> str:
 
 
 def _refusal() -> Response:
-    wanted = "this server needs a key: Authorization: Bearer KEY"
-    return error_response(401, wanted, {"www-authenticate": 'Basic realm="key"'})
+    return error_response(
+        401, "this server needs a key: Authorization: Bearer KEY", {"www-authenticate": 'Basic realm="key"'}
+    )

@@ -1,4 +1,4 @@
-"""Where pictures are decoded: tiny ones at once, others outside the event loop, large ones one after another."""
+"""Decode tiny images at once, others outside the event loop, large ones one after another."""
 
 import asyncio
 import time
@@ -16,19 +16,19 @@ from serve.settings import Settings
 
 T = TypeVar("T")
 
-# Up to here decoding takes less time than handing the picture to another thread.
+# Up to these sizes, decoding takes less time than handing the image to another thread.
 TINY_BYTES = 16 * 2**10
 TINY_PIXELS = 128 * 128
-# From here on a picture's memory matters, so that only one of these is decoded at a time.
+# Larger images take so much memory that only one of them is decoded at a time.
 LARGE_PIXELS = 1_000_000
-# Pictures that may wait to be decoded.
+# How many images may wait to be decoded.
 WAITING = 128
-# Pixels a side that are plenty for networks that see 64 of them.
+# Pixels a side, plenty for networks whose input has 64.
 ENOUGH = 256
 
 
 class Decoder:
-    """Turns strangers' bytes into pictures of a model's size without holding up anybody else's request."""
+    """Turns bytes from strangers into images of a model's size, without holding up other requests."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
@@ -41,28 +41,30 @@ class Decoder:
         self._large = ThreadPoolExecutor(1, "decode-large")
 
     async def __call__(self, data: bytes, shape: tuple[int, int, int], *, timeout: float) -> Images:
-        """Decode a picture to uint8 [1, H, W, C] of `shape`, within `timeout` seconds.
+        """Decode an image to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
 
-        Raises BadImage, and ApiError: 503 when too many pictures wait, 504 when it is too late.
+        Raises:
+            BadImage: if the bytes are not an image within the limits.
+            ApiError: 503 if too many images wait, 504 if `timeout` passes.
         """
         began = time.perf_counter()
         image = open_header(data, max_pixels=self.settings.max_pixels) if len(data) <= TINY_BYTES else None
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
-            del image  # while it waits it would keep its unpacked texts, up to a thousand times their bytes
+            del image  # its unpacked texts can take a thousand times the file's bytes; do not keep them while it waits
             make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
             pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
     async def beside(self, data: bytes, make: Callable[[bytes], T], *, timeout: float) -> T:
-        """Call `make`, which takes a picture's bytes and may raise BadImage, in another thread.
+        """Call `make(data)` in another thread and return its result; `make` may raise BadImage.
 
-        Returns what it returns; the limits are those of `__call__`.
+        The limits are those of `__call__`.
         """
         if self._waiting >= WAITING:
-            raise Overloaded("too many pictures wait to be decoded")
+            raise Overloaded("too many images wait to be decoded")
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
@@ -80,9 +82,9 @@ class Decoder:
         return image.width * image.height
 
     def close(self) -> None:
-        """Have the threads end after the pictures they are at, and do not wait for that.
+        """Let the threads end after their present images, without waiting for them.
 
-        May be used again afterwards, with new threads.
+        The decoder can be used again afterwards, with new threads.
         """
         for pool in (self._common, self._large):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,13 +1,23 @@
-"""Pictures from strangers: from bytes to a picture of the model's own size, or a BadImage that says why not."""
+"""Images from strangers: decode bytes to an image of the model's size, or raise a BadImage that says why not."""
 
 import io
 import math
 import re
+import struct
 import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from serve.engine.models import Images
 from serve.errors import BadImage
@@ -15,19 +25,43 @@ from serve.settings import Settings
 
 Measure = Callable[[tuple[int, int]], int]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-# Most pixels a side: PNG's decoder keeps two rows beside the picture.
+
+class FirstFrame(GifImagePlugin.GifImageFile):
+    """A GIF whose first frame alone is read.
+
+    While Pillow opens a file it makes a canvas for the second frame: gigabytes for a few bytes that ask for them.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        """0: the second frame needs no canvas."""
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, value: int) -> None:
+        pass
+
+
+# The formats that are read, by the first bytes of their files.
+READERS: dict[str, tuple[re.Pattern[bytes], Callable[[io.BytesIO, str], ImageFile.ImageFile]]] = {
+    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    "WEBP": (re.compile(rb"RIFF.{4}WEBPVP8[ LX]", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    "GIF": (re.compile(rb"GIF8[79]a"), FirstFrame),
+    "BMP": (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+}
+# The most pixels a side: PNG's decoder keeps two rows beside the image.
 MAX_SIDE = 2**18
 TILE_PIXELS = 1_000_000
 # The most bytes that may precede the pixels: texts, colour profiles, previews. Pillow's time for some of them grows
 # with the square of their length. GIFs have little there; WebP is read whole by a library of its own.
 MAX_HEAD = {b"GIF8": 2**18, b"RIFF": math.inf}
 MAX_HEAD_ELSE = 2**22
-# A JPEG file may go over its pixels again and again, twelve bytes each time. Progressive ones do so about ten times.
+# A JPEG file may code its pixels in any number of scans of twelve bytes each. Progressive files have about ten.
 MAX_SCANS = 100
 SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 ORIENTATION = 0x0112
-# Where a file may state its orientation: EXIF, also as older programs write it into PNG, and XMP.
+# Where a file may state its orientation: EXIF (older programs write it into PNG as text) and XMP.
 NOTES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,14 +75,12 @@ UPRIGHT: dict[object, Image.Transpose] = {
 
 # Pillow's warnings about broken files are for people at a terminal; here strangers would fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# The limit is the caller's, and checked before anything is decoded.
-Image.MAX_IMAGE_PIXELS = None
 # Bytes that a PNG's compressed texts may unpack to; Pillow itself allows eight times as many.
 PngImagePlugin.MAX_TEXT_MEMORY = 2**23
 
 
 class _Stream(io.BytesIO):
-    """A picture's bytes, of which no more than `left` may be read."""
+    """An image's bytes, of which no more than `left` may be read."""
 
     def __init__(self, data: bytes, left: float) -> None:
         super().__init__(data)
@@ -70,40 +102,35 @@ def decode(
     measure: Measure = min,
     alpha: bool = False,
 ) -> Image.Image:
-    """Decode the picture in `data`: first frame, upright, mode L or RGB, transparency over white.
+    """Decode the image in `data`: first frame, upright, mode L or RGB, transparency over white.
 
-    With `alpha`, a picture with transparency becomes RGBA. A picture whose shorter side (with `measure` max, the longer
-    one) is at least twice `enough` pixels is shrunk on the way, which saves most of the time and the memory of a large
-    one. Raises BadImage: 400 where the bytes are broken, 413 where the picture is too large, 415 where it is in none of
-    FORMATS.
+    Args:
+        data: the bytes of a file in one of the formats in READERS.
+        max_pixels: the most pixels, width x height, that the image may have.
+        enough: an image whose side is at least twice this many pixels is shrunk while it is decoded, which saves most
+            of the time and the memory of a large image. None: never.
+        measure: the side that `enough` is compared with: min for the shorter, max for the longer one.
+        alpha: whether an image with transparency becomes mode RGBA instead.
+
+    Raises:
+        BadImage: 400 if the bytes are broken, 413 if the image is too large, 415 if its format is not read.
     """
     image = open_header(data, max_pixels=max_pixels)
     return finish(image, enough=enough, measure=measure, alpha=alpha)
 
 
 def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.Image:
-    """Open the picture with its pixels still undecoded; raises as `decode` does."""
+    """Open the image without decoding its pixels; raises as `decode` does."""
     if not data:
-        raise BadImage(400, "the picture is empty: 0 bytes")
+        raise BadImage(400, "the image is empty: 0 bytes")
     most_head = MAX_HEAD.get(data[:4], MAX_HEAD_ELSE)
-    # For small pictures nothing need be counted.
+    # Of small files nothing has to be counted.
     stream = io.BytesIO(data) if len(data) <= most_head else _Stream(data, most_head)
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise BadImage(415, f"not a picture in a format this server reads ({', '.join(FORMATS)})") from None
-    except Exception as error:
-        raise _broken(error) from error
-    width, height = image.size
-    # WebP's decoder keeps four copies of the picture.
-    most = max_pixels // 2 if image.format == "WEBP" else max_pixels
-    if width * height > most:
-        raise BadImage(413, f"the picture is too large: {width}x{height}, at most {most:,} pixels")
-    if max(image.size) > MAX_SIDE:
-        raise BadImage(413, f"the picture is too large: {width}x{height}, at most {MAX_SIDE:,} pixels a side")
+    image = _open(data, stream)
+    _check_size(image, max_pixels)
     if image.format in ("JPEG", "MPO") and len(SCAN.findall(data)) > MAX_SCANS:
-        raise BadImage(400, f"the picture is made of more than {MAX_SCANS} scans")
-    if isinstance(image, ImageFile.ImageFile) and image.tile and image.tile[0][0] == "bmp_rle":
+        raise BadImage(400, f"the image is made of more than {MAX_SCANS} scans")
+    if image.tile and image.tile[0][0] == "bmp_rle":
         # Four bytes may skip 255 rows, of which Pillow makes gigabytes.
         raise BadImage(415, "BMP with run-length coding is not read")
     if isinstance(stream, _Stream):
@@ -111,10 +138,35 @@ def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.
     return image
 
 
+def _open(data: bytes, stream: io.BytesIO) -> ImageFile.ImageFile:
+    """Open the image as `Image.open` does, except for its limit on pixels, which is one for the whole process."""
+    for signature, reader in READERS.values():
+        if signature.match(data):
+            try:
+                return reader(stream, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                break  # Pillow's readers raise these where the file is in another format after all
+            except Image.DecompressionBombError as error:  # from GIF's reader, of a frame larger than the screen
+                raise BadImage(413, f"the image is too large: {error}") from error
+            except Exception as error:
+                raise _broken(error) from error
+    raise BadImage(415, f"not an image in a format this server reads ({', '.join(READERS)})")
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    # WebP's decoder keeps four copies of the image.
+    most = max_pixels // 2 if image.format == "WEBP" else max_pixels
+    if width * height > most:
+        raise BadImage(413, f"the image is too large: {width}x{height}, at most {most:,} pixels")
+    if max(image.size) > MAX_SIDE:
+        raise BadImage(413, f"the image is too large: {width}x{height}, at most {MAX_SIDE:,} pixels a side")
+
+
 def finish(
     image: Image.Image, *, enough: int | None = None, measure: Measure = min, alpha: bool = False
 ) -> Image.Image:
-    """Decode what `open_header` gave; see `decode`."""
+    """Decode the pixels of an image from `open_header`; see `decode`."""
     try:
         if enough is not None:
             image.draft(None, (enough, enough))
@@ -129,13 +181,13 @@ def finish(
 
 def _broken(error: Exception) -> BadImage:
     # Pillow's readers raise nearly anything on broken bytes (SyntaxError, struct.error, KeyError, zlib.error ...).
-    return BadImage(400, f"the picture is broken: {str(error) or type(error).__name__}"[:200])
+    return BadImage(400, f"the image is broken: {str(error) or type(error).__name__}"[:200])
 
 
 def _shrunk(image: Image.Image, factor: int, alpha: bool) -> Image.Image:
-    """Shrink the plain picture to 1/`factor` of its size, tile by tile.
+    """Shrink the image to 1/`factor` of its size, tile by tile.
 
-    A second whole copy would be the larger part of all memory that a picture takes.
+    Converting the whole image first would take more memory than all other steps.
     """
     width, height = image.size
     columns = min(width, factor * max(1, TILE_PIXELS // factor**2))
@@ -152,7 +204,7 @@ def _shrunk(image: Image.Image, factor: int, alpha: bool) -> Image.Image:
 
 
 def _plain(image: Image.Image, alpha: bool) -> Image.Image:
-    """Convert to mode L or RGB; to RGBA where there is transparency that is to be kept."""
+    """Convert to mode L or RGB; with `alpha`, to RGBA if there is transparency."""
     if image.mode.startswith("I"):
         # 16-bit grey keeps its high byte; Pillow's own conversion clips.
         image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
@@ -164,20 +216,23 @@ def _plain(image: Image.Image, alpha: bool) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # Pillow reads all of these, which takes longer than to see that none is there.
+    # Looking for the keys first is faster than reading EXIF data that most images lack.
     if not any(key in image.info for key in NOTES):
         return None
     try:
         return UPRIGHT.get(image.getexif().get(ORIENTATION))
     except Exception:
-        # A broken note about the picture does not spoil the picture.
+        # The image itself can be read although its metadata are broken.
         return None
 
 
 def fit(image: Image.Image, shape: tuple[int, int, int]) -> Images:
-    """Fit a picture to `shape`, uint8 [H, W, C]: its centre square, resized with antialiasing, grey where C is 1.
+    """Fit an image to `shape` (H, W, C): its centre square, resized with antialiasing, grey if C is 1.
 
-    Pictures of other sizes are read so for training, too. One that has this size already stays as it is, to the bit.
+    Training reads images of other sizes in the same way. An image of this size stays as it is, to the bit.
+
+    Returns:
+        uint8 [H, W, C].
     """
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"

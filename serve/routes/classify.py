@@ -1,4 +1,4 @@
-"""POST /classify/{model}: a picture in, the best classes out."""
+"""POST /classify/{model}: classify an image."""
 
 import time
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ TOP = 5
 
 
 class Classify:
-    """The route's handler. It takes the bare request: the framework's own parsing would cost more than all of this."""
+    """The route's handler. It takes the bare request: FastAPI's parsing would cost more than all of this."""
 
     def __init__(self, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
         self._engine = engine
@@ -31,7 +31,7 @@ class Classify:
         self._decoder = decoder
 
     async def post(self, request: Request) -> Response:
-        """Classify the picture of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
+        """Classify the image of a request. Raises ApiError: 400, 404, 408, 413, 415, 422, 503, 504."""
         deadline = time.monotonic() + self._engine.settings.timeout
         name = request.path_params["model"]
         record = request.scope[RECORD]
@@ -40,7 +40,7 @@ class Classify:
         record.model = name
         top = _top(request.query_params.get("top_k") if request.scope["query_string"] else None)
         async with self._bodies.read(request) as body:
-            data = await _picture(request, body)
+            data = await _image(request, body)
             async with ClientWaits(request.receive):
                 images = await self._decoder(data, info.image_size, timeout=deadline - time.monotonic())
                 result = await self._engine.infer(name, images, timeout=deadline - time.monotonic())
@@ -49,7 +49,7 @@ class Classify:
 
 
 def predictions(labels: Sequence[str], probabilities: Scores, most: int | None = None) -> list[dict[str, Any]]:
-    """Build the answer's list from float32 [classes]: label, index and probability of each class, best first."""
+    """List label, index and probability of the `most` best classes (None: of all) of float32 [classes], best first."""
     return [
         {"label": labels[index], "index": index, "probability": float(probabilities[index])}
         for index in ranked(probabilities, most)
@@ -64,15 +64,15 @@ def _top(text: str | None) -> int:
     return int(text)
 
 
-async def _picture(request: Request, body: bytes) -> bytes:
-    """Take the raw body, or the field `file` of a form."""
+async def _image(request: Request, body: bytes) -> bytes:
+    """Return the raw body, or the content of the field `file` of a form."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    # For a broken form Starlette raises HTTPException, 400.
+    # Starlette raises HTTPException 400 if the form is broken.
     scope = {**request.scope, "headers": without_charset(request.scope["headers"])}
     async with Request(scope, replay).form(max_files=1, max_fields=8, max_part_size=SMALL) as form:
         file = form.get("file")

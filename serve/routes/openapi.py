@@ -1,58 +1,78 @@
-"""The API's description of bodies, which the routes read and write without FastAPI."""
+"""The API's description at /docs: responses, parameters and errors.
+
+The JSON of requests is described where it is checked, in serve/routes/v2_requests.py.
+FastAPI takes no part in reading requests and writing responses, so it has to be told about them.
+"""
 
 from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from serve.engine.models import OUTPUTS
 from serve.routes.classify import TOP
+from serve.routes.v2_requests import Body
 from serve.routes.v2_tensors import HEADER
 
 
 class Error(BaseModel):
-    """Every answer other than a success."""
+    """Every response other than a success."""
 
     error: str = Field(description="what is wrong, and what would be right")
 
 
 class Prediction(BaseModel):
+    """A class and its probability."""
+
     label: str
     index: int
     probability: float = Field(ge=0, le=1)
 
 
 class Classification(BaseModel):
+    """The response of /classify."""
+
     model: str
     predictions: list[Prediction] = Field(description="best first")
 
 
 class ServerMetadata(BaseModel):
+    """What the server is."""
+
     name: str
     version: str
     extensions: list[str]
 
 
 class Live(BaseModel):
+    """Whether the process is alive."""
+
     live: bool
 
 
 class Ready(BaseModel):
+    """Whether all models are ready."""
+
     ready: bool
 
 
 class ModelReady(BaseModel):
+    """Whether a model is ready."""
+
     name: str
     ready: bool
 
 
 class TensorMetadata(BaseModel):
+    """A tensor of a model."""
+
     name: str
     datatype: str
     shape: list[int] = Field(description="-1: any size")
 
 
 class ModelMetadata(BaseModel):
+    """A model's tensors and metadata."""
+
     name: str
     versions: list[str]
     platform: str
@@ -62,12 +82,16 @@ class ModelMetadata(BaseModel):
 
 
 class ConfigTensor(BaseModel):
+    """A tensor in a model's configuration."""
+
     name: str
     data_type: str
     dims: list[int]
 
 
 class ModelConfig(BaseModel):
+    """A model's configuration, in Triton's form."""
+
     name: str
     platform: str
     backend: str
@@ -78,6 +102,8 @@ class ModelConfig(BaseModel):
 
 
 class OutputTensor(BaseModel):
+    """An output, as JSON or as raw bytes after the JSON."""
+
     name: str
     datatype: str
     shape: list[int]
@@ -86,6 +112,8 @@ class OutputTensor(BaseModel):
 
 
 class Inference(BaseModel):
+    """The response of an inference request."""
+
     model_name: str
     model_version: str
     id: str | None = None
@@ -93,10 +121,12 @@ class Inference(BaseModel):
 
 
 class Empty(BaseModel):
-    pass
+    """An empty object."""
 
 
 class IndexEntry(BaseModel):
+    """A model and its state."""
+
     name: str
     version: str
     state: str
@@ -113,73 +143,10 @@ REASONS = {
     503: "not ready, or overloaded: try again after Retry-After seconds",
     504: "no result in time",
 }
-OBJECT: dict[str, Any] = {"type": "object"}
-JSON_NUMBERS: dict[str, Any] = {
-    "type": "array",
-    "description": "flat, or nested like the shape",
-    "items": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 255}, {"type": "array", "items": {}}]},
-}
-OUTPUT_PARAMETERS: dict[str, Any] = {
-    "type": ["object", "null"],
-    "properties": {
-        "binary_data": {"type": "boolean"},
-        "classification": {"type": "integer", "minimum": 0, "description": "answer with the best classes as text"},
-    },
-}
-INFER: dict[str, Any] = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": ["string", "null"]},
-        "parameters": {
-            "type": ["object", "null"],
-            "properties": {
-                "binary_data_output": {"type": "boolean"},
-                "timeout": {"type": "integer", "minimum": 0, "description": "microseconds"},
-            },
-        },
-        "inputs": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["name", "shape", "datatype"],
-                "properties": {
-                    "name": {"const": "image"},
-                    "shape": {
-                        "type": "array",
-                        "items": {"type": "integer", "minimum": 1},
-                        "minItems": 4,
-                        "maxItems": 4,
-                        "description": "[n, H, W, C], as in the model's metadata",
-                    },
-                    "datatype": {"const": "UINT8"},
-                    "data": JSON_NUMBERS,
-                    "parameters": {
-                        "type": ["object", "null"],
-                        "properties": {"binary_data_size": {"type": "integer", "minimum": 1}},
-                    },
-                },
-            },
-        },
-        "outputs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {
-                    "name": {"enum": list(OUTPUTS)},
-                    "parameters": OUTPUT_PARAMETERS,
-                },
-            },
-        },
-    },
-}
 
 
 def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the error answers of a route, for its `responses`."""
+    """Describe the error responses of a route."""
     return {code: {"model": Error, "description": REASONS[code]} for code in codes}
 
 
@@ -187,19 +154,19 @@ TOP_K: dict[str, Any] = {
     "name": "top_k",
     "in": "query",
     "required": False,
-    "description": "how many classes to answer with",
+    "description": "how many classes the response lists",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": TOP},
 }
 LENGTH: dict[str, Any] = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "bytes of JSON, where raw tensors follow it",
+    "description": "length of the JSON in bytes, if raw tensors follow it",
     "schema": {"type": "integer", "minimum": 0},
 }
-PICTURE: dict[str, Any] = {
+IMAGE: dict[str, Any] = {
     "required": True,
-    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP (no run lengths), as it is or as the form field `file`",
+    "description": "PNG, JPEG, WebP, GIF (first frame) or BMP (no run lengths), as the body or its form field `file`",
     "content": {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
@@ -211,18 +178,16 @@ PICTURE: dict[str, Any] = {
         },
     },
 }
-LOAD = {"type": "object", "properties": {"parameters": {"type": ["object", "null"], "maxProperties": 0}}}
-INDEX = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "only the ready ones"}}}
 TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 INFERENCE: dict[str, Any] = {
     "model": Inference,
-    "description": "the scores; as raw tensors behind the JSON where they were asked for",
+    "description": "the scores, as JSON or as raw tensors after the JSON",
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 
 
 def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
-    """Describe a parameter in the path."""
+    """Describe a parameter that is a part of the path."""
     found: dict[str, Any] = {
         "name": name,
         "in": "path",
@@ -233,13 +198,13 @@ def path(name: str, text: str, example: str | None = None) -> dict[str, Any]:
     return found if example is None else {**found, "example": example}
 
 
-def json_body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+def json_body(body: Body[Any], *, required: bool = True) -> dict[str, Any]:
     """Describe a JSON body."""
-    return {"required": required, "content": {"application/json": {"schema": schema}}}
+    return {"required": required, "content": {"application/json": {"schema": body.schema()}}}
 
 
 def with_key(description: dict[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """Add to the description that every path but those in `free` needs a key."""
+    """Add to the description that all paths except those in `free` need a key."""
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "basic": {"type": "http", "scheme": "basic", "description": "any user name, the key as the password"},

@@ -1,4 +1,4 @@
-"""The API's routes as one table: what is where, what it answers, and how /docs describes it."""
+"""The API's routes as one table: path, handler, response, errors and description of each."""
 
 import re
 from typing import Any
@@ -10,18 +10,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve.engine.metrics import Metrics
-from serve.http.dispatch import Handler
 from serve.http.gate import RECORD
+from serve.http.routing import Handler
 from serve.routes import openapi
 from serve.routes.classify import Classify
 from serve.routes.v2 import V2
+from serve.routes.v2_requests import INDEX, INFER, LOAD, UNLOAD
 
 VERSION = {"version": openapi.path("version", "always 1", "1")}
 MODEL = {"model": openapi.path("model", "a model's name, as POST /v2/repository/index lists it")}
 
 
 def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
-    """Build all routes but the app's."""
+    """Build all routes except the app's."""
     router = APIRouter()
 
     def add(
@@ -29,7 +30,7 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         path: str,
         handler: Handler,
         summary: str,
-        answer: Any,
+        success: Any,
         *codes: int,
         parameters: tuple[dict[str, Any], ...] = (),
         body: dict[str, Any] | None = None,
@@ -45,15 +46,15 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
             description=description,
             operation_id=re.sub(r"\W+", "_", f"{method}{path}".lower()).strip("_"),
             tags=[path.split("/")[1]],
-            responses={200: answer if isinstance(answer, dict) else {"model": answer}, **openapi.errors(*codes)},
+            responses={200: success if isinstance(success, dict) else {"model": success}, **openapi.errors(*codes)},
             response_model=None,
             openapi_extra=extra if body is None else {**extra, "requestBody": body},
         )
 
     bodies = (408, 413, 415, 503)
-    add("POST", "/classify/{model}", classify.post, "Classify a picture", openapi.Classification,
-        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.PICTURE,
-        description="The picture's centre square, resized to the model's input. Digits are expected as in MNIST: "
+    add("POST", "/classify/{model}", classify.post, "Classify an image", openapi.Classification,
+        400, 404, *bodies, 422, 504, parameters=(openapi.TOP_K,), body=openapi.IMAGE,
+        description="The image's centre square, resized to the model's input. Digits are expected as in MNIST: "
         "white on black, centred.")  # fmt: skip
     add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
     add("GET", "/v2/health/live", v2.live, "Whether the process is alive", openapi.Live)
@@ -63,14 +64,14 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
         add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
         add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
-            parameters=(openapi.LENGTH,), body=openapi.json_body(openapi.INFER),
+            parameters=(openapi.LENGTH,), body=openapi.json_body(INFER),
             description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON.")  # fmt: skip
     add("POST", "/v2/repository/index", v2.index, "All models and their states", list[openapi.IndexEntry], 400, *bodies,
-        body=openapi.json_body(openapi.INDEX, required=False))  # fmt: skip
+        body=openapi.json_body(INDEX, required=False))  # fmt: skip
     add("POST", "/v2/repository/models/{model}/load", v2.load, "Load or reload a model", openapi.Empty, 400, 404,
-        *bodies, body=openapi.json_body(openapi.LOAD, required=False))  # fmt: skip
+        *bodies, body=openapi.json_body(LOAD, required=False))  # fmt: skip
     add("POST", "/v2/repository/models/{model}/unload", v2.unload, "Unload a model", openapi.Empty, 400, 404, *bodies,
-        body=openapi.json_body(openapi.OBJECT, required=False))  # fmt: skip
+        body=openapi.json_body(UNLOAD, required=False))  # fmt: skip
 
     async def render(request: Request) -> Response:
         request.scope[RECORD].route = "metrics"

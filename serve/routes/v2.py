@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -20,39 +20,47 @@ from serve.http.bodies import SMALL, Bodies
 from serve.http.connections import ClientWaits
 from serve.http.gate import RECORD
 from serve.routes import v2_tensors
+from serve.routes.v2_requests import INDEX, LOAD, UNLOAD, Body
 from serve.routes.v2_tensors import HEADER
+
+T = TypeVar("T")
 
 NAME = "deep-image-zoo"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters"]
-# A folder holds one version of a model; the weights' SHA-256 in the metadata tells which.
+# A folder holds one version of a model; the SHA-256 in its metadata identifies the weights.
 VERSION = "1"
 
 
 class V2:
-    """The routes' handlers."""
+    """The handlers of the routes under /v2. All raise ApiError with the statuses that serve/routes/table.py lists."""
 
     def __init__(self, engine: Engine, bodies: Bodies, version: str) -> None:
         self._engine = engine
         self._bodies = bodies
         self._version = version
-        # Models are changed one after another, in a separate thread: in shared ones, waiting would hold up others.
+        # Models are loaded and unloaded one after another, in a thread of their own: waiting in a shared thread pool
+        # would hold up other requests.
         self._changes = ThreadPoolExecutor(1, "change")
 
     async def server(self, request: Request) -> Response:
+        """Describe the server."""
         request.scope[RECORD].route = "v2_server"
         return _json({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
 
     async def live(self, request: Request) -> Response:
+        """Tell that the process is alive."""
         request.scope[RECORD].route = "v2_live"
         return _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
+        """Tell whether all models are ready."""
         request.scope[RECORD].route = "v2_ready"
         if why := self._engine.unready:
             raise ApiError(503, f"not ready: {why}", retry_after=1)
         return _json({"ready": True})
 
     async def model(self, request: Request) -> Response:
+        """Describe a model's tensors and metadata."""
         info = self._info(request, "v2_model")
         shape = list(info.image_size)
         classes = len(info.labels)
@@ -68,6 +76,7 @@ class V2:
         )
 
     async def config(self, request: Request) -> Response:
+        """Describe a model in the form of Triton's configuration."""
         info = self._info(request, "v2_config")
         return _json(
             {
@@ -82,11 +91,12 @@ class V2:
         )
 
     async def model_ready(self, request: Request) -> Response:
+        """Tell whether a model is ready."""
         info = self._info(request, "v2_model_ready")
         return _json({"name": info.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        """Run a model on the tensors of a request. Raises ApiError: 400, 404, 408, 413, 415, 503, 504."""
+        """Run a model on the tensors of a request."""
         began = time.monotonic()
         deadline = began + self._engine.settings.timeout
         info = self._info(request, "v2_infer")
@@ -102,16 +112,14 @@ class V2:
                 deadline = min(deadline, began + message.seconds)
             async with ClientWaits(request.receive):
                 result = await self._engine.infer(info.name, message.images, timeout=deadline - time.monotonic())
-        answer, json_length = v2_tensors.render(message, result, VERSION)
+        content, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
-        return _coded(answer, headers, request.headers.get("accept-encoding", ""))
+        return _coded(content, headers, request.headers.get("accept-encoding", ""))
 
     async def index(self, request: Request) -> Response:
+        """List all models and their states."""
         request.scope[RECORD].route = "v2_index"
-        message = await self._parameters(request)
-        only_ready = message.get("ready", False)
-        if not isinstance(only_ready, bool):
-            raise BadRequest(f"ready is {only_ready!r:.50}; valid are true and false")
+        only_ready = (await self._read(request, INDEX)).get("ready", False)
         entries = self._engine.repository.index()
         return _json(
             [
@@ -122,15 +130,15 @@ class V2:
         )
 
     async def load(self, request: Request) -> Response:
+        """Load or reload a model."""
         request.scope[RECORD].route = "v2_load"
-        message = await self._parameters(request)
-        if message.get("parameters") not in (None, {}):
-            raise BadRequest("load takes no parameters: the model comes from the server's folder as it is")
+        await self._read(request, LOAD)
         return await self._change(request, self._engine.repository.load)
 
     async def unload(self, request: Request) -> Response:
+        """Unload a model."""
         request.scope[RECORD].route = "v2_unload"
-        await self._parameters(request)
+        await self._read(request, UNLOAD)
         return await self._change(request, self._engine.repository.unload)
 
     async def _change(self, request: Request, change: Callable[[str], None]) -> Response:
@@ -148,21 +156,20 @@ class V2:
         record.model = info.name
         return info
 
-    async def _parameters(self, request: Request) -> dict[str, Any]:
-        async with self._bodies.read(request) as body:
-            _limit_json(len(body), SMALL)
+    async def _read(self, request: Request, body: Body[T]) -> T:
+        """Read a small JSON body; an empty one counts as an empty object."""
+        async with self._bodies.read(request) as data:
+            _limit_json(len(data), SMALL)
             try:
-                message = orjson.loads(body or b"{}")
+                message = orjson.loads(data or b"{}")
             except orjson.JSONDecodeError as error:
                 raise BadRequest(f"the request is not JSON: {error}") from None
-        if not isinstance(message, dict):
-            raise BadRequest(f"the request must be an object, not {type(message).__name__}")
-        return message
+        return body.check(message)
 
 
-# Bytes from which JSON is parsed in another thread: a megabyte of numbers takes long enough to hold up others.
+# Longer JSON is parsed in another thread: a megabyte of numbers takes long enough to hold up other requests.
 SLOW_JSON = 256 * 2**10
-# Bytes that a number of a tensor may take in JSON, with commas, brackets and spaces.
+# Bytes that one number of a tensor may take in JSON, with its commas, brackets and spaces.
 NUMBER = 8
 
 
@@ -179,9 +186,9 @@ def _json(message: Any) -> Response:
 
 
 def _coded(body: bytes, headers: dict[str, str], accepted: str) -> Response:
-    """Compress an answer for a client that names one coding alone.
+    """Compress a response for a client that accepts exactly one coding.
 
-    The lists that libraries send by default do not ask for it, and small answers hardly shrink.
+    A list of codings is only what a library sends by default, and small responses hardly shrink.
     """
     if accepted in ("gzip", "deflate"):
         body = gzip.compress(body, 1) if accepted == "gzip" else zlib.compress(body, 1)

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's inference messages: JSON with or without raw tensors after it.
+"""The Open Inference Protocol's inference messages: JSON, with or without raw tensors after it.
 
-From bytes to a `Request`, and from a `Result` to bytes; without HTTP or the engine.
+`parse` makes a `Request` of a request's bytes, `render` makes a response's bytes of a `Result`. Neither knows HTTP.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import orjson
 from serve.engine.models import OUTPUTS, Images, Scores
 from serve.engine.queues import Result, ranked
 from serve.errors import BadRequest
+from serve.routes.v2_requests import INFER, InputTensor, RequestedOutput
 
 # Tells how many bytes of a body are JSON, where raw tensors follow.
 HEADER = "Inference-Header-Content-Length"
@@ -23,7 +24,7 @@ SHARED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offs
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that is asked for, raw (`binary`) or as JSON; with `classes`, that many best classes as text."""
+    """A requested tensor, raw (`binary`) or as JSON. With `classes` > 0: that many best classes, as text."""
 
     name: str
     binary: bool
@@ -32,7 +33,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An inference request. `seconds` is how long the client waits, None where it does not say."""
+    """An inference request. `seconds` is how long the client waits, None if it does not say."""
 
     id: str | None
     images: Images
@@ -41,31 +42,49 @@ class Request:
 
 
 def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: int) -> Request:
-    """Parse the request in `body`, whose first `length` bytes are JSON.
+    """Parse an inference request.
 
-    `shape` is (H, W, C) of the model. Raises BadRequest, which says what is wrong, and what would be right.
+    Args:
+        body: the request's body.
+        length: how many of its bytes are JSON.
+        shape: (H, W, C) of the model's images.
+        max_images: the most images in one request.
+
+    Raises:
+        BadRequest: says what is wrong, and what would be right.
     """
     try:
         message = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the request is not JSON: {error}") from None
-    message = _object(message, "the request", optional=False)
-    if message.get("id") is not None and not isinstance(message["id"], str):
-        raise BadRequest(f"id is {message['id']!r:.100}; it must be a string")
-    parameters = _object(message.get("parameters"), "parameters")
+    request = INFER.check(message, shape=["n", *shape])
+    parameters = request.get("parameters") or {}
     for name in SEQUENCE:
-        if parameters.get(name):
+        if (message.get("parameters") or {}).get(name):
             raise BadRequest(f"parameter {name} is not supported: these models keep no state")
+    for tensor in (*message["inputs"], *(message.get("outputs") or ())):
+        if any(name in (tensor.get("parameters") or {}) for name in SHARED):
+            raise BadRequest("shared memory is not supported; send the tensor in the request")
+    size = request["inputs"][0]["shape"]
+    if tuple(size[1:]) != shape:
+        raise INFER.wrong(message, ("inputs", 0, "shape"), shape=["n", *shape])
+    if size[0] > max_images:
+        raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
+    timeout = parameters.get("timeout")
     return Request(
-        id=message.get("id"),
-        images=_images(message.get("inputs"), memoryview(body)[length:], shape, max_images),
-        outputs=_outputs(message.get("outputs"), parameters),
-        seconds=_seconds(parameters.get("timeout")),
+        id=request.get("id"),
+        images=_images(request["inputs"][0], memoryview(body)[length:]),
+        outputs=_outputs(request.get("outputs"), parameters.get("binary_data_output", False)),
+        seconds=timeout / 1e6 if timeout else None,
     )
 
 
 def header_length(header: str | None, total: int) -> int:
-    """Tell how many of a body's `total` bytes are JSON: what the header says; without it, all. Raises BadRequest."""
+    """Return how many of a body's `total` bytes are JSON: all, unless the header says otherwise.
+
+    Raises:
+        BadRequest: if the header is not a number of bytes in the body.
+    """
     if header is None:
         return total
     if not (header.isascii() and header.isdigit() and len(header) < 20 and int(header) <= total):
@@ -73,43 +92,10 @@ def header_length(header: str | None, total: int) -> int:
     return int(header)
 
 
-def _object(value: Any, name: str, optional: bool = True) -> dict[str, Any]:
-    if value is None and optional:
-        return {}
-    if not isinstance(value, dict):
-        raise BadRequest(f"{name} must be an object, not {type(value).__name__}")
-    return value
-
-
-def _seconds(timeout: Any) -> float | None:
-    if timeout is None or timeout == 0:
-        return None
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise BadRequest(f"parameter timeout is {timeout!r:.50}; it must be a whole number of microseconds")
-    return timeout / 1e6
-
-
-def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_images: int) -> Images:
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise BadRequest("inputs must be a list with the one tensor 'image'")
-    tensor = inputs[0]
-    wanted = ["n", *shape]
-    if tensor.get("name") != "image":
-        raise BadRequest(f"input {tensor.get('name')!r:.100} is unknown; valid is 'image'")
-    if tensor.get("datatype") != "UINT8":
-        raise BadRequest(f"datatype of 'image' is {tensor.get('datatype')!r:.50}; valid is 'UINT8'")
-    size = tensor.get("shape")
-    if (
-        not isinstance(size, list)
-        or not all(type(part) is int and part > 0 for part in size)
-        or tuple(size[1:]) != shape
-    ):
-        raise BadRequest(f"shape of 'image' is {size!r:.100}; valid is {wanted}")
-    if size[0] > max_images:
-        raise BadRequest(f"{size[0]} images in one request; at most {max_images}")
-    parameters = _object(tensor.get("parameters"), "parameters of 'image'")
-    _no_shared_memory(parameters)
-    binary = parameters.get("binary_data_size")
+def _images(tensor: InputTensor, raw: memoryview) -> Images:
+    """Read the images from the tensor's data, or from the bytes after the JSON."""
+    size = tensor["shape"]
+    binary = (tensor.get("parameters") or {}).get("binary_data_size")
     if binary is None:
         if len(raw):
             raise BadRequest(f"{len(raw)} bytes after the JSON, but 'image' has no binary_data_size")
@@ -117,7 +103,7 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
     if "data" in tensor:
         raise BadRequest("'image' has both data and binary_data_size")
     total = math.prod(size)
-    if binary != total or len(raw) != total or isinstance(binary, bool):
+    if type(binary) is not int or binary != total or len(raw) != total:
         raise BadRequest(
             f"binary_data_size is {binary!r:.50} and {len(raw)} bytes follow the JSON; shape {size} takes {total}"
         )
@@ -125,10 +111,10 @@ def _images(inputs: Any, raw: memoryview, shape: tuple[int, int, int], max_image
 
 
 def _from_json(data: Any, size: list[int]) -> Images:
-    """Read an image from JSON, flat or nested, as the protocol allows."""
+    """Read images of shape `size` from JSON, flat or nested: the protocol allows both."""
     if not isinstance(data, list):
         raise BadRequest("'image' has neither a list of data nor binary_data_size")
-    # Not by NumPy, which makes one array of whatever it is given: with one long text among short ones, a huge one.
+    # Without NumPy, which makes an array of anything: if one text among many is long, of all of them at its length.
     values = data
     lengths = size if data and isinstance(data[0], list) else [math.prod(size)]
     for depth, length in enumerate(lengths):
@@ -144,41 +130,22 @@ def _from_json(data: Any, size: list[int]) -> Images:
         raise BadRequest("data of 'image' must be whole numbers from 0 to 255") from None
 
 
-def _outputs(asked: Any, parameters: dict[str, Any]) -> list[Output]:
-    usual = parameters.get("binary_data_output", False)
-    if not isinstance(usual, bool):
-        raise BadRequest(f"parameter binary_data_output is {usual!r:.50}; valid are true and false")
-    if asked is None or asked == []:
-        return [Output(name, usual, 0) for name in OUTPUTS]
-    if not isinstance(asked, list):
-        raise BadRequest("outputs must be a list")
-    outputs = [_output(_object(entry, "an output", optional=False), usual) for entry in asked]
+def _outputs(requested: list[RequestedOutput] | None, binary: bool) -> list[Output]:
+    """List the tensors to respond with; `binary` is the default of those that do not choose."""
+    if not requested:
+        return [Output(name, binary, 0) for name in OUTPUTS]
+    outputs = []
+    for output in requested:
+        parameters = output.get("parameters") or {}
+        classes = parameters.get("classification", 0)
+        outputs.append(Output(output["name"], parameters.get("binary_data", binary), classes))
     if len({output.name for output in outputs}) < len(outputs):
-        raise BadRequest("an output is asked for twice")
+        raise BadRequest("an output is requested twice")
     return outputs
 
 
-def _output(entry: dict[str, Any], usual: bool) -> Output:
-    name = entry.get("name")
-    if name not in OUTPUTS:
-        raise BadRequest(f"output {name!r:.100} is unknown; valid are {', '.join(OUTPUTS)}")
-    parameters = _object(entry.get("parameters"), f"parameters of {name!r}")
-    _no_shared_memory(parameters)
-    binary, classes = parameters.get("binary_data", usual), parameters.get("classification", 0)
-    if not isinstance(binary, bool):
-        raise BadRequest(f"parameter binary_data is {binary!r:.50}; valid are true and false")
-    if type(classes) is not int or classes < 0:
-        raise BadRequest(f"parameter classification is {classes!r:.50}; it must be a whole number of classes")
-    return Output(name, binary, classes)
-
-
-def _no_shared_memory(parameters: dict[str, Any]) -> None:
-    if any(name in parameters for name in SHARED):
-        raise BadRequest("shared memory is not supported; send the tensor in the request")
-
-
 def render(request: Request, result: Result, version: str) -> tuple[bytes, int | None]:
-    """Write the response's body; return it, and the length of its JSON when raw tensors follow it, else None."""
+    """Write a response's body; return it and, if raw tensors follow its JSON, the length of the JSON, else None."""
     raw: list[bytes] = []
     message: dict[str, Any] = {"model_name": result.model.name, "model_version": version, "outputs": []}
     if request.id is not None:

@@ -1,5 +1,6 @@
-"""Tiny models that keep the ONNX contract and answer exactly: whole numbers through and through, so that a swapped or
-mixed-up result cannot pass for rounding.
+"""Tiny models with the ONNX contract and exact results.
+
+All numbers are whole, so that a swapped result cannot pass for rounding.
 """
 
 import io
@@ -19,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-# For watching.py and engines.py; last, because `conftest` is to be that of tests/train.
+# For watching.py and engines.py; at the end, so that `conftest` is that of tests/train.
 sys.path.append(str(Path(__file__).parent))
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def weights(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 
 @dataclass
 class Tiny:
-    """A model on disk, and what it must answer."""
+    """A model on disk, and its expected results."""
 
     folder: Path
     shape: tuple[int, int, int] = (32, 32, 3)
@@ -45,7 +46,8 @@ class Tiny:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [n, 10] for uint8 [n, H, W, C], to the bit."""
-        return images.reshape(len(images), -1).astype(np.float32) @ weights(self.shape, self.seed) / np.float32(4096)
+        sums = images.reshape(len(images), -1).astype(np.float32) @ weights(self.shape, self.seed)
+        return np.asarray(sums / np.float32(4096))
 
     def best(self, image: np.ndarray) -> int:
         return int(self.logits(image[None])[0].argmax())
@@ -53,8 +55,14 @@ class Tiny:
     def write(
         self, precision: str = "fp32", *, cost: int = 0, fragile: bool = False, ballast: int = 0, **metadata: str
     ) -> "Tiny":
-        """Writes the file of `precision`. `cost` makes each run slow, about 5 ms a step on one core; a `fragile` model
-        fails on a batch with an image whose first byte is 255; one with `ballast` is larger by that many bytes.
+        """Write the file of `precision`.
+
+        Args:
+            precision: fp32 or int8.
+            cost: Steps that make each run slower, about 5 ms each on one core.
+            fragile: A run fails if the first byte of an image is 255.
+            ballast: Additional bytes of weights.
+            metadata: Entries that replace or extend the file's metadata.
         """
         nodes = [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -116,7 +124,7 @@ class Tiny:
 
 
 class Running:
-    """`python -m serve` in a process of its own."""
+    """`python -m serve` in its own process."""
 
     def __init__(
         self, *arguments: object, environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "serve")
@@ -142,14 +150,14 @@ class Running:
         self.process.communicate()
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Signals, waits, and returns the exit status and what was written to stderr."""
+        """Send a signal, wait for the end, and return the exit status and stderr."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
     def connect(self) -> socket.socket:
-        """A connection of one's own."""
+        """Open a new connection."""
         host, port = self.url.removeprefix("http://").split(":")
         return socket.create_connection((host, int(port)), timeout=60)
 
@@ -159,22 +167,28 @@ class Running:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def processor_seconds(self) -> float:
-        """What its threads have run so far."""
+        """Seconds that its threads have run so far."""
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+# Tests with these fixtures start processes. They run one after another, as each of them can use all cores. So do the
+# files that carry the same marker themselves: they start processes without a fixture, or depend on the time.
+STARTS_PROCESSES = {"running", "browser"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One after another where several processes run the tests: most of these watch the time or use both cores."""
+    """Put the tests that start processes into the serial group."""
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.path.is_relative_to(Path(__file__).parent) and fixtures & STARTS_PROCESSES:
             item.add_marker(pytest.mark.xdist_group("serve"))
 
 
 @pytest.fixture(scope="session")
 def tiny() -> type[Tiny]:
-    """Makes models: tiny(folder / "name", shape=(28, 28, 1), seed=1).write()."""
+    """Class of models: `tiny(folder / "name", shape=(28, 28, 1), seed=1).write()`."""
     return Tiny
 
 
@@ -195,17 +209,17 @@ def two(tiny: type[Tiny], tmp_path: Path) -> list[Tiny]:
 
 @pytest.fixture(scope="session")
 def running() -> type[Running]:
-    """Starts servers: `with running("--models", folder) as server`."""
+    """Class of server processes: `with Running("--models", folder) as server`."""
     return Running
 
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """Pixels, uint8 [H, W, C], or a picture of Pillow's as a file's bytes: encode(pixels), encode(image, "JPEG")."""
+    """Encoder of pixels, uint8 [H, W, C], or a Pillow image to a file's bytes: `encode(pixels)`."""
 
-    def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    def encode(source: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
         stream = io.BytesIO()
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.squeeze())
+        image = source if isinstance(source, Image.Image) else Image.fromarray(source.squeeze())
         image.save(stream, kind, **options)
         return stream.getvalue()
 

@@ -1,4 +1,4 @@
-"""Driving an engine: in an event loop of its own, and with its runs held back."""
+"""Helpers for tests of the engine: its own event loop, and runs that wait."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ def run(engine: Engine, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 class Gate:
-    """Holds every run until it is opened, and counts them."""
+    """Holds every run until `open` is set, and notes the size of its batch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
@@ -27,7 +27,7 @@ class Gate:
         self.sizes: list[int] = []
         for name in ("run", "run_on_one_core"):
             monkeypatch.setattr(Model, name, self._held(getattr(Model, name)))
-        monkeypatch.setattr(serve.engine.batching, "BRIEF", 0)  # a run that is held does not belong into the event loop
+        monkeypatch.setattr(serve.engine.batching, "BRIEF", 0)  # no run in the event loop, which it would block
 
     def _held(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def held(model: Model, images: np.ndarray) -> Any:

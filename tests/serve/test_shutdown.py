@@ -1,4 +1,4 @@
-"""Signals, whatever is going on: nobody is lost, and nothing keeps the process."""
+"""Signals at any moment: no request is lost, and nothing keeps the process from ending."""
 
 import asyncio
 import gzip
@@ -6,20 +6,22 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from watching import eventually, sample
+from watching import eventually, get, post, sample
+
+pytestmark = pytest.mark.xdist_group("serve")
 
 Encode = Callable[..., bytes]
 
 
-# Each is `python -m serve` after a change that makes a moment of its life last.
+# Each program is `python -m serve` with one step that never ends.
 IMPORTING = """
 import sys, time, types
 from serve.__main__ import main
@@ -68,29 +70,29 @@ def test_a_signal_while_it_begins_ends_it(tiny: Any, tmp_path: Path, running: An
 def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "model").write()
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0)
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", LOADING)) as server:
-        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        answers.append(httpx.get(f"{server.url}/v2/health/ready"))
-        answers.append(httpx.post(f"{server.url}/classify/model", content=b"x"))
+        assert get(f"{server.url}/v2/health/live").status_code == 200
+        responses.append(get(f"{server.url}/v2/health/ready"))
+        responses.append(post(f"{server.url}/classify/model", content=b"x"))
 
         def load() -> None:
-            answers.append(httpx.post(f"{server.url}/v2/repository/models/model/load", timeout=60))
+            responses.append(post(f"{server.url}/v2/repository/models/model/load", timeout=60))
 
         threads = [threading.Thread(target=load) for _ in range(40)]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 41)
-        # Those who wait for the load leave others a thread to work in.
+        assert eventually(partial(in_flight, server.url, 41))
+        # Requests that wait for the load do not take the thread that others need.
         index = f"{server.url}/v2/repository/index"
-        states = httpx.post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
+        states = post(index, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}, timeout=60)
         assert [entry["state"] for entry in states.json()] == ["LOADING"]
         assert server.stop() == (0, "ERROR: Cancel 40 running task(s), timeout graceful shutdown exceeded\n")
         for thread in threads:
             thread.join()
-    assert [answer.status_code for answer in answers] == [503] * 42
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
-    assert [answer.json()["error"] for answer in answers] == [
+    assert [response.status_code for response in responses] == [503] * 42
+    assert all(int(response.headers["retry-after"]) >= 1 for response in responses)
+    assert [response.json()["error"] for response in responses] == [
         "not ready: loading models",
         "model 'model' is not ready: loading",
         *["the server is shutting down"] * 40,
@@ -98,29 +100,29 @@ def test_a_signal_while_models_load_does_not_wait_for_them(tiny: Any, tmp_path: 
 
 
 def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    """Those who wait for the run, for the next one, and for room for their bodies are answered yet."""
+    """Requests that wait for the run, for the next one, or for room for their bodies still get a response."""
     model = tiny(tmp_path / "model").write()
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0, "--timeout", 1000)
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     with running(*arguments, program=("-c", RUNNING)) as server:
         data = encode(model.images(1)[0])
 
         def ask(coding: str) -> None:
             content = gzip.compress(data) if coding == "gzip" else data
             headers = {"content-encoding": coding}
-            answers.append(httpx.post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
+            responses.append(post(f"{server.url}/classify/model", content=content, headers=headers, timeout=60))
 
         threads = []
         for count, coding in enumerate(["gzip"] * 10 + ["identity"] * 10, 1):
             threads.append(threading.Thread(target=ask, args=(coding,)))
             threads[-1].start()
-            assert eventually(lambda count=count: sample(server.url, "serve_requests_in_flight") == count + 1)
+            assert eventually(partial(in_flight, server.url, count + 1))
         status, _ = server.stop()
         for thread in threads:
             thread.join()
     assert status == 1
-    assert [answer.status_code for answer in answers] == [503] * 20
-    assert {answer.json()["error"] for answer in answers} == {"the server is shutting down"}
+    assert [response.status_code for response in responses] == [503] * 20
+    assert {response.json()["error"] for response in responses} == {"the server is shutting down"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limit of another process")
@@ -142,31 +144,36 @@ def test_without_file_descriptors_it_still_ends(tiny: Any, tmp_path: Path, runni
     assert "Traceback" not in errors
 
 
+def in_flight(url: str, count: int) -> bool:
+    """Return whether `count` requests are in flight, the one for the metrics included."""
+    return sample(url, "serve_requests_in_flight") == count
+
+
 class Load:
-    """Clients in threads that ask one after the other, and the account of what became of every request."""
+    """Clients in threads that send requests one after another, and the number of each outcome."""
 
     def __init__(self, url: str, model: Any, encode: Encode, clients: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.sent = 0
         self._url = f"{url}/classify/{model.name}"
-        self._pictures = [(encode(p), model.best(p)) for p in model.images(16)]
+        self._images = [(encode(p), model.best(p)) for p in model.images(16)]
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask, args=(index,)) for index in range(clients)]
+        self._threads = [threading.Thread(target=self._send_requests, args=(index,)) for index in range(clients)]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self, index: int) -> None:
-        with httpx.Client(timeout=30) as client:
+    def _send_requests(self, index: int) -> None:
+        with httpx.Client(timeout=30, verify=False) as client:
             while not self._stop.is_set():
                 index += 1
-                data, best = self._pictures[index % len(self._pictures)]
+                data, best = self._images[index % len(self._images)]
                 with self._lock:
                     self.sent += 1
                 try:
-                    answer = client.post(self._url, content=data)
-                    outcome = str(answer.status_code)
-                    if answer.status_code == 200 and answer.json()["predictions"][0]["index"] != best:
+                    response = client.post(self._url, content=data)
+                    outcome = str(response.status_code)
+                    if response.status_code == 200 and response.json()["predictions"][0]["index"] != best:
                         outcome = "wrong"
                 except httpx.ConnectError:
                     outcome = "turned away"
@@ -190,7 +197,7 @@ def test_a_signal_under_load_loses_nothing(
     model = tiny(tmp_path / "model").write(cost=2)
     with running("--models", tmp_path, "--no-app", "--linger", 1) as server:
         load = Load(server.url, model, encode, clients=16)
-        assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to begin on a busy machine
+        assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to start on a busy machine
         server.process.send_signal(number)
         status, errors = _ended(server)
         load.stop()
@@ -200,10 +207,9 @@ def test_a_signal_under_load_loses_nothing(
     assert set(load.outcomes) <= {"200", "turned away"}, load.outcomes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's packet filter")
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> None:
-    from serve.http.listening import drop_handshakes, finish_listening
+def test_connections_that_have_begun_are_accepted(family: int, address: str) -> None:
+    from serve.http.listening import finish_listening
 
     async def accept(listener: socket.socket, count: int) -> list[bytes]:
         loop = asyncio.get_running_loop()
@@ -218,25 +224,33 @@ def test_who_has_come_is_accepted_and_nobody_else(family: int, address: str) -> 
     async def end(listener: socket.socket) -> list[bytes]:
         accepting = asyncio.create_task(accept(listener, 5))
         await finish_listening([listener])
-        assert accepting.done() or await asyncio.wait_for(accepting, 0.2)
         listener.close()
-        return accepting.result()
+        return await asyncio.wait_for(accepting, 30)
 
     with socket.create_server((address, 0), family=family) as listener:
         listener.setblocking(False)
         clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
         for client in clients:
             client.sendall(b"request")
-        assert drop_handshakes(listener)
-        with pytest.raises(TimeoutError):
-            socket.create_connection(listener.getsockname()[:2], timeout=0.1)
         assert asyncio.run(end(listener)) == [b"request"] * 5
         for client in clients:
             assert client.recv(1) == b""  # closed in good order; a reset would raise
             client.close()
 
 
-def test_who_cannot_be_accepted_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems round a backlog of 0 up")
+def test_new_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel holds one connection at most, as nobody accepts it."""
+    from serve.http import listening
+
+    monkeypatch.setattr(listening, "ACCEPTING", 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(listening.finish_listening([listener]))
+        with socket.create_connection(listener.getsockname()), pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.3)
+
+
+def test_it_does_not_wait_for_ever_for_what_cannot_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     from serve.http import listening
 
     monkeypatch.setattr(listening, "ACCEPTING", 0.2)
@@ -254,25 +268,25 @@ def test_after_sigterm_it_is_not_ready_and_still_serves(
 ) -> None:
     model = tiny(tmp_path / "model").write()
     (pixels,) = model.images(1)
-    with running("--models", tmp_path, "--no-app", "--linger", 3) as server:
-        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+    with running("--models", tmp_path, "--no-app", "--linger", 1000) as server:
+        assert get(f"{server.url}/v2/health/ready").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        ready = httpx.get(f"{server.url}/v2/health/ready")
+        assert eventually(lambda: get(f"{server.url}/v2/health/ready").status_code == 503)
+        ready = get(f"{server.url}/v2/health/ready")
         assert ready.status_code == 503
         assert ready.headers["connection"] == "close"
-        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-        answer = httpx.post(f"{server.url}/classify/model", content=encode(pixels))
-        assert answer.json()["predictions"][0]["index"] == model.best(pixels)
-        # A second signal ends it at once.
-        began = time.monotonic()
+        assert get(f"{server.url}/v2/health/live").status_code == 200
+        response = post(f"{server.url}/classify/model", content=encode(pixels))
+        assert response.json()["predictions"][0]["index"] == model.best(pixels)
+        # A second signal ends it long before it stops to linger.
         server.process.send_signal(signal.SIGTERM)
         status, _ = _ended(server)
-        assert time.monotonic() - began < 3
         assert status == 0
 
 
-def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
+def test_what_cannot_be_finished_in_time_gets_a_response(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode
+) -> None:
     model = tiny(tmp_path / "slow").write(cost=120)
     data = encode(model.images(1)[0])
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 2)
@@ -280,12 +294,12 @@ def test_what_cannot_be_finished_in_time_is_answered(tiny: Any, tmp_path: Path, 
     with running(*arguments) as server:
 
         def ask() -> None:
-            outcomes.append(httpx.post(f"{server.url}/classify/slow", content=data, timeout=60).status_code)
+            outcomes.append(post(f"{server.url}/classify/slow", content=data, timeout=60).status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(24)]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: sample(server.url, "serve_requests_in_flight") == 25)
+        assert eventually(partial(in_flight, server.url, 25))
         server.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()

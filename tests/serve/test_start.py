@@ -1,4 +1,4 @@
-"""Starting: flags and environment, folders of models that are broken, and other hosts; always with real processes."""
+"""The start: flags and environment, broken folders of models, and other ASGI servers."""
 
 import os
 import socket
@@ -8,19 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from watching import eventually
+from watching import eventually, get
 
 from serve.__main__ import bind
-from serve.settings import Settings, from_environment
+from serve.settings import Settings
+
+pytestmark = pytest.mark.xdist_group("serve")
 
 ROOT = Path(__file__).parents[2]
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "serve", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "serve", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -28,8 +34,9 @@ def test_help_names_every_setting() -> None:
     done = command("--help")
     assert done.returncode == 0
     for name in Settings.__dataclass_fields__:
-        shown = "SERVE_API_KEY" if name == "api_key" else "--" + name.replace("_", "-")
-        assert shown in done.stdout
+        assert f"ZOO_SERVE_{name.upper()}" in done.stdout
+        assert name == "api_key" or "--" + name.replace("_", "-") in done.stdout
+    assert "--api-key" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -39,7 +46,7 @@ def test_help_names_every_setting() -> None:
         (("--models", "serve"), "serve holds no models; build one with: python train/export.py serve/NAME"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
         (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
-        (("--port", "70000"), "port is 70000; valid are 0 to 65535"),
+        (("--port", "70000"), "port is 70000; it must be at least 0, and at most 65535"),
         (("--timeout", "nan"), "timeout is nan"),
         (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
         (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
@@ -47,7 +54,7 @@ def test_help_names_every_setting() -> None:
         (("--max-images", "300"), "more than the 256 of max_queue"),
     ],
 )
-def test_a_wrong_start_says_why_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_arguments_get_one_line(arguments: tuple[str, ...], words: str) -> None:
     done = command(*arguments)
     assert done.returncode in (1, 2)
     assert words in done.stderr
@@ -64,8 +71,8 @@ def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in done.stderr
 
 
-def test_of_two_that_start_at_once_one_gets_the_port() -> None:
-    """Long before the first answers anybody."""
+def test_only_one_of_two_processes_gets_the_port() -> None:
+    """The port is taken before the server accepts anything."""
     with bind("127.0.0.1", 0) as taken, pytest.raises(SystemExit) as ended:
         bind("127.0.0.1", taken.getsockname()[1])
     assert ended.value.code == 1
@@ -81,22 +88,7 @@ def test_an_address_that_is_not_here_is_one_line(tiny: Any, tmp_path: Path, host
     assert done.stderr.endswith("; choose another with --host\n")
 
 
-def test_the_environment_sets_what_flags_do_not() -> None:
-    found = from_environment({"SERVE_PORT": "9", "SERVE_APP": "false", "SERVE_MODELS": "x", "SERVE_TIMEOUT": "1.5"})
-    assert Settings(**found) == Settings(port=9, app=False, models=Path("x"), timeout=1.5)
-    assert "secret" not in repr(Settings(api_key="secret"))
-    for key in ("", "secret\n", " secret", "sec\tret", "k\udcff"):
-        with pytest.raises(ValueError, match="api_key") as refused:
-            Settings(api_key=key)
-        assert "sec" not in str(refused.value)
-    for name, value in (("PORT", "many"), ("APP", "perhaps"), ("MAX_BATCH", "1.5")):
-        with pytest.raises(ValueError, match=f"SERVE_{name} is '{value}'"):
-            from_environment({f"SERVE_{name}": value})
-    with pytest.raises(ValueError, match="SERVE_MODELS is empty"):
-        from_environment({"SERVE_MODELS": ""})
-
-
-def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
+def test_broken_folders_do_not_affect_the_others(tiny: Any, tmp_path: Path, running: Any) -> None:
     tiny(tmp_path / "good").write()
     tiny(tmp_path / "mislabelled", labels=["only one"]).write()
     (tmp_path / os.fsdecode(b"no text \xff")).symlink_to(tmp_path / "good")
@@ -108,7 +100,7 @@ def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, runnin
     (tmp_path / "no model at all").mkdir()
     with running("--models", tmp_path, "--no-app") as server:
         assert server.line.startswith("Serving 1 model on ")
-        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        assert get(f"{server.url}/v2/health/ready").status_code == 200
         status, errors = server.stop()
     assert status == 0
     assert f"build it with: python train/export.py {tmp_path / 'unbuilt'}" in errors
@@ -118,7 +110,7 @@ def test_broken_folders_do_not_keep_the_others(tiny: Any, tmp_path: Path, runnin
     assert "Traceback" not in errors
 
 
-def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
+def test_an_unreadable_folder_does_not_affect_the_others(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve.engine import models
@@ -130,7 +122,7 @@ def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
     (tmp_path / "a link to nothing").symlink_to("nothing")
 
     def deny(real: Callable[..., Any]) -> Callable[..., Any]:
-        # Not by its permissions, which the system's administrator passes by.
+        # Not by permissions, which do not apply to root.
         def denied(path: Path) -> Any:
             if "locked" in str(path):
                 raise PermissionError(13, "Permission denied", str(path))
@@ -138,7 +130,7 @@ def test_a_folder_that_cannot_be_read_does_not_keep_the_others(
 
         return denied
 
-    monkeypatch.setattr(models.os, "listdir", deny(models.os.listdir))
+    monkeypatch.setattr(os, "listdir", deny(os.listdir))
     monkeypatch.setattr(Path, "is_file", deny(Path.is_file))
     with Engine(Settings(models=tmp_path)) as engine:
         assert list(engine.models()) == ["good"]
@@ -171,25 +163,32 @@ with app.state.engine as engine:
     asyncio.run(engine.infer({model.name!r}, np.zeros((1, 32, 32, 3), np.uint8)))
 print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize("prefix", ["", "/zoo"])
 def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, prefix: str) -> None:
-    """Also behind a proxy that has it under a prefix, which it takes off before it hands a request on."""
+    """Also behind a proxy that removes a prefix from the path."""
     tiny(tmp_path / "model").write()
     command = [sys.executable, "-m", "uvicorn", "--factory", "serve.api:create_app", "--port", "0"]
     command += ["--root-path", prefix] if prefix else []
-    environment = {**os.environ, "SERVE_MODELS": str(tmp_path), "SERVE_APP": "false", "SERVE_API_KEY": "key"}
+    environment = {
+        **os.environ,
+        "ZOO_SERVE_MODELS": str(tmp_path),
+        "ZOO_SERVE_APP": "false",
+        "ZOO_SERVE_API_KEY": "key",
+    }
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             line = next(line for line in process.stderr if "running on" in line)
             url = line.split("running on ")[1].split()[0]
-            assert eventually(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
-            assert httpx.get(f"{url}/v2/models/model").status_code == 401
-            unknown = httpx.get(f"{url}/v2/models/nope", headers={"x-api-key": "key"})
+            assert eventually(lambda: get(f"{url}/v2/health/ready").status_code == 200)
+            assert get(f"{url}/v2/models/model").status_code == 401
+            unknown = get(f"{url}/v2/models/nope", headers={"x-api-key": "key"})
             assert unknown.status_code == 404
             assert "unknown model 'nope'" in unknown.json()["error"]
             process.terminate()
@@ -199,9 +198,3 @@ def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, pref
     assert "Application shutdown complete" in errors
     assert "Finished server process" in errors
     assert "Traceback" not in errors
-
-
-def test_one_request_may_hold_what_the_queue_holds() -> None:
-    assert Settings().max_images == 128
-    assert Settings(max_queue=64).max_images == 64
-    assert Settings(max_queue=64, max_images=8).max_images == 8

@@ -26,6 +26,7 @@ from train import fit
 from train.cards import publishing
 from train.data import loading
 from train.data.preprocess import Preprocess
+from train.data.reference import DataError
 from train.paper import paper
 from train.training import models
 
@@ -101,7 +102,7 @@ def keys(split: loading.Split) -> set[bytes]:
     return {image.numpy().tobytes() for image in split.images}
 
 
-def message(error: pytest.ExceptionInfo[loading.DataError]) -> str:
+def message(error: pytest.ExceptionInfo[DataError]) -> str:
     text = str(error.value)
     assert "\n" not in text
     assert len(text) < 500

@@ -1,4 +1,4 @@
-"""The ONNX files of a card: what they promise, what they hold, and when they are built anew."""
+"""The ONNX files of a card: their contract, their content, and when they are rebuilt."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ import torch
 from conftest import DATASETS, SAMPLES, torch_logits
 from torch import nn
 
-from serve.engine.tiles import with_tiles
 from train import export
+from train.cards import checks
 from train.data import loading
 from train.onnx_export import build, graph, metadata, quantize, runtime, small_maps
 from train.training import models
@@ -30,7 +32,7 @@ from zoo.catalog import NETWORKS
 PIXELS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
-@pytest.mark.parametrize("file", metadata.FILES.values())
+@pytest.mark.parametrize("file", metadata.ALL_FILES)
 def test_onnx_contract(card: Path, dataset: loading.Dataset, file: str) -> None:
     session = runtime.session(card / file)
     (image,) = session.get_inputs()
@@ -48,22 +50,28 @@ def test_onnx_contract(card: Path, dataset: loading.Dataset, file: str) -> None:
         np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "file"), metadata.FILES.items())
-def test_onnx_metadata(card: Path, dataset: loading.Dataset, precision: str, file: str) -> None:
-    metadata = runtime.session(card / file).get_modelmeta().custom_metadata_map
+@pytest.mark.parametrize(
+    ("precision", "variant", "file"),
+    [("fp32", None, "model.onnx"), ("int8", None, "model.int8.onnx"), ("int8", "amx", "model.int8-amx.onnx")],
+)
+def test_onnx_metadata(card: Path, dataset: loading.Dataset, precision: str, variant: str | None, file: str) -> None:
+    found = runtime.session(card / file).get_modelmeta().custom_metadata_map
     metrics = json.loads((card / "metrics.json").read_text())
-    assert (metadata["model"], metadata["tag"], metadata["precision"]) == ("tiny_net", dataset.name, precision)
-    assert json.loads(metadata["labels"]) == list(dataset.class_names)
+    assert (found["model"], found["tag"], found["precision"]) == ("tiny_net", dataset.name, precision)
+    assert found.get("variant") == variant
+    assert json.loads(found["labels"]) == list(dataset.class_names)
     digest = hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest()
-    assert metadata["safetensors_sha256"] == metrics["safetensors_sha256"] == digest
+    assert found["safetensors_sha256"] == metrics["safetensors_sha256"] == digest
     images, labels = dataset.test.images, dataset.test.labels.numpy()
     accuracy = 100 * np.mean(runtime.predict(card / file, images).argmax(1) == labels)
-    assert float(metadata["accuracy"]) == pytest.approx(accuracy, abs=0.006)
-    cfg = json.loads(metadata["pretrained_cfg"])
+    assert float(found["accuracy"]) == pytest.approx(accuracy, abs=0.006)
+    versions = json.loads(found["library_versions"])
+    assert (versions["timm"], versions["onnxruntime"]) == (timm.__version__, onnxruntime.__version__)
+    cfg = json.loads(found["pretrained_cfg"])
     assert cfg["input_size"] == [PIXELS[dataset.name][2], *PIXELS[dataset.name][:2]]
 
 
-@pytest.mark.parametrize("file", metadata.FILES.values())
+@pytest.mark.parametrize("file", metadata.ALL_FILES)
 def test_onnx_holds_no_path_of_this_machine(card: Path, file: str) -> None:
     content = (card / file).read_bytes()
     for path in (models.REPOSITORY, Path.home(), Path(torch.__file__).parent, Path(__file__).parent):
@@ -126,17 +134,18 @@ def test_int8_stays_int8_from_the_first_convolution_to_the_pool(name: str, tmp_p
 
 
 def test_int8_is_the_same_where_processors_multiply_in_tiles(card: Path, dataset: loading.Dataset) -> None:
-    """The server changes the file on its way in, going by how tensors are named and stored here."""
     images = dataset.test.images.permute(0, 2, 3, 1).contiguous().numpy()
-    expected = runtime.session(card / "model.int8.onnx").run(None, {"image": images})
-    changed = with_tiles((card / "model.int8.onnx").read_bytes())
-    assert changed is not None
-    for found, wanted in zip(runtime.session(changed).run(None, {"image": images}), expected, strict=True):
+    plain, amx = (card / "model.int8.onnx", card / "model.int8-amx.onnx")
+    expected = runtime.session(plain).run(None, {"image": images})
+    for found, wanted in zip(runtime.session(amx).run(None, {"image": images}), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
+    kept = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(amx).graph.initializer}
+    for name in ("model.conv1.weight", "model.conv2.weight"):
+        assert (kept[f"{name}_zero_point"] == -1).all()
 
 
 def test_the_same_weights_give_the_same_files(card: Path) -> None:
-    before = {file: (card / file).read_bytes() for file in metadata.FILES.values()}
+    before = {file: (card / file).read_bytes() for file in metadata.ALL_FILES}
     assert [path.name for path in build.export(card)] == list(before)
     assert {file: (card / file).read_bytes() for file in before} == before
 
@@ -149,7 +158,8 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
     assert not metadata.outdated(twin)
     with monkeypatch.context() as other_code:
         other_code.setattr(metadata, "_sources_sha256", lambda: "another")
-        assert metadata.differing(twin, "int8") == ["sources_sha256"]
+        for name in metadata.ALL_FILES:
+            assert metadata.differing(twin, name) == ["sources_sha256"]
     for file, old, new in (
         ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
         ("config.json", '"label_names": [', '"label_names": ["none",'),
@@ -166,11 +176,46 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
     (twin / "model.safetensors").write_bytes(weights[:-1] + b"x")
     assert metadata.outdated(twin)
     (twin / "model.safetensors").write_bytes(weights)
-    for damage in (Path.unlink, lambda file: file.write_bytes(b"half")):
-        shutil.copy(twin / "model.onnx", twin / "kept")
-        damage(twin / "model.onnx")
-        assert metadata.outdated(twin)
-        os.replace(twin / "kept", twin / "model.onnx")
+    for name in metadata.ALL_FILES:
+        for damage in (Path.unlink, lambda file: file.write_bytes(b"half")):
+            shutil.copy(twin / name, twin / "kept")
+            damage(twin / name)
+            assert metadata.outdated(twin)
+            (twin / "kept").replace(twin / name)
+    assert not metadata.outdated(twin)
+    shutil.copy(twin / "model.int8.onnx", twin / "model.int8-amx.onnx")
+    assert metadata.differing(twin, "model.int8-amx.onnx") == ["variant"]
+
+
+@pytest.mark.parametrize("name", metadata.ALL_FILES)
+def test_a_card_without_one_of_its_files_is_no_verified_card(name: str, twin: Path) -> None:
+    (twin / name).unlink()
+    (line,) = checks.differences(twin, SAMPLES, True, lambda dataset, model: None)
+    assert line.startswith(f"{name} is not built")
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnx-ir", "onnxruntime", "onnxscript", "timm", "torch"])
+def test_files_of_other_library_versions_are_outdated(
+    library: str, twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_another(name: str) -> str:
+        return "99.9" if name == library else version(name)
+
+    monkeypatch.setattr(metadata, "version", of_another)
+    if library == "onnxruntime":  # which goes by several names as a package
+        monkeypatch.setattr(metadata, "onnxruntime", SimpleNamespace(__version__="99.9"))
+    for name in metadata.ALL_FILES:
+        assert metadata.differing(twin, name) == ["library_versions"]
+    assert metadata.outdated(twin)
+    assert metadata._library_versions()[library] == "99.9"
+
+
+def test_the_build_of_torch_does_not_count(twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU has another one than a machine without; the content is the same."""
+    number = version("torch").partition("+")[0]
+    for build_of_torch in (number, f"{number}+cpu", f"{number}+cu130"):
+        monkeypatch.setattr(metadata, "version", lambda name: build_of_torch if name == "torch" else version(name))  # noqa: B023
+        assert not metadata.outdated(twin)
 
 
 @pytest.mark.parametrize("name", metadata.SOURCES)
@@ -179,7 +224,7 @@ def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         shutil.copytree(models.REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("samples"))
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
     before = metadata._sources_sha256.__wrapped__()
-    with sorted(tmp_path.glob(name))[-1].open("a") as file:
+    with max(tmp_path.glob(name)).open("a") as file:
         file.write("\n")
     assert metadata._sources_sha256.__wrapped__() != before
 
@@ -196,9 +241,7 @@ def test_export_goes_on_after_a_failure(
     assert export.main(["--missing", "--jobs", jobs, str(broken), str(twin)]) == 1
     assert not metadata.outdated(twin)
     written, said = capfd.readouterr()
-    assert [line.rpartition("/")[2].partition(" ")[0] for line in written.strip().splitlines()] == [
-        *metadata.FILES.values()
-    ]
+    assert [line.rpartition("/")[2].partition(" ")[0] for line in written.strip().splitlines()] == [*metadata.ALL_FILES]
     (line,) = said.strip().splitlines()
     assert line.startswith("export.py: broken: ")
     assert export.main(["--missing", "--jobs", jobs, str(twin)]) == 0

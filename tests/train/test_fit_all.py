@@ -1,6 +1,5 @@
 """The queue of runs: what is complete is left alone, what fails stops nothing, a signal loses nothing."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -11,18 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from train import fit_all
+from train import fit_all, records
 from train.onnx_export import build
-from train.training import recipes
+from train.records import RunDescription, RunMetrics
+from train.training import recipes, run_queue
 
 # In the place of fit.py: an epoch a line of its log, as told by a file for each model.
 STUB = """
 import json, pathlib, signal, sys, time
-from train.training import recipes
+from train.training import recipes, run_folder
 values = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 folder = pathlib.Path(values["--output-dir"])
 folder.mkdir(parents=True, exist_ok=True)
@@ -32,10 +31,13 @@ with (folder / "starts").open("a") as file:
 def stop(*_):
     time.sleep(0.5)
     (folder / "saved").touch()
+    lock.__exit__(None, None, None)
     sys.exit(130)
-signal.signal(signal.SIGTERM, stop)
 if wish.is_file() and wish.read_text() == "fail":
     sys.exit("fit.py: nothing to learn")
+lock = run_folder.alone(folder)
+lock.__enter__()
+signal.signal(signal.SIGTERM, stop)
 log = folder / "log.csv"
 if not log.is_file():
     log.write_text("epoch,validation_accuracy\\n")
@@ -45,24 +47,26 @@ if wish.is_file() and wish.read_text() == "wait":
     time.sleep(60)
 usual = recipes.get(values["--recipe"], values["--model"], values["--dataset"]).epochs
 epochs = int(sys.argv[sys.argv.index("--epochs") + 1]) if "--epochs" in sys.argv else usual
-(folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": epochs}))
+metrics = json.loads((pathlib.Path(sys.argv[0]).parent / "metrics.json").read_text())
+(folder / "metrics.json").write_text(json.dumps({**metrics, "epochs": epochs}))
 with (folder / "starts").open("a") as file:
     print(time.time(), "end", file=file)
+lock.__exit__(None, None, None)
 """
-# As the first process of a container that only waits: orphans become its children, and zombies for ever.
-REAPS_NO_ORPHANS = """
-import ctypes, signal, subprocess, sys
-ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-signal.signal(signal.SIGTERM, lambda *_: None)
-sys.exit(subprocess.call(sys.argv[1:]))
-"""
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+# Of a run of one epoch.
+METRICS = RunMetrics(
+    test_accuracy=12.5, test_images=1000, per_class_accuracy={}, confusion_matrix=[], validation_accuracy=12.0,
+    train_accuracy=12.0, parameters=1, epochs=1, seed=0, train_images=1667, train_seconds=1.0, images_per_second=1667.0,
+    processes=1, mixed_precision="no", device="", threads=1, device_memory_bytes=None, host_memory_bytes=1, versions={},
+    git_commit=None,
+)  # fmt: skip
 
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> str:
     stub = tmp_path / "stub.py"
     stub.write_text(STUB)
+    records.write(METRICS, tmp_path / "metrics.json")
     return f"{shlex.quote(sys.executable)} {shlex.quote(str(stub))}"
 
 
@@ -93,8 +97,12 @@ def test_a_run_of_other_epochs_is_not_complete(tmp_path: Path, capsys: pytest.Ca
     folder = tmp_path / "vanilla_resnet18.mnist.fast.seed0"
     folder.mkdir()
     recipe = dataclasses.replace(recipes.get("fast", "vanilla_resnet18", "mnist"), epochs=1)
-    (folder / "args.json").write_text(json.dumps({"settings": recipes.as_settings(recipe)}))
-    (folder / "metrics.json").write_text(json.dumps({"test_accuracy": 12.5, "epochs": 1}))
+    run = RunDescription(
+        model="vanilla_resnet18", dataset="mnist", recipe="fast", settings=recipes.as_settings(recipe), seed=0,
+        class_names=list("0123456789"),
+    )  # fmt: skip
+    records.write(run, folder / "args.json")
+    records.write(METRICS, folder / "metrics.json")
     assert fit_all.main([*arguments, "--", "--data-dir", str(build.SAMPLES), "--epochs", "2"]) == 1
     printed = capsys.readouterr().out
     assert "0 of 1 runs are complete" in printed
@@ -133,9 +141,8 @@ def test_a_failure_is_told_and_stops_no_other(
 def test_never_more_side_by_side_than_asked_for(tmp_path: Path, launcher: str, jobs: int) -> None:
     names = ["vanilla_vgg16", "improved_vgg16", "vanilla_googlenet"]
     assert run(tmp_path, launcher, "--models", *names, "--datasets", "mnist", "--jobs", str(jobs)) == 0
-    spans = []
-    for folder in (tmp_path / "runs").glob("*/"):
-        spans.append([float(line.split()[0]) for line in (folder / "starts").read_text().splitlines()])
+    starts = [(folder / "starts").read_text().splitlines() for folder in (tmp_path / "runs").glob("*/")]
+    spans = [[float(line.split()[0]) for line in lines] for lines in starts]
     for start, _ in spans:
         assert sum(begin <= start < end for begin, end in spans) <= jobs
 
@@ -170,8 +177,8 @@ def test_an_error_leaves_no_training_behind(
             raise OSError(28, "No space left on device")
         yield ""
 
-    monkeypatch.setattr(fit_all, "report", report)
-    monkeypatch.setattr(fit_all, "SECONDS_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr(run_queue, "report", report)
+    monkeypatch.setattr(run_queue, "SECONDS_BETWEEN_REPORTS", 0)
     assert run(tmp_path, launcher, "--models", "vanilla_resnet18", "--datasets", "mnist") == 1
     assert (folder / "saved").is_file()
     printed = capsys.readouterr()
@@ -179,13 +186,12 @@ def test_an_error_leaves_no_training_behind(
     assert printed.err == "fit_all.py: [Errno 28] No space left on device\n"
 
 
-@pytest.mark.parametrize("orphans", [False, pytest.param(True, marks=LINUX)])
+@pytest.mark.parametrize("orphans", [False, True])
 def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str, orphans: bool) -> None:
-    """Also where the launcher ends at once, and nobody reaps what it leaves."""
+    """Also where the launcher ends at once, before what it launched has saved."""
     (tmp_path / "vanilla_resnet18").write_text("wait")
     command = [sys.executable, "-m", "train.fit_all", "--models", "vanilla_resnet18", "--jobs", "2"]
     if orphans:
-        command = [sys.executable, "-c", REAPS_NO_ORPHANS, *command]
         launcher = shlex.join(["sh", "-c", f'{launcher} "$@" & wait', "sh"])
     command += ["--runs-dir", str(tmp_path / "runs"), "--launcher", launcher]
     process = subprocess.Popen(
@@ -207,53 +213,11 @@ def test_a_signal_stops_all_in_good_order(tmp_path: Path, launcher: str, orphans
     assert all((folder / "saved").is_file() for folder in folders)
 
 
-def test_who_does_not_stop_is_killed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit_all, "SECONDS_TO_STOP", 0.5)
-    deaf = ["sh", "-c", "trap '' TERM; echo; sleep 60; true"]
-    with subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        fit_all.stop([fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, tmp_path / "deaf", 10, process)])
-        assert process.wait(timeout=10) == -signal.SIGKILL
-    assert "deaf is killed after 0.5 s, its last state kept" in capsys.readouterr().out
-
-
-def test_time_left_is_told() -> None:
-    runs = [
-        fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, Path("none"), 10),
-        fit_all.Run("improved_resnet18", "mnist", "fast", 0, Path("none"), 10),
-    ]
-    left = 10 * fit_all.COST["vanilla_resnet18"] + 10 * fit_all.COST["improved_resnet18"]
-    assert list(fit_all.report(runs, left / 4, 3600)) == ["2 runs left, about 4.0 h"]
-    assert list(fit_all.report(runs, 0, 60)) == ["2 runs left"]
-
-
-def test_runs_under_way_are_told_with_their_last_epoch(tmp_path: Path) -> None:
-    folder = tmp_path / "resnet"
-    folder.mkdir()
-    (folder / "log.csv").write_text("epoch,validation_accuracy\n1,50.0\n2,91.0\n")
-    under_way: Any = object()
-    run = fit_all.Run("vanilla_resnet18", "mnist", "fast", 0, folder, 10, under_way)
-    done = 2 * fit_all.COST["vanilla_resnet18"]
-    assert run.cost_left() == 4 * done
-    lines = ["resnet: 2 of 10 epochs, validation accuracy 91.00 %", "1 runs left, about 4.0 h"]
-    assert list(fit_all.report([run], done, 3600)) == lines
-
-
-def test_cheap_runs_come_first_and_seeds_one_after_the_other(tmp_path: Path) -> None:
-    args = {"models": ["improved_vgg16", "vanilla_resnet18"], "datasets": ["mnist"], "seeds": [1, 0], "recipe": "fast"}
-    runs = fit_all.runs(argparse.Namespace(**args, runs_dir=tmp_path, fit=[]))
-    names = ["vanilla_resnet18.mnist.fast.seed", "improved_vgg16.mnist.fast.seed"]
-    assert [str(run) for run in runs] == [f"{name}{seed}" for seed in (1, 0) for name in names]
-
-
 @pytest.mark.parametrize(("given", "threads"), [(None, "2"), ("3", "3")])
 def test_runs_side_by_side_share_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, threads: str
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(run_queue, "usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)

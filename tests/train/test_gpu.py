@@ -1,4 +1,4 @@
-"""What only a GPU can show: it augments as a CPU does, learns in every precision, resumes; its memory does not grow."""
+"""What only a GPU can show: it augments as a CPU does, learns in every precision and resumes; its memory is bounded."""
 
 import csv
 import json

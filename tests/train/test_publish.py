@@ -1,4 +1,4 @@
-"""From a run folder to a published model: what is stored, what is refused, and what is left when it fails."""
+"""From a run folder to a published model: what is stored, what is refused, and what a failure leaves."""
 
 import json
 import os
@@ -16,24 +16,25 @@ from conftest import SAMPLES, torch_logits
 from safetensors.torch import load_file
 from torch import nn
 
-from train import evaluate, export, publish
+from train import evaluate, export, publish, records
 from train.cards import publishing
 from train.cards.compact import compact
-from train.data import loading
+from train.data import loading, reference
 from train.onnx_export import quantize, runtime
 from train.paper import paper
 from train.training import models
 
 
 def test_the_folder_is_complete(card: Path) -> None:
-    expected = "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.int8.onnx model.onnx"
-    assert sorted(path.name for path in card.iterdir()) == [*expected.split(), "model.safetensors"]
+    written = "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.safetensors"
+    expected = sorted([*written.split(), "model.onnx", "model.int8.onnx", "model.int8-amx.onnx"])
+    assert sorted(path.name for path in card.iterdir()) == expected
     assert card.stat().st_mode & 0o777 == card.parent.stat().st_mode & 0o777 | 0o055
     assert not list(card.parent.glob(".publishing-*"))
 
 
 def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: loading.Dataset) -> None:
-    """The architecture's own, of as many classes, are left out."""
+    """Those of the architecture's default dataset are left out, although there are as many."""
     config = json.loads((card / "config.json").read_text())
     assert config["label_names"] == list(dataset.class_names)
     assert "label_names" not in config["pretrained_cfg"]
@@ -42,7 +43,7 @@ def test_names_of_classes_are_the_datasets_and_given_once(card: Path, dataset: l
 
 
 def test_torch_local_dir_and_onnx_agree(card: Path, run_folder: Path, dataset: loading.Dataset) -> None:
-    """On 1,000 real test images; beside the run's own weights only half precision lies between."""
+    """On 1,000 real test images; from the run's own weights they differ by half precision alone."""
     images = dataset.test.images
     assert len(images) == 1000
     logits = torch_logits(timm.create_model(f"local-dir:{card}", pretrained=True), images)
@@ -72,7 +73,7 @@ def test_publish_warns_of_broken_bounds(
     metrics |= {"trained_test_accuracy": metrics["test_accuracy"] + 0.3}
     metrics["onnx_test_accuracy"] |= {"int8": metrics["onnx_test_accuracy"]["fp32"] - 0.4}
     (twin / "metrics.json").write_text(json.dumps(metrics))
-    monkeypatch.setattr(publish, "publish", lambda *_: twin)
+    monkeypatch.setattr(publishing, "publish", lambda *_: twin)
     assert publish.main(["run"]) == 0
     weights, int8 = capsys.readouterr().err.splitlines()
     assert (
@@ -84,12 +85,21 @@ def test_publish_warns_of_broken_bounds(
 def test_a_card_states_what_its_run_had_before_storing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else nothing would tell what storing the weights has cost."""
-    figures = {"test_accuracy": 50.0, "confusion_matrix": [[1] * 10] * 10}
+    """Otherwise nothing would show what storing the weights costs."""
+    names = list(json.loads((run_folder / "metrics.json").read_text())["per_class_accuracy"])
+    found = records.Published(
+        test_accuracy=50.0,
+        test_images=100,
+        per_class_accuracy=dict.fromkeys(names, 50.0),
+        confusion_matrix=[[1] * 10] * 10,
+        onnx_test_accuracy={"fp32": 50.0, "int8": 50.0},
+        safetensors_sha256="ab",
+        parameters=1,
+    )
     monkeypatch.setattr(publishing.build, "export", lambda _: iter(()))
     monkeypatch.setattr(publishing.build, "state_accuracies", lambda _: None)
-    monkeypatch.setattr(publishing.checks, "figures", lambda *_: figures)
-    monkeypatch.setattr(publishing.card, "render", lambda _: "")
+    monkeypatch.setattr(publishing.checks, "measured", lambda *_: found)
+    monkeypatch.setattr(publishing.model_card, "render", lambda _: "")
     card = publishing.publish(run_folder, tmp_path / "card", SAMPLES, False, paper.accuracy)
     trained, stated = (json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, card))
     assert trained["test_accuracy"] != 50
@@ -106,7 +116,7 @@ def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkey
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing.card, "render", fail)
+    monkeypatch.setattr(publishing.model_card, "render", fail)
     with pytest.raises(OSError, match="No space left"):
         publishing.publish(run_folder, card, SAMPLES, False, paper.accuracy)
     assert contents() == before
@@ -117,15 +127,15 @@ def test_a_card_that_cannot_take_its_place_leaves_the_old_one(
     twin: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in twin.iterdir()}
-    replace = os.replace
+    replace = Path.replace
 
-    def fail(source: Path, target: Path) -> None:
-        if Path(target) == twin and Path(source).name == twin.name:
+    def fail(source: Path, target: Path) -> Path:
+        if Path(target) == twin and source.name == twin.name:
             raise KeyboardInterrupt
-        replace(source, target)
+        return replace(source, target)
 
     monkeypatch.setattr(publishing, "_write", lambda folder, *_: (folder / "config.json").write_text("{}"))
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         publishing.publish(run_folder, twin, SAMPLES, False, paper.accuracy)
     assert {path.name: path.read_bytes() for path in twin.iterdir()} == before
@@ -160,9 +170,9 @@ def test_only_a_card_is_replaced(
         assert [path.name for path in target.iterdir()] == ["written"]
 
 
-def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
+def test_a_folder_named_like_a_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
-    with pytest.raises(loading.DataError, match="would pass for the dataset 'mnist'"):
+    with pytest.raises(reference.DataError, match="would be taken for the dataset 'mnist'"):
         publishing.dataset_name(str(tmp_path / "mnist"))
     assert publishing.dataset_name("mnist") == "mnist"
     assert publishing.dataset_name("owner/name") == "owner/name"
@@ -170,9 +180,10 @@ def test_pictures_named_like_a_dataset_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_dataset_of_the_same_name_has_another_tag() -> None:
-    """Else its weights would take the place of the published ones."""
+    """Otherwise its weights would replace the published ones."""
     assert {
-        name: loading.tag(name) for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
+        name: reference.recorded(name).tag
+        for name in ("cifar10", "owner/cifar10", "owner/name", "owner/name:conf", "bees")
     } == {
         "cifar10": "cifar10",
         "owner/cifar10": "owner-cifar10",
@@ -182,7 +193,7 @@ def test_another_dataset_of_the_same_name_has_another_tag() -> None:
     }
 
 
-def test_sigterm_takes_away_what_is_half_done(run_folder: Path, tmp_path: Path) -> None:
+def test_sigterm_removes_an_unfinished_card(run_folder: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from train import publish; from train.cards import publishing;"
         "publishing._write = lambda folder, *_: ((folder / 'begun').touch(), time.sleep(60));"

@@ -109,6 +109,20 @@ def die_at(call: int) -> None:
     os.fsync, os.replace, shutil.rmtree = counted(os.fsync), counted(os.replace), counted(shutil.rmtree)
 
 
+def make_run_folder_slowly(seconds: float) -> None:
+    """Take so long to make a folder called `run`: another process that starts at the same moment finds none either."""
+    import time
+
+    mkdir = os.mkdir
+
+    def slow(path: Any, *args: Any, **kwargs: Any) -> None:
+        if os.path.basename(path) == "run":  # noqa: PTH119  (it may be a string)
+            time.sleep(seconds)
+        mkdir(path, *args, **kwargs)
+
+    os.mkdir = slow
+
+
 def limit_file_size(size: int) -> None:
     """What a full disk does, to this process alone: no file may grow beyond `size` bytes."""
     import resource

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import zoo  # noqa: F401
-
-NAMES = [f"{form}_{network}" for form in ("vanilla", "improved") for network in ("vgg16", "resnet18", "googlenet")]
+from zoo.catalog import NETWORKS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,9 +21,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NETWORKS)
 def name(request: pytest.FixtureRequest) -> str:
-    """Each of the six; a test that parametrizes `name` itself gets those it names."""
+    """Each network of the catalog; a test that parametrizes `name` itself gets those it names."""
     return request.param
 
 

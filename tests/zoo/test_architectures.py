@@ -36,6 +36,7 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts(name: str) -> None:
     assert count(timm.create_model(name, device="meta")) == PARAMETERS[name]
     assert count(timm.create_model(f"{name}.mnist", device="meta")) == PARAMETERS[name] - FIRST_CONV_LOSS[name]

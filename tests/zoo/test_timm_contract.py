@@ -1,5 +1,6 @@
 """What a timm user expects of a model: registry, configuration, heads, features, tracing."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,19 +12,40 @@ from timm.data import resolve_model_data_config
 from timm.models import create_feature_extractor, group_parameters
 from torch import nn
 
+from zoo.catalog import NETWORKS
+
 CIFAR10 = ((0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784))
 MNIST = ((0.13066048,), (0.30810781,))
+
+FORMS = ("improved", "vanilla")
+# The paper's networks and the side of their input; any other has its own.
+SIZES = {
+    f"{form}_{network}": size
+    for form, size in zip(FORMS, (64, 32), strict=True)
+    for network in ("googlenet", "resnet18", "vgg16")
+}
 
 Images = Callable[..., torch.Tensor]
 
 
+def test_the_papers_networks_are_in_the_catalog() -> None:
+    assert SIZES.keys() <= NETWORKS.keys()
+
+
 def test_registered_names_and_tags() -> None:
-    networks = ["googlenet", "resnet18", "vgg16"]
-    for form in ("improved", "vanilla"):
-        names = [f"{form}_{network}" for network in networks]
+    """What the families register is what the catalog lists, with a tag for each dataset."""
+    ours = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("zoo.")]
+    assert sorted(ours) == sorted(NETWORKS)
+    for form in FORMS:
+        names = sorted(name for name in NETWORKS if name.startswith(form))
         assert timm.list_models(f"{form}_*") == names
         tags = [f"{name}.{dataset}" for name in names for dataset in ("cifar10", "mnist")]
         assert timm.list_models(f"{form}_*", include_tags=True) == tags
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_catalog_names_the_family_that_registers(name: str) -> None:
+    assert timm.model_entrypoint(name).__module__ == f"zoo.{NETWORKS[name].family}"
 
 
 def test_import_is_quiet_and_brings_torch_and_timm_only() -> None:
@@ -43,7 +65,7 @@ print(sorted(new - {"torch", "timm"} - set(sys.stdlib_module_names)))
 )
 def test_configuration(name: str, tag: str, chans: int, statistics: tuple[tuple[float, ...], ...]) -> None:
     model = timm.create_model(name + tag, device="meta").eval()
-    size = 64 if name.startswith("improved") else 32
+    size = SIZES.get(name) or timm.get_pretrained_cfg(name).input_size[-1]
     config = resolve_model_data_config(model)
     assert config["input_size"] == (chans, size, size)
     assert (config["mean"], config["std"]) == statistics
@@ -110,8 +132,8 @@ def test_intermediates(model: nn.Module, images: Images) -> None:
         last, maps = model.forward_intermediates(x)
         assert torch.equal(last, model.forward_features(x))
         assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
-        reductions = [x.shape[-1] // m.shape[-1] for m in maps]
-        assert reductions == [info["reduction"] for info in model.feature_info]
+        sides = [math.ceil(x.shape[-1] / info["reduction"]) for info in model.feature_info]
+        assert [m.shape[-1] for m in maps] == sides
         early = model.forward_intermediates(x, indices=[1, 3], stop_early=True, intermediates_only=True)
     assert len(early) == 2
     assert torch.equal(early[0], maps[1])
@@ -123,7 +145,7 @@ def test_features_only(name: str, images: Images) -> None:
     maps = extractor(images(device="meta"))
     assert [m.shape[1] for m in maps] == extractor.feature_info.channels()
     size = images().shape[-1]
-    assert [size // m.shape[-1] for m in maps] == extractor.feature_info.reduction()
+    assert [m.shape[-1] for m in maps] == [math.ceil(size / r) for r in extractor.feature_info.reduction()]
     assert (
         len(timm.create_model(name, features_only=True, out_indices=(0, 2), device="meta")(images(device="meta"))) == 2
     )

@@ -1,1 +1,1 @@
-"""What is published: model cards, compact weights, their provenance and the checks of every number."""
+"""What is published of a run: model card, compact weights, provenance, and the checks of them."""

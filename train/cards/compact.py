@@ -1,7 +1,7 @@
-"""From a trained network to the compact checkpoint that is published; `zoo.compact` tells how one is read.
+"""From a trained network to the compact checkpoint that is published, which `zoo.compact` reads.
 
-VGG16 keeps nearly all of its parameters in two linear layers, and uses few of them. Its pooled grid has few distinct
-cells at the network's input size (`train.speed.fold`), and what its 4,096 hidden units receive varies along few
+VGG16 has nearly all of its parameters in two linear layers, and needs few of them: at the network's input size its
+pooled grid has few distinct cells (`train.speed.fold`), and the inputs of its 4,096 hidden units vary along few
 directions.
 """
 
@@ -17,27 +17,29 @@ from train.training.models import pretrained_cfg
 from zoo.compact import to_blocks
 from zoo.vgg import PooledVGG
 
-# Networks from here on are kept in 8 bits, and all matrices of theirs from here on.
+# Parameters from which on a network is stored in 8 bits, and elements from which on a matrix of such a network is.
 LARGE_NETWORK = 10_000_000
 LARGE_MATRIX = 2**16
-# Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images differ by 1.4 %
-# of their spread (improved, MNIST) and 0.6 % (vanilla, CIFAR-10), and 3 of 4,000 images get another class.
+# Directions of a hidden layer's outputs that are kept. With 64 of 4,096 the logits of validation images change by 1.4 %
+# of their standard deviation (improved, MNIST) and 0.6 % (vanilla, CIFAR-10), and 3 of 4,000 images get another class.
 RANK = 64
+# Images that are processed at a time.
 BATCH = 250
 
 
 def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The state of a network in evaluation mode as it is published.
+    """Return the state dict of a network in its published form.
 
-    Up to ten million parameters: matrices in half precision. Above: large matrices in blocks of 8 bits; VGG16's hidden
-    linear layers as factors of low rank, the first one for the distinct cells of its grid alone. Vectors (norms,
-    biases) are few, and stay as they are.
+    Up to ten million parameters, matrices are stored in half precision. Above, large matrices are stored in blocks of
+    8 bits, and VGG16's hidden linear layers as factors of low rank, the first one only for the distinct cells of its
+    grid. Vectors (norms, biases) are few and stay as they are.
 
     Args:
-        images: training images, uint8 [n, C, H, W], that show which directions matter; only VGG16 asks for them.
+        model: in evaluation mode.
+        images: training images, uint8 [n, C, H, W], that show which directions matter; used only for VGG16.
 
     Raises:
-        ValueError: a weight is too large for the precision that it is to be kept in.
+        ValueError: a weight is too large for half precision.
     """
     state = _low_rank(model, images) if isinstance(model, PooledVGG) else dict(model.state_dict())
     large = sum(parameter.numel() for parameter in model.parameters()) > LARGE_NETWORK
@@ -47,15 +49,16 @@ def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             if large and tensor.numel() >= LARGE_MATRIX:
                 tensors[f"{name}.int8"], tensors[f"{name}.scale"] = to_blocks(tensor)
                 continue
-            tensor = tensor.half()
-            if not tensor.isfinite().all():
+            tensors[name] = tensor.half().contiguous()
+            if not tensors[name].isfinite().all():
                 raise ValueError(f"{name} does not fit half precision: publish with --full-precision")
-        tensors[name] = tensor.contiguous()
+        else:
+            tensors[name] = tensor.contiguous()
     return tensors
 
 
 def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
-    """A VGG16's state dict with its hidden linear layers as factors."""
+    """Return a VGG16's state dict with its hidden linear layers as factors."""
     folded: Any = fold(model, pretrained_cfg(model)["input_size"])
     state = dict(model.state_dict())
     mlp = folded.pre_logits
@@ -63,14 +66,14 @@ def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
     for name in ("fc1", "fc2"):
         layer = getattr(mlp, name)
         left, right, bias = principal(layer, inputs, RANK)
-        with torch.no_grad():  # the second layer's directions are those of what the first one will give
+        with torch.no_grad():  # the second layer's inputs come from the first one as it is stored
             layer.weight.copy_(left @ right)
             layer.bias.copy_(bias)
             inputs = layer(inputs).relu_()
         key = f"pre_logits.{name}.weight"
         del state[key]
         if name == "fc1" and isinstance(mlp.pool, DistinctCells):
-            # What is kept is the weight of one cell; the fold has summed over those that are the same.
+            # The weight of a single cell is stored; the fold has summed the weights of equal cells.
             repeats = mlp.pool.repeats
             cells = right.view(len(right), -1, *repeats.shape) / repeats
             right = cells.flatten(1)
@@ -82,14 +85,14 @@ def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """What a layer gets for all images: float32 [n, in]."""
+    """Return a layer's inputs for all images: float32 [n, in]."""
     kept: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].float().clone()))
+    hook = layer.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].float().clone()))
     preprocess = Preprocess(pretrained_cfg(model))
     try:
         with convolution.faster(model):
-            for part in images.split(BATCH):
-                model(preprocess(part))
+            for start in range(0, len(images), BATCH):
+                model(preprocess(images[start : start + BATCH]))
     finally:
         hook.remove()
     return torch.cat(kept)
@@ -97,21 +100,23 @@ def _inputs(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def principal(layer: nn.Linear, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A linear layer confined to the principal directions of its outputs.
+    """Project a linear layer onto the principal directions of its outputs.
 
-    Of all layers of this rank it is the one whose outputs for `inputs` change least, in the mean square. Fewer inputs
-    than `rank` have as many directions as there are inputs.
+    Of all layers of this rank, the result has the least mean squared difference in its outputs for `inputs`. With fewer
+    inputs than `rank`, there are as many directions as inputs.
 
     Args:
+        layer: the layer to approximate.
         inputs: float32 [n, in].
+        rank: the number of directions to keep.
 
     Returns:
         left [out, rank], right [rank, in] and bias [out].
     """
     outputs = layer(inputs)
     mean = outputs.mean(0)
-    # Of 4,096 directions few are wanted: random sketches, refined six times, find them in a fifteenth of the time that
-    # all eigenvectors take, and leave out 1.00003 times as much.
+    # Only a few of 4,096 directions are needed. A randomised SVD with six iterations takes a fifteenth of the time of
+    # an eigendecomposition, and its residual is 1.00003 times as large.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sketch = min(rank + 16, *outputs.shape)

@@ -1,4 +1,4 @@
-"""Test metrics of a published model or a run, and the plots of them."""
+"""Test metrics of a published model or a run, and plots of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,38 +13,41 @@ from train.data.preprocess import Preprocess
 from train.files import write_json
 from train.onnx_export import metadata
 from train.onnx_export.runtime import predict
+from train.records import SplitMetrics, as_dict
 from train.speed import convolution
-from train.training import epoch_log, loop, measure, models, plots
+from train.training import epoch_log, measure, models, plots
+from train.training.predict import predict as predict_split
 
 RUNTIMES = ("torch", "onnx", "onnx-int8")
-
-
+# How many of the most confident mistakes are shown.
 MISTAKES = 24
 
 
 class Features(nn.Module):
-    """A timm model without its classifier: images -> what the classifier is given, [batch, features]."""
+    """A timm model without its classifier: it returns the classifier's input, [batch, features]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+        """Return the features of a batch of images."""
+        features: Tensor = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+        return features
 
 
 @dataclass(frozen=True)
 class Subject(models.Trained):
-    """What is evaluated, and on what: the test split of its dataset."""
+    """A model to evaluate, and the test split of its dataset."""
 
     test: loading.Split
 
 
 def load(name: str, data_dir: Path | None) -> Subject:
-    """A published model, by name or folder, or a run folder.
+    """Load a published model, by name or folder, or a run, by folder.
 
     Raises:
-        models.ModelError, data.DataError: the model or its data cannot be had.
+        models.ModelError, data.DataError: the model or its data is not available.
     """
     trained = models.load(name)
     size = models.pretrained_cfg(trained.model)["input_size"][-1]
@@ -53,7 +56,11 @@ def load(name: str, data_dir: Path | None) -> Subject:
 
 
 def logits(subject: Subject, runtime: str) -> np.ndarray:
-    """Logits float32 [n, classes] on the test split, by torch or by the ONNX file that `train/export.py` built.
+    """Return the logits, float32 [n, classes], on the test split.
+
+    Args:
+        subject: what `load` returned.
+        runtime: one of RUNTIMES; the last two run the ONNX files that `train/export.py` built.
 
     Raises:
         models.ModelError: there is no ONNX file.
@@ -71,17 +78,25 @@ def logits(subject: Subject, runtime: str) -> np.ndarray:
 
 
 def torch_outputs(model: nn.Module, split: loading.Split, features: bool = False) -> np.ndarray:
-    """Logits or features float32 [n, ...], in full precision, on the GPU where there is one."""
+    """Return logits or features, float32 [n, ...], in full precision, computed on the GPU where there is one."""
     accelerator = Accelerator(mixed_precision="no")
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     network = (Features(model) if features else model).to(accelerator.device)
     with convolution.faster(network):
-        return loop.predict(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+        found: np.ndarray = predict_split(network, split.to(accelerator.device), preprocess, accelerator).cpu().numpy()
+    return found
 
 
-def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str, Any]) -> None:
-    """Write `figures.json`, `per_class.png`, `confusion_matrix.png`, `mistakes.png`, `components.png` and, where there
-    is a log of the training, `curves.png`.
+def accuracies(logits: np.ndarray, test: loading.Split, class_names: list[str]) -> SplitMetrics:
+    """Return the metrics of logits, float32 [n, classes], on a test split."""
+    return SplitMetrics(**measure.accuracies(logits.argmax(1), test.labels.numpy(), class_names))
+
+
+def write(folder: Path, subject: Subject, outputs: np.ndarray, metrics: SplitMetrics) -> None:
+    """Write the metrics, `figures.json`, and plots of them.
+
+    The plots are `per_class.png`, `confusion_matrix.png`, `mistakes.png`, `components.png` and, where there is a log of
+    the training, `curves.png`.
     """
     title, class_names = subject.title, subject.class_names
     labels = subject.test.labels.numpy()
@@ -91,12 +106,12 @@ def write(folder: Path, subject: Subject, outputs: np.ndarray, figures: dict[str
     log = epoch_log.read(file) if file.is_file() else []
     write_json(
         folder / "figures.json",
-        {"model": title, **figures, "confident_mistakes": worst, "components_variance": shares, "log": log},
+        {"model": title, **as_dict(metrics), "confident_mistakes": worst, "components_variance": shares, "log": log},
     )
     if log:
         plots.curves(log, title, folder / "curves.png")
-    plots.class_accuracies({title: figures["per_class_accuracy"]}, f"{title}, test split", folder / "per_class.png")
-    confusion = np.array(figures["confusion_matrix"])
+    plots.class_accuracies({title: metrics.per_class_accuracy}, f"{title}, test split", folder / "per_class.png")
+    confusion = np.array(metrics.confusion_matrix)
     plots.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
     rows = [mistake["row"] for mistake in worst]
     plots.mistakes(

@@ -1,6 +1,7 @@
-"""From a dataset's own pixels to a network's input, as evaluation and the exported graph do it."""
+"""Preprocessing from a dataset's own pixels to a network's input, in evaluation and in the exported graph."""
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ class Preprocess(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, pretrained_cfg: dict) -> None:
+    def __init__(self, pretrained_cfg: dict[str, Any]) -> None:
         super().__init__()
         channels, height, width = pretrained_cfg["input_size"]
         self.size = (height, width)
@@ -30,15 +31,17 @@ class Preprocess(nn.Module):
             self.register_buffer(name, values.view(1, channels, 1, 1), persistent=False)
 
     def at(self, size: tuple[int, int]) -> "Preprocess":
-        """The same for another height and width."""
+        """Copy this for another height and width, in pixels."""
         other = copy.copy(self)
         other.size = size
         return other
 
     def forward(self, images: Tensor) -> Tensor:
-        # Normalised first: interpolation keeps it, and has fewer pixels before it than behind.
+        """Preprocess a batch."""
+        # Normalising commutes with interpolation, and before it there are fewer pixels.
         x = (images.float() - 255 * self.mean) * (1 / (255 * self.std))
         return x if self.size == tuple(x.shape[-2:]) else self.resize(x)
 
     def resize(self, x: Tensor) -> Tensor:
+        """Resize a batch that is normalised already."""
         return F.interpolate(x, self.size, mode="bilinear", align_corners=False)

@@ -1,1 +1,1 @@
-"""From published weights to ONNX files: the graph, its quantisation, its metadata and running it."""
+"""From published weights to ONNX files: the graph, its quantisation, its metadata, and how to run it."""

@@ -1,7 +1,6 @@
-"""int8 graphs: static quantisation, calibrated on training images."""
+"""int8 graphs: static quantisation by ONNX Runtime, calibrated on training images."""
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from train.data import loading
+from train.data.reference import recorded
 from train.onnx_export.graph import quiet
-from zoo.catalog import DATASETS
 
 CALIBRATION_IMAGES = 500
+CALIBRATION_BATCH = 50
 
-
-# What carries the arithmetic. Scaling, resizing and normalisation stay float, and so does the softmax. Without Relu the
-# quantiser would keep the negative half of what comes before one, and turn each into a conversion to float and back.
+# The operators that take the time. Scaling, resizing, normalisation and softmax stay float. Relu has to be among them:
+# the quantiser would otherwise keep the negative half of its input, and convert to float and back for each Relu.
 QUANTIZED_OPS = [
     "Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "Concat", "GlobalAveragePool", "AveragePool", "ReduceMean",
 ]  # fmt: skip
@@ -26,22 +25,18 @@ QUANTIZED_OPS = [
 
 def calibration_images(dataset: str, training: loading.Split, count: int) -> Tensor:
     """At most `count` training images, uint8 [n, C, H, W], of all classes."""
-    # The paper's datasets are mixed as they are.
-    few = training.take(slice(count)) if dataset in DATASETS else training.spread(count)
+    # MNIST and CIFAR-10 are stored in random order, others may be stored class by class.
+    few = training.take(slice(count)) if recorded(dataset).paper else training.spread(count)
     return few.images
 
 
-class _Calibration(CalibrationDataReader):
-    def __init__(self, images: np.ndarray) -> None:
-        self.batches: Iterator[np.ndarray] = iter(np.array_split(images, max(1, len(images) // 50)))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {"image": batch}
-
-
 def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """The int8 graph: static, QDQ, weights per channel, calibrated on training images uint8 [n, H, W, C]."""
+    """The int8 version of an fp32 graph: QDQ format, one scale for each output channel of a weight.
+
+    Args:
+        proto: a graph with one input. It is not changed.
+        images: what the ranges of the activations are measured on, as the graph's input takes them: uint8 [n, H, W, C].
+    """
     with tempfile.TemporaryDirectory() as name, quiet():
         folder = Path(name)
         onnx.save(proto, folder / "float.onnx")
@@ -49,7 +44,7 @@ def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
         quantize_static(
             str(folder / "prepared.onnx"),
             str(folder / "int8.onnx"),
-            _Calibration(images),
+            _Batches(proto.graph.input[0].name, images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED_OPS,
             nodes_to_exclude=_preprocessing(onnx.load(folder / "prepared.onnx")),
@@ -57,13 +52,16 @@ def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        quantized = onnx.load(folder / "int8.onnx")
-    for tensor in quantized.graph.initializer:
-        if (
-            tensor.data_type == onnx.TensorProto.INT8
-        ):  # as bytes: so the server may move zero points (serve/engine/tiles.py)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
-    return quantized
+        return onnx.load(folder / "int8.onnx")
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no type annotations
+    def __init__(self, name: str, images: np.ndarray) -> None:
+        parts = np.array_split(images, max(1, len(images) // CALIBRATION_BATCH))
+        self.inputs = iter([{name: part} for part in parts])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.inputs, None)
 
 
 def _preprocessing(proto: onnx.ModelProto) -> list[str]:

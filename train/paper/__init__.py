@@ -1,1 +1,1 @@
-"""The paper's tables, claims and logs beside ours."""
+"""The paper's results and claims beside our own, and the report of both."""

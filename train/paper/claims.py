@@ -1,4 +1,4 @@
-"""What the paper says of its results (section 5.3), to be held against its own tables and against other results."""
+"""The paper's claims about its results (section 5.3), checked against its own tables and against other results."""
 
 import math
 from collections.abc import Callable
@@ -10,50 +10,50 @@ from zoo.catalog import DATASETS
 
 FAMILIES = {"googlenet": "GoogLeNet", "resnet18": "ResNet18", "vgg16": "VGG16"}
 
-
-# Of both datasets; what they leave uncertain is noise.
+# Test images of either dataset: they decide the standard error of an accuracy.
 IMAGES = sum(DATASETS["cifar10"].test_images)
-# Fewer of them between a figure and where the verdict would turn are noise.
+# A verdict is within noise where it would change within this many standard errors.
 STANDARD_ERRORS = 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What comes of holding a claim against results.
+    """The outcome of checking a claim against results.
 
     Attributes:
-        margin: points by which it holds, below zero where it does not; at zero as `holds` says.
-        variance: of the margin, in square points, were each network measured on other test images.
-        figures: those that decide it.
+        margin: points by which the claim holds, below zero where it does not; at zero `holds` decides.
+        variance: of the margin, in square points, if each network were measured on independent test images.
+        evidence: the accuracies that decide the claim, in words.
     """
 
     holds: bool
     margin: float
     variance: float
-    figures: str
+    evidence: str
 
     def __str__(self) -> str:
         """As in "yes: +0.68 points", or "yes, within noise: ..."."""
         within_noise = abs(self.margin) < STANDARD_ERRORS * math.sqrt(self.variance) or not self.margin
-        return f"{'yes' if self.holds else 'no'}{', within noise' if within_noise else ''}: {self.figures}"
+        return f"{'yes' if self.holds else 'no'}{', within noise' if within_noise else ''}: {self.evidence}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper's.
+    """A sentence of the paper.
 
     Attributes:
-        models: those that it speaks of.
-        can_refute: whether results of some of them alone, where it does not hold, refute it whatever the others have.
+        models: those that it is about.
+        can_refute: tells whether results of only some of them refute the claim where it does not hold for these,
+            whatever the others have.
     """
 
     text: str
     finding: Callable[[Results], Finding]
     models: tuple[str, ...]
-    can_refute: Callable[[Results], bool] = lambda results: False
+    can_refute: Callable[[Results], bool] = lambda _: False
 
-    def held_against(self, results: Results) -> str:
-        """A finding's text; a dash where networks that could decide it are missing."""
+    def verdict(self, results: Results) -> str:
+        """Check the claim against results; a dash where networks are missing that could decide it."""
         complete = all(model in results for model in self.models)
         if not complete and not self.can_refute(results):
             return "-"
@@ -62,7 +62,7 @@ class Claim:
 
 
 def of(dataset: str) -> list[Claim]:
-    """The claims about a dataset."""
+    """Return the claims about a dataset."""
     if dataset == "mnist":
         return [
             Claim("All improved networks are more accurate than all vanilla ones", _all_above_all, ALL, _has_both),
@@ -103,25 +103,25 @@ def _has(model: str) -> Callable[[Results], bool]:
 
 
 def _variance(accuracy: float, images: float = IMAGES) -> float:
-    """Of an accuracy in percent, in square points."""
+    """Return the variance of an accuracy in percent, in square points."""
     return accuracy * (100 - accuracy) / images
 
 
 def _gain(results: Results, family: str) -> tuple[float, float]:
-    """Points by which a family's improved network is more accurate than its vanilla one, and their variance."""
+    """Return by how many points a family's improved network beats its vanilla one, and the variance of that."""
     vanilla, improved = (results[model].accuracy for model in _pair(family))
     return improved - vanilla, _variance(improved) + _variance(vanilla)
 
 
 def _mean(results: Results, models: tuple[str, ...]) -> tuple[float, float]:
-    """Mean accuracy of networks, and its variance."""
+    """Return the mean accuracy of networks, and its variance."""
     accuracies = [results[model].accuracy for model in models]
     return fmean(accuracies), sum(map(_variance, accuracies)) / len(accuracies) ** 2
 
 
-def _near(found: float, variance: float, stated: float, tolerance: float, figures: str) -> Finding:
+def _near(found: float, variance: float, stated: float, tolerance: float, evidence: str) -> Finding:
     margin = tolerance - abs(found - stated)
-    return Finding(margin >= 0, margin, variance, figures)
+    return Finding(margin >= 0, margin, variance, evidence)
 
 
 def _all_above_all(results: Results) -> Finding:
@@ -142,8 +142,8 @@ def _best(expected: str) -> Callable[[Results], Finding]:
         best = [model for model, accuracy in rounded.items() if accuracy == top]
         own = rounded.pop(expected)
         other = max(rounded.values(), default=0.0)
-        figures = f"{' and '.join(f'`{model}`' for model in best)} with {top:.2f} %"
-        return Finding(own > other, own - other, _variance(own) + _variance(other), figures)
+        evidence = f"{' and '.join(f'`{model}`' for model in best)} with {top:.2f} %"
+        return Finding(own > other, own - other, _variance(own) + _variance(other), evidence)
 
     return finding
 
@@ -151,10 +151,10 @@ def _best(expected: str) -> Callable[[Results], Finding]:
 def _most_improved(expected: str) -> Callable[[Results], Finding]:
     def finding(results: Results) -> Finding:
         gains = {family: _gain(results, family) for family in FAMILIES}
-        figures = ", ".join(f"{name} {gains[family][0]:+.2f}" for family, name in FAMILIES.items())
+        evidence = ", ".join(f"{name} {gains[family][0]:+.2f}" for family, name in FAMILIES.items())
         own, variance = gains.pop(expected)
         other, others_variance = max(gains.values())
-        return Finding(own > other, own - other, variance + others_variance, f"{figures} points")
+        return Finding(own > other, own - other, variance + others_variance, f"{evidence} points")
 
     return finding
 
@@ -189,11 +189,11 @@ def _hardest(expected: str) -> Callable[[Results], Finding]:
         classes = next(iter(results.values())).per_class
         means = {name: fmean(result.per_class[name] for result in results.values()) for name in classes}
         hardest = min(means, key=means.__getitem__)
-        figures = f"{hardest}, with {means[hardest]:.2f} % over {len(results)} models"
+        evidence = f"{hardest}, with {means[hardest]:.2f} % over {len(results)} models"
         own = means.pop(expected)
         other = min(means.values())
-        # The models have seen the same images: their mean is no more certain than one of them.
+        # All models are tested on the same images, so their mean is no more certain than one of them.
         images = IMAGES / len(classes)
-        return Finding(own < other, other - own, _variance(own, images) + _variance(other, images), figures)
+        return Finding(own < other, other - own, _variance(own, images) + _variance(other, images), evidence)
 
     return finding

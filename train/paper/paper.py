@@ -1,4 +1,4 @@
-"""What the paper reports: test accuracies per class in percent (Tables 2, 3), epochs of its logs (Figures 11 to 14)."""
+"""The results that the paper reports: Tables 2 and 3, and the epochs shown by its logs (Figures 11 to 14)."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MODELS = (
     "improved_vgg16",
 )
 
-# A row a class, its columns in the order of MODELS.
+# Test accuracy in percent: a row for each class, a column for each of MODELS.
 TABLES = {
     "mnist": {
         "0": (99.79, 99.38, 99.59, 99.79, 99.89, 100.0),
@@ -46,13 +46,13 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that its logs show.
+    """An epoch that the paper's logs show.
 
     Attributes:
         number: counted from 1.
-        train_loss, validation_loss: as printed, see `mean_losses`.
+        train_loss, validation_loss: as printed; see `mean_losses`.
         train_accuracy, validation_accuracy: in percent.
-        seconds: that it took, on hardware that the paper does not name; None where they are not printed.
+        seconds: the time it took, on hardware that the paper does not name; None where the log does not show it.
     """
 
     number: int
@@ -121,12 +121,15 @@ BATCH_SIZE = 128
 
 
 def train_images(dataset: str) -> int:
-    """Images of the training split, less those held out for validation."""
+    """Return how many images the paper trains on: the training split without those held out for validation."""
     return DATASETS[dataset].train_images - DATASETS[dataset].validation_images
 
 
 def mean_losses(dataset: str, epoch: Epoch) -> tuple[float, float]:
-    """Loss of an image in training and on validation: its logs sum the batches' means and divide by the images."""
+    """Return the mean loss per image in training and on validation.
+
+    The paper's logs print the sum of the batches' means, divided by the number of images.
+    """
     held_out = DATASETS[dataset].validation_images
     printed = ((epoch.train_loss, train_images(dataset)), (epoch.validation_loss, held_out))
     train, validation = (loss * n / math.ceil(n / BATCH_SIZE) for loss, n in printed)
@@ -135,18 +138,18 @@ def mean_losses(dataset: str, epoch: Epoch) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Result:
-    """A network's test accuracy and that of each class, in percent."""
+    """A network's test accuracy and its accuracy on each class, in percent."""
 
     accuracy: float
     per_class: dict[str, float]
 
 
-# By model, as in `improved_vgg16`; some may be missing.
+# By model, such as `improved_vgg16`; some may be missing.
 Results = dict[str, Result]
 
 
 def per_class(dataset: str, model: str) -> dict[str, float]:
-    """The paper's accuracy of each class, in percent; empty for what it does not report."""
+    """Return the paper's accuracy on each class, in percent; empty where it reports none."""
     if dataset not in TABLES or model not in MODELS:
         return {}
     column = MODELS.index(model)
@@ -154,19 +157,19 @@ def per_class(dataset: str, model: str) -> dict[str, float]:
 
 
 def accuracy(dataset: str, model: str) -> float | None:
-    """The mean of the paper's per-class accuracies, in percent, with two decimals; None for what it does not report."""
+    """Return the mean of the paper's per-class accuracies, in percent to two decimals; None where it reports none."""
     values = per_class(dataset, model)
     return round(fmean(values.values()), 2) if values else None
 
 
 def of_all_images(dataset: str, model: str) -> float:
-    """The paper's accuracy on the whole test split, in percent, which follows from that of each class."""
+    """Return the paper's accuracy on the whole test split, in percent, which follows from that of each class."""
     values, images_of = per_class(dataset, model).values(), DATASETS[dataset].test_images
     right = (round(value / 100 * images) for value, images in zip(values, images_of, strict=True))
     return 100 * sum(right) / sum(images_of)
 
 
 def results(dataset: str) -> Results:
-    """The paper's table of a dataset, by model in the order of MODELS."""
+    """Return the paper's table of a dataset, by model in the order of MODELS."""
     per_class_of = {model: per_class(dataset, model) for model in MODELS}
     return {model: Result(round(fmean(values.values()), 2), values) for model, values in per_class_of.items()}

@@ -1,1 +1,1 @@
-"""The same results, sooner: convolutions on CPUs, folded layers, CUDA graphs, synchronised norms and memory."""
+"""The same results in less time: convolutions, folding, CUDA graphs, synchronised norms, memory."""

@@ -1,8 +1,8 @@
 """Training steps as CUDA graphs: a step's hundreds of kernels, launched as one.
 
-In batches of 128 small pictures, most kernels of these networks take a GPU less time than Python takes to launch them.
-A graph is captured once for each input size and replayed from then on; it reads from and writes to the same memory each
-time, so all that changes from step to step (which images, the learning rate) is copied there first.
+In batches of 128 small images, most kernels of these networks take a GPU less time than Python takes to launch them.
+A graph is captured once for each input size and replayed from then on. It reads and writes the same memory each time,
+so all that changes from step to step (which images, the learning rate) is copied there first.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train.data.augment import Draws
 
-# Before a capture: cuDNN chooses its algorithms, the optimiser makes its momentum. They count as any other step.
+# Before a capture: cuDNN chooses its algorithms, the optimiser allocates its momentum. They count as any other step.
 STEPS_BEFORE = 3
 
 
@@ -22,20 +22,46 @@ class GraphError(RuntimeError):
 
 
 def possible(accelerator: Accelerator) -> bool:
-    """Whether a step can be captured: one process on a CUDA device, and nothing in it that the host waits for.
+    """Tell whether steps can be captured: one process on a CUDA device, and no step in which the host waits.
 
-    fp16's loss scaling asks for infinities after each step.
+    fp16 is out: its loss scaling looks for infinities after each step.
     """
     one_gpu = accelerator.device.type == "cuda" and accelerator.num_processes == 1
-    return one_gpu and accelerator.mixed_precision != "fp16"
+    return bool(one_gpu and accelerator.mixed_precision != "fp16")
 
 
-class Graphs:
-    """Runs steps on whole batches, from the fourth of an input size on as a graph; the smaller rest as it is."""
+class Steps:
+    """Runs each training step as it is, kernel by kernel."""
+
+    def draws(self, draws: Draws) -> Draws:
+        """Take an epoch's random numbers, and return those that the steps are to use."""
+        return draws
+
+    def rate(self, group: int, value: float) -> float | Tensor:  # noqa: ARG002  (graphs keep one tensor for each)
+        """Return the learning rate as the optimiser's group is to hold it."""
+        return value
+
+    def run(self, step: Callable[[Tensor], None], rows: Tensor, size: tuple[int, int]) -> None:  # noqa: ARG002
+        """Take a step on some rows of the training images.
+
+        Args:
+            step: what to do, given the rows.
+            rows: int64 [b].
+            size: height and width of the input.
+        """
+        step(rows)
+
+
+class GraphedSteps(Steps):
+    """Runs steps on whole batches as a graph, from the fourth of each input size on; a smaller rest runs as it is.
+
+    A step must keep no tensor of its own for the next one and leave no gradients behind: a graph writes its gradients
+    where those of its capture were.
+    """
 
     def __init__(self, device: torch.device, batch_size: int) -> None:
         self._rows = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        self._stream = torch.cuda.Stream(device)
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._draws: Draws | None = None
         self._rates: dict[int, Tensor] = {}
         self._size: tuple[int, int] | None = None
@@ -43,28 +69,22 @@ class Graphs:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def draws(self, draws: Draws) -> Draws:
-        """An epoch's random numbers, in the memory that the last one's were in."""
+        """Copy an epoch's random numbers into the memory of the first epoch's."""
         if self._draws is None:
             self._draws = draws
         else:
-            for name in ("order", "uniform", "mirrored"):
-                getattr(self._draws, name).copy_(getattr(draws, name))
+            for kept, drawn in zip(vars(self._draws).values(), vars(draws).values(), strict=True):
+                kept.copy_(drawn)
         return self._draws
 
     def rate(self, group: int, value: float) -> Tensor:
-        """The learning rate of one of the optimiser's groups, always in the same memory."""
+        """Write the learning rate of one of the optimiser's groups, always into the same memory."""
         if group not in self._rates:
             self._rates[group] = torch.zeros((), device=self._rows.device)
         return self._rates[group].fill_(value)
 
     def run(self, step: Callable[[Tensor], None], rows: Tensor, size: tuple[int, int]) -> None:
-        """Take a step on some rows of the training images.
-
-        Args:
-            step: what to do, given the rows. It keeps no tensor of its own from one step to the next, and leaves no
-                gradients behind: a graph's are written where those of its capture were.
-            rows: int64 [b].
-            size: the input size; another one needs another graph.
+        """Take a step; each input size gets a graph of its own.
 
         Raises:
             GraphError: the step cannot be captured.
@@ -77,7 +97,7 @@ class Graphs:
         self._rows.copy_(rows)
         self._steps += 1
         if self._steps <= STEPS_BEFORE:
-            # On the stream of the capture, which is not the usual one.
+            # On the stream of the capture, which is not the default one.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 step(self._rows)

@@ -1,26 +1,29 @@
-"""Synchronised BatchNorm: the statistics of the whole batch, of which each of several processes has a share."""
+"""Synchronised BatchNorm: statistics of the whole batch where several processes share it, on CPUs too.
+
+Several processes then have the loss of one process that sees the whole batch.
+"""
 
 from typing import Any
 
 import torch
 import torch.distributed
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, which each of them gets; each one's part has a share in all of their losses."""
+    """The sum over all processes, for each of them; a process's part contributes to the losses of all."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
+    def forward(_ctx: Any, part: Tensor) -> Tensor:
         total = part.clone()
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         torch.distributed.all_reduce(total)
         return total
@@ -30,6 +33,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the images of all processes, as `nn.SyncBatchNorm`, which does not run on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise [n, C, H, W]."""
         return _normalised(self, x) if self.training else super().forward(x)
 
 
@@ -37,7 +41,12 @@ class CpuSyncBatchNormAct2d(BatchNormAct2d):
     """The same for timm's norm with activation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(_normalised(self, x))) if self.training else super().forward(x)
+        """Normalise [n, C, H, W], and apply the activation."""
+        if not self.training:
+            evaluated: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return evaluated
+        y: Tensor = self.act(self.drop(_normalised(self, x)))
+        return y
 
 
 SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
@@ -47,30 +56,32 @@ SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
-    """Have a network's norms see the whole batch; all processes must run it together from then on. `unsynchronize`
-    undoes it on CPUs.
+    """Make a network's norms use the whole batch: all processes must run it together from then on.
+
+    `unsynchronize` undoes it on CPUs.
     """
     if device.type == "cuda":
-        return convert_sync_batchnorm(model)
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
     for module in model.modules():
         module.__class__ = SYNCHRONIZED.get(type(module), type(module))
     return model
 
 
 def unsynchronize(model: nn.Module) -> None:
-    """Undo `synchronize` on a CPU: each process's norms see its own share of the batch again."""
+    """Undo `synchronize` on a CPU: each process's norms use its own share of the batch again."""
     own = {synchronized: kind for kind, synchronized in SYNCHRONIZED.items()}
     for module in model.modules():
         module.__class__ = own.get(type(module), type(module))
 
 
 def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """[n, C, H, W] by mean and variance over the images of all processes; the running ones are brought up to date."""
+    """Normalise [n, C, H, W] by mean and variance over the images of all processes; update the running statistics."""
     y = x if x.dtype == torch.float64 else x.float()
     count = _Sum.apply(y.new_tensor(y.numel() / y.shape[1]))
     mean = _Sum.apply(y.sum((0, 2, 3))) / count
     y = y - mean[:, None, None]
-    # A second time through, as the difference of two large sums would have few digits left.
+    # A second pass: the difference of two large sums would lose most of its digits.
     variance = _Sum.apply(y.square().sum((0, 2, 3))) / count
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
@@ -82,4 +93,5 @@ def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     y = y * (variance + norm.eps).rsqrt()[:, None, None]
     if norm.affine:
         y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
-    return y.to(x.dtype)
+    result: Tensor = y.to(x.dtype)
+    return result

@@ -1,1 +1,1 @@
-"""One run from start to end: arguments, recipes, loop, checkpoints, distillation and the run folder."""
+"""One run from start to end: arguments, recipe, model, loop, states, run folder; and the queue of many runs."""

@@ -1,4 +1,4 @@
-"""The command line of `train/fit.py`, and the recipe that it makes."""
+"""The command line of `train/fit.py`, and the recipe that results from it."""
 
 import argparse
 import ast
@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import parse_flag_from_env
 
+from train.data import reference
+from train.data.augment import Augmentation
 from train.errors import UserError
 from train.training import distillation, recipes
-from zoo.catalog import DATASETS, NETWORKS
+from zoo.catalog import NETWORKS
 
-# What `timm.create_model` is told from elsewhere, or what would leave no classifier to train.
+# Arguments of `timm.create_model` that other flags decide, or that would leave no classifier to train.
 DECIDED = (
     "model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
     "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "img_size",
@@ -23,20 +25,40 @@ DECIDED = (
 
 
 class UsageError(UserError):
-    """Arguments that cannot be followed."""
+    """Arguments that are invalid, or not possible together."""
 
 
 class Parser(argparse.ArgumentParser):
-    """One that leaves the usage to --help: a mistake gets one line."""
+    """A parser that reports a mistake in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with the usage."""
         raise UsageError(f"{message} (--help explains all options)")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line and check each value on its own.
+
+    Raises:
+        UsageError: a value is invalid.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check_numbers(parser, args)
+    # A folder becomes an absolute path: the run may be used from another working directory.
+    args.dataset = reference.resolve(args.dataset).name
+    if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
+        weights = Path(args.pretrained).resolve()
+        # The folder tells which run it was, and so how to repeat it.
+        of_run = weights.name == "model.safetensors" and (weights.parent / "args.json").is_file()
+        args.pretrained = str(weights.parent if of_run else weights)
+    return args
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="accelerate launch train/fit.py",
-        description="Train a model and leave a run folder with its weights, log, curves and figures.",
+        description="Train a model and leave a run folder with its weights, log, curves and metrics.",
         epilog="Example: accelerate launch train/fit.py --model improved_resnet18 --dataset cifar10 --recipe fast",
     )
     what = parser.add_argument_group("what to train")
@@ -45,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--dataset",
         required=True,
-        help="mnist, cifar10, a folder of pictures (a sub-folder for each class), or a Hub id: owner/name, or "
+        help="mnist, cifar10, a folder of images (a sub-folder for each class), or a Hub id: owner/name, or "
         "owner/name:configuration",
     )
     what.add_argument(
@@ -107,7 +129,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="time between states; at an epoch's end a tenth of it is enough (default: 10)",
     )
     run.add_argument("--tracker", choices=["tensorboard", "wandb", "mlflow", "trackio"], help="log to this one too")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _check_numbers(parser: Parser, args: argparse.Namespace) -> None:
     for name in ("epochs", "batch_size", "overfit", "micro_batches"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -125,21 +150,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--save-minutes {args.save_minutes:g}: must be 0 or more")
     if not 0 <= args.seed < 2**31:
         parser.error(f"--seed {args.seed}: must be from 0 to {2**31 - 1}")
-    # The paper's datasets by their Hub ids are the paper's: with their statistics, split and augmentation.
-    args.dataset = {dataset.hub_id: name for name, dataset in DATASETS.items()}.get(args.dataset, args.dataset)
-    # Where a run is used again, the folder that it was started in may be another.
-    if args.dataset not in DATASETS and Path(args.dataset).is_dir():
-        args.dataset = str(Path(args.dataset).resolve())
-    if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
-        weights = Path(args.pretrained).resolve()
-        # The folder tells which run it was, and so how to train it again.
-        of_run = weights.name == "model.safetensors" and (weights.parent / "args.json").is_file()
-        args.pretrained = str(weights.parent if of_run else weights)
-    return args
 
 
 def model_kwargs(pairs: list[str]) -> dict[str, Any]:
-    """["aux_logits=True", "drop_rate=0.1"] -> {"aux_logits": True, "drop_rate": 0.1}"""
+    """Parse ["aux_logits=True", "drop_rate=0.1"] -> {"aux_logits": True, "drop_rate": 0.1}.
+
+    Raises:
+        UsageError: one is not KEY=VALUE, its value is no JSON, or its key is not free.
+    """
     kwargs = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
@@ -159,16 +177,16 @@ def model_kwargs(pairs: list[str]) -> dict[str, Any]:
 
 
 def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
-    """The recipe with the command line's overrides."""
+    """Return the recipe with the command line's overrides."""
     recipe = recipes.get(args.recipe, args.model, args.dataset)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.full_size:
         changes["sizes"] = ()
     if args.overfit:
-        changes["augmentation"] = recipes.Augmentation()
+        changes["augmentation"] = Augmentation()
         changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
-    # `accelerate launch` sets this to "no" also where nobody asked for it: only another value is a wish.
+    # `accelerate launch` sets this to "no" by default too: only another value was asked for.
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     default = "no" if recipe.mixed_precision == "bf16" and emulates_bf16() else recipe.mixed_precision
     changes["mixed_precision"] = args.mixed_precision or (launched if launched != "no" else default)
@@ -176,7 +194,7 @@ def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
 
 
 def emulates_bf16() -> bool:
-    """Whether this is a CPU that has no instructions for bf16: it would take ten times as long as in float32."""
+    """Tell whether this is a CPU without instructions for bf16, where bf16 takes ten times as long as float32."""
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    mkldnn = torch.backends.mkldnn.is_available()
+    mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())

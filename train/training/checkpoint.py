@@ -1,4 +1,4 @@
-"""States of a run that survive a kill, a full disk and damage: written aside, renamed, checked, the last two kept."""
+"""States of a run that survive a kill, a full disk and damage: atomic writes, checked digests, the last two kept."""
 
 import json
 import os
@@ -21,16 +21,16 @@ class CheckpointError(RuntimeError):
 
 
 def save(accelerator: Accelerator, states: Path, step: int) -> None:
-    """Save everything that the accelerator holds as `states/<step>`; all processes call this together.
+    """Save everything that the accelerator holds as `states/<step>`; all processes must call this together.
 
     Raises:
-        CheckpointError: it could not be written (a full disk, say); the states from before are untouched.
+        CheckpointError: it cannot be written (a full disk, for example); earlier states are untouched.
     """
     target, partial = states / f"{step:08d}", states / f"{_PARTIAL}{step:08d}"
     if target.is_dir():
         return
     if accelerator.is_main_process:
-        for leftover in states.glob(f"{_PARTIAL}*"):  # of a run killed while it wrote
+        for leftover in states.glob(f"{_PARTIAL}*"):  # of a run that was killed while it wrote
             shutil.rmtree(leftover)
     accelerator.wait_for_everyone()
     try:
@@ -38,11 +38,11 @@ def save(accelerator: Accelerator, states: Path, step: int) -> None:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _seal(partial)
-            os.replace(partial, target)
+            partial.replace(target)
             _sync(states)
             for old in sorted(_complete(states))[:-KEPT]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises a RuntimeError where the disk is full
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"cannot save the state of step {step} in {states}: {error}") from error
     accelerator.wait_for_everyone()
@@ -52,7 +52,7 @@ def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
     """Load the newest undamaged state and return its folder; None where there is no state at all.
 
     Raises:
-        CheckpointError: there are states, and every one is damaged.
+        CheckpointError: there are states, but every one is damaged.
     """
     folders = sorted(_complete(states), reverse=True)
     damaged: list[Path] = []
@@ -60,16 +60,16 @@ def load_newest(accelerator: Accelerator, states: Path) -> Path | None:
         damage = _damage(folder)
         if damage is None:
             accelerator.load_state(str(folder))
-            accelerator.wait_for_everyone()  # all have looked at the damaged ones
+            accelerator.wait_for_everyone()  # all have checked the damaged ones
             if accelerator.is_main_process:
-                for useless in damaged:  # else it would stand where the same step is to be saved again
+                for useless in damaged:  # it would be in the way when the same step is saved again
                     shutil.rmtree(useless)
             accelerator.wait_for_everyone()
             return folder
         damaged.append(folder)
         accelerator.print(f"{folder} is damaged ({damage}): trying the state before it")
     if folders:
-        raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start anew")
+        raise CheckpointError(f"every state in {states} is damaged: delete {states.parent} and start again")
     return None
 
 

@@ -1,11 +1,12 @@
-"""Knowledge distillation: learning from another network's outputs for each image, beside the image's label.
+"""Knowledge distillation: a student learns from a teacher's outputs for each image, besides the image's label.
 
 Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), and Beyer et al., "Knowledge distillation: a good
-teacher is patient and consistent" (2022): the teacher sees the very image that the student sees, augmented anew in
-every epoch.
+teacher is patient and consistent" (2022): the teacher sees exactly the image that the student sees, with the same
+augmentation.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ class SoftTargets:
     Attributes:
         probabilities: float32 [b, classes], at the temperature.
         share: their weight in the loss; the labels get the rest.
-        temperature: what both networks' logits are divided by: above 1, more is seen of how the teacher ranks the
-            classes that it thinks unlikely.
+        temperature: divisor of both networks' logits. Above 1 it gives more weight to how the teacher ranks the
+            unlikely classes.
     """
 
     probabilities: Tensor
@@ -35,9 +36,13 @@ class SoftTargets:
     temperature: float
 
     def blend(self, loss: Tensor, logits: Tensor) -> Tensor:
-        """A loss by labels, summed over the batch, and the divergence of the logits from the targets, by the share.
+        """Mix the loss by labels, summed over the batch, with the logits' divergence from the targets.
 
-        The divergence is multiplied by the square of the temperature: its gradients keep their size so.
+        The divergence is multiplied by the square of the temperature, which keeps the size of its gradients.
+
+        Args:
+            loss: float32, by labels.
+            logits: the student's, float [b, classes].
         """
         own = F.log_softmax(logits.float() / self.temperature, dim=1)
         divergence = F.kl_div(own, self.probabilities, reduction="sum") * self.temperature**2
@@ -45,19 +50,20 @@ class SoftTargets:
 
 
 class Teacher(nn.Module):
-    """A trained network that gives soft targets for a student's input, whatever input size it has itself.
+    """A trained network that gives soft targets for a student's input, resized and normalised as it needs it.
 
     Args:
-        model: the teacher. It is put into evaluation mode, and its weights are no longer trained.
-        student_cfg: the student's, whose statistics its input is normalised with.
-        share, temperature: see `SoftTargets`.
+        model: the teacher. It is put into evaluation mode, and its weights are frozen.
+        student_cfg: the student's `pretrained_cfg`, with the statistics that normalise its input.
+        share: see `SoftTargets`.
+        temperature: see `SoftTargets`.
     """
 
     scale: Tensor
     offset: Tensor
 
     def __init__(
-        self, model: nn.Module, student_cfg: dict, share: float = SHARE, temperature: float = TEMPERATURE
+        self, model: nn.Module, student_cfg: dict[str, Any], share: float = SHARE, temperature: float = TEMPERATURE
     ) -> None:
         super().__init__()
         cfg = models.pretrained_cfg(model)
@@ -70,16 +76,16 @@ class Teacher(nn.Module):
         self.input_size = cfg["input_size"]
         self.model = fold(model, self.input_size).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "Teacher":
-        """It has learnt: evaluation mode is its only one."""
+    def train(self, mode: bool = True) -> "Teacher":  # noqa: ARG002  (torch's signature)
+        """Stay in evaluation mode, the only one of a teacher."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> SoftTargets:
-        """Its outputs for a batch.
+        """Compute the soft targets of a batch.
 
         Args:
-            x: float32 [b, channels, *the student's size], normalised as the student sees it.
+            x: float32 [b, c, height, width], of the student's size and normalised for the student.
         """
         if not self.alike:
             x = x * self.scale + self.offset
@@ -90,18 +96,20 @@ class Teacher(nn.Module):
 
 
 def load(name: str, class_names: list[str], in_chans: int) -> models.Trained:
-    """A network to learn from.
+    """Load a network as a teacher.
 
     Args:
         name: as `models.load` takes it.
+        class_names: of the student, in the order of the labels.
+        in_chans: of the student.
 
     Raises:
-        models.ModelError: there is no such network, or it tells other classes apart, or wants other channels.
+        models.ModelError: there is no such network, or it has other classes or input channels.
     """
     trained = models.load(name)
     if trained.class_names != class_names:
         raise models.ModelError(
-            f"teacher {name!r} tells {', '.join(trained.class_names)} apart; to be learnt are {', '.join(class_names)}"
+            f"teacher {name!r} has the classes {', '.join(trained.class_names)}, the dataset {', '.join(class_names)}"
         )
     channels = models.pretrained_cfg(trained.model)["input_size"][0]
     if channels != in_chans:

@@ -1,4 +1,4 @@
-"""`log.csv`, the log of a run: a row an epoch."""
+"""`log.csv`, the log of a run: a row for each epoch."""
 
 import csv
 import io
@@ -8,10 +8,10 @@ from train.files import write_text
 
 
 def read(file: Path) -> list[dict[str, float]]:
-    """The rows of a log.
+    """Read the rows of a log.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no log.
         ValueError, TypeError: it is damaged.
     """
     with file.open() as lines:
@@ -19,7 +19,7 @@ def read(file: Path) -> list[dict[str, float]]:
 
 
 def write(rows: list[dict[str, float]], file: Path) -> None:
-    """Write a log anew: a resumed run's is that of an uninterrupted one."""
+    """Write the whole log: that of a resumed run is the same as that of an uninterrupted one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
@@ -28,5 +28,5 @@ def write(rows: list[dict[str, float]], file: Path) -> None:
 
 
 def images_per_second(rows: list[dict[str, float]]) -> float:
-    """Of a whole training. Images of a last batch that is too small to train on are not counted."""
+    """Average the speed of a whole training. Images of a last batch too small to train on do not count."""
     return sum(row["images_per_second"] * row["seconds"] for row in rows) / sum(row["seconds"] for row in rows)

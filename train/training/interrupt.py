@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, noted for the loop to act on between two steps."""
+"""SIGTERM and Ctrl-C: noted, for the loop to act on between two steps."""
 
 import ctypes
 import os
@@ -15,17 +15,17 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C came; the state is saved."""
+    """SIGTERM or Ctrl-C came, and the state is saved."""
 
 
-# Signals within so many seconds are one wish: the kernel tells of a launcher's end once for each of its threads, and
-# who stops a whole job (Slurm, systemd) signals launcher and training both.
-ONE_WISH_SECONDS = 2.0
+# Signals within this time count as one: the kernel sends one for each of a launcher's threads that ends, and Slurm or
+# systemd signal the launcher and the training.
+ONE_REQUEST_SECONDS = 2.0
 
 
 @dataclass
 class Stop:
-    """Whether a signal came, and when by `time.monotonic`."""
+    """Whether a signal came, and when, by `time.monotonic`."""
 
     requested: bool = False
     since: float = 0.0
@@ -33,14 +33,14 @@ class Stop:
 
 @contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Note the first SIGTERM or Ctrl-C; a later one acts as it would have without this."""
+    """Note the first SIGTERM or Ctrl-C; a later one has its usual effect."""
     stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
         if not stop.requested:
             stop.requested, stop.since = True, time.monotonic()
-        elif time.monotonic() - stop.since > ONE_WISH_SECONDS:
+        elif time.monotonic() - stop.since > ONE_REQUEST_SECONDS:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 
@@ -54,10 +54,10 @@ def on_signals() -> Iterator[Stop]:
 
 
 def follow_launcher() -> None:
-    """Have `accelerate launch`, where that started this process, hand on its end as SIGTERM, however it came.
+    """Get a SIGTERM when `accelerate launch`, where that started this process, ends for whatever reason.
 
-    It hands on no signals itself: stopped by anything but Ctrl-C, it would leave a training behind that nobody sees.
-    Only Linux can do it. Another parent, a shell that has begun a run in the background, may go and the run stays.
+    The launcher forwards no signals: stopped by anything but Ctrl-C, it would leave an unnoticed training behind. Only
+    Linux supports this. Other parents, such as a shell that started a run in the background, may end without it.
     """
     if sys.platform != "linux":
         return
@@ -68,5 +68,5 @@ def follow_launcher() -> None:
         return
     if b"accelerate" in command and b"launch" in command:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it went just now
+        if os.getppid() != parent:  # it ended just now
             os.kill(os.getpid(), signal.SIGTERM)

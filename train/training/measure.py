@@ -1,4 +1,4 @@
-"""The figures of a model on a split."""
+"""Metrics of a model on a split, and what they were measured on."""
 
 import platform
 import resource
@@ -14,10 +14,12 @@ from torch import nn
 
 
 def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """Overall and per-class accuracy in percent, and the confusion matrix (rows: true class, columns: predicted).
+    """Compute the fields of `records.SplitMetrics`: accuracies in percent, and the confusion matrix.
 
     Args:
-        predictions, labels: int64 [n]; each class has a label at least, which `data.load` sees to.
+        predictions: int64 [n].
+        labels: int64 [n]; each class has at least one, which `loading.load` ensures.
+        class_names: in the order of the labels.
     """
     n = len(class_names)
     confusion = np.bincount(labels * n + predictions, minlength=n * n).reshape(n, n)
@@ -33,7 +35,7 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, class_names: list[st
 
 
 def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> list[dict[str, Any]]:
-    """The wrongly classified images with the highest probabilities, highest first: row, classes, probability."""
+    """List the wrong predictions with the highest probabilities, highest first: row, classes, probability."""
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
     predictions = logits.argmax(1)
     wrong = np.flatnonzero(predictions != labels)
@@ -50,20 +52,21 @@ def confident_mistakes(logits: np.ndarray, labels: np.ndarray, most: int) -> lis
 
 
 def principal_components(features: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Features [n, d] on their first two principal components, [n, 2], and the share of the variance of each."""
+    """Project features [n, d] on their first two principal components: [n, 2], and each one's share of the variance."""
     centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
     variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))  # ascending
     first = directions[:, :-3:-1]
-    first = first * np.sign(first[np.abs(first).argmax(0), [0, 1]])  # eigenvectors have no sign of their own
+    first = first * np.sign(first[np.abs(first).argmax(0), [0, 1]])  # an eigenvector's sign is arbitrary
     return centred @ first, (variances[:-3:-1] / max(variances.sum(), 1e-12)).tolist()
 
 
 def parameters(model: nn.Module) -> int:
+    """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure was measured on: device and CPU threads, memory at its peak, library versions."""
+    """Tell what a run used: device, CPU threads, peak memory in bytes, library versions."""
     cuda = device.type == "cuda"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
@@ -88,7 +91,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with a plus where files were changed since; None outside a checkout."""
+    """Return the commit of the running code, with a plus where files have changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"]
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""From a name on the command line to a timm model: one to train, one that a run left, a published one."""
+"""Models by name: one to train, that of a finished run, a published one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,17 @@ from safetensors import SafetensorError
 from torch import nn
 
 import zoo  # noqa: F401  registers the models
+from train import records
 from train.errors import UserError
 from train.files import read_json, sha256
+from train.records import RunDescription, RunMetrics, TeacherRecord
 from train.training import recipes
 from zoo.catalog import NETWORKS
-from zoo.pretrained import MODEL_CARDS
+from zoo.pretrained import MODEL_CARDS as MODEL_CARDS
 
-# What `Preprocess` does, as a cfg tells it.
+# `Preprocess` in the terms of a `pretrained_cfg`.
 AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
-# What timm and torch raise for arguments and weights that make no sense.
+# timm and torch raise these for arguments and weights that do not fit.
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, SafetensorError)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,10 +30,10 @@ class ModelError(UserError):
 
 
 def tagged(name: str, dataset: str) -> str:
-    """The model's name with the dataset's tag, where it has one: the tag decides input channels and statistics.
+    """Add the dataset's tag to a model's name, where there is such a tag: it decides input channels and statistics.
 
     Raises:
-        ModelError: timm has no model of this name, or it has not this tag.
+        ModelError: timm has no model of this name, or the model has no such tag.
     """
     if not timm.is_model(name):
         raise ModelError(
@@ -46,14 +48,14 @@ def tagged(name: str, dataset: str) -> str:
 
 
 def input_config(full_name: str) -> dict[str, Any]:
-    """`input_size`, `mean`, `std` and the like of a model that `tagged` named, without building it."""
+    """Return the `pretrained_cfg` of a model by its name from `tagged`, without building the model."""
     cfg = timm.get_pretrained_cfg(full_name)
     assert cfg is not None  # every registered name has one
-    return dict(cfg.to_dict())
+    return dict(cfg.to_dict())  # type: ignore[no-untyped-call]
 
 
 def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
-    """What a timm model carries with it: `input_size`, `mean`, `std`, `tag`. (torch types them as a module.)"""
+    """Return a timm model's `input_size`, `mean`, `std`, `tag` and so on, which torch types as a module."""
     return cast(dict[str, Any], model.pretrained_cfg)
 
 
@@ -69,8 +71,13 @@ def create(
     """Build a model for a dataset.
 
     Args:
-        weights: "published", or the path of a safetensors file, a run folder or a card; None draws them at random.
-        side: of the square input that it is to see, in pixels; None: its own.
+        name: of the model, with or without a tag.
+        dataset: of `--dataset`; its tag is added where the model has it.
+        num_classes: size of the classifier.
+        in_chans: input channels.
+        weights: "published", or the path of a safetensors file, a run folder or a card; None for random weights.
+        side: of the square input, in pixels; None for the model's own.
+        **kwargs: further arguments of `timm.create_model`.
 
     Raises:
         ModelError: the name is unknown, or the weights do not exist or do not fit.
@@ -88,10 +95,10 @@ def create(
 
 
 def try_out(model: nn.Module) -> None:
-    """Have a model that was created look at two pictures of its size: some arguments show their faults only then.
+    """Run a new model on two images of its input size: some arguments fail only then.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: it fails.
     """
     channels, height, width = pretrained_cfg(model)["input_size"]
     training = model.training
@@ -104,13 +111,14 @@ def try_out(model: nn.Module) -> None:
 
 
 def _reason(error: Exception) -> str:
-    words = " ".join(str(error).split())  # torch lists what does not fit over many lines
+    words = " ".join(str(error).split())  # torch's message may have many lines
     return words[:400] if words and not isinstance(error, KeyError) else f"{type(error).__name__}: {words}"[:400]
 
 
 def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
-    """Have a cfg tell what `Preprocess` does, which is what the model is trained and measured with: whoever makes a
-    transform of it gets the same. Built for another number of channels, each gets the mean of the cfg's statistics.
+    """Set a cfg to what `Preprocess` does, so that a transform made from it does the same.
+
+    Where the cfg is for another number of channels, each channel gets the mean of its statistics.
     """
     cfg.update(AS_PREPROCESSED)
     chans, *sides = cfg["input_size"]
@@ -121,62 +129,55 @@ def _adapt_cfg(cfg: dict[str, Any], in_chans: int, side: int | None) -> None:
 
 
 def overlay(path: Path) -> dict[str, Any]:
-    """What `pretrained_cfg_overlay` takes to load a weights file, a run folder or a card.
+    """Make the `pretrained_cfg_overlay` that loads a weights file, a run folder or a card.
 
     Raises:
-        ModelError: no weights are there.
+        ModelError: there are no weights.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"no weights at {path}: expected a safetensors file or a folder that holds model.safetensors")
-    # timm drops a classifier of another size than the cfg's: tell it how many classes these weights have.
+    # timm drops a classifier whose size differs from the cfg's: the cfg gets the number of classes of the weights.
     if (run := file.parent / "args.json").is_file():
-        return {"file": str(file), "num_classes": len(read_json(run)["class_names"])}
+        return {"file": str(file), "num_classes": len(records.read(RunDescription, run).class_names)}
     if (card := file.parent / "config.json").is_file():
         return {"file": str(file), "num_classes": read_json(card)["num_classes"]}
     return {"file": str(file)}
 
 
 def require_finished(folder: Path, *files: str) -> None:
-    """See that a run has come to its end.
+    """Check that a run is finished.
 
     Args:
-        files: that are needed beside `args.json` and `metrics.json`.
+        folder: of the run.
+        *files: that are needed besides `args.json` and `metrics.json`.
 
     Raises:
-        ModelError: it has not.
+        ModelError: it is not.
     """
     if missing := [name for name in ("args.json", "metrics.json", *files) if not (folder / name).is_file()]:
         raise ModelError(f"{folder} is no finished run: it has no {', '.join(missing)}")
 
 
-def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that a finished run left, in evaluation mode, and the run's `args.json`.
+def load_run(folder: Path) -> tuple[nn.Module, RunDescription]:
+    """Load the model that a finished run left, in evaluation mode, and the run's description.
 
     Raises:
-        ModelError: the folder is no finished run, or damaged.
+        ModelError: the run is not finished.
+        FileError: its description is damaged.
     """
     require_finished(folder, "model.safetensors")
-    run = read_json(folder / "args.json")
-    # Runs of older versions do not name their channels.
-    in_chans = run.get("in_chans") or input_config(tagged(run["model"], run["dataset"]))["input_size"][0]
-    recipe = recipes.of_settings(run["settings"])
-    model = create(
-        run["model"],
-        run["dataset"],
-        len(run["class_names"]),
-        in_chans,
-        str(folder),
-        recipe.side,
-        **run["model_kwargs"],
-    )
+    run = records.read(RunDescription, folder / "args.json")
+    in_chans = run.in_chans or input_config(tagged(run.model, run.dataset))["input_size"][0]
+    side = recipes.of_settings(run.settings, folder / "args.json").side
+    model = create(run.model, run.dataset, len(run.class_names), in_chans, str(folder), side, **run.model_kwargs)
     return model.eval(), run
 
 
 def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A published model, loaded as anyone loads it, in evaluation mode, and its `config.json`.
+    """Load a published model with timm, in evaluation mode, and its `config.json`.
 
-    Beside timm's own fields the config has `dataset`, the name, and `image_size`, the dataset's own pixels: [H, W, C].
+    Besides timm's own fields the config has `dataset`, the name, and `image_size` of the dataset's images: [H, W, C].
 
     Raises:
         ModelError: the folder is no published model.
@@ -186,7 +187,7 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         if missing := [name for name in ("label_names", "dataset", "image_size") if name not in config]:
             raise ValueError(f"its config.json has no {', '.join(missing)}")
-    except KeyError as error:  # half of a weight's compact form
+    except KeyError as error:  # a part of a weight's compact form
         raise ModelError(f"{folder} is no published model: its weights lack {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} is no published model: {error}") from error
@@ -195,12 +196,12 @@ def load_card(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A published model, or what a finished run left.
+    """A published model, or that of a finished run.
 
     Attributes:
         model: in evaluation mode.
-        dataset: as `data.load` takes it.
-        folder: the card's or the run's, with the log of the training.
+        dataset: as `loading.load` takes it.
+        folder: of the card or the run, with the log of the training.
     """
 
     model: nn.Module
@@ -211,21 +212,25 @@ class Trained:
 
     @property
     def title(self) -> str:
+        """The name of its folder."""
         return self.folder.resolve().name
 
-    def identity(self) -> dict[str, Any]:
-        """What tells it from others, those that may take its name after it among them."""
-        metrics = read_json(self.folder / "metrics.json")
-        return {
-            "name": self.title,
-            "published": self.published,
-            "safetensors_sha256": sha256(self.folder / "model.safetensors"),
-            **{key: metrics[key] for key in ("test_accuracy", "git_commit")},
-        }
+    def as_teacher(self, share: float, temperature: float) -> TeacherRecord:
+        """Describe it as the teacher of a run, so that it is not mistaken for a later network of the same name."""
+        metrics = records.read(RunMetrics, self.folder / "metrics.json")
+        return TeacherRecord(
+            name=self.title,
+            published=self.published,
+            safetensors_sha256=sha256(self.folder / "model.safetensors"),
+            test_accuracy=metrics.test_accuracy,
+            git_commit=metrics.git_commit,
+            share=share,
+            temperature=temperature,
+        )
 
 
 def load(name: str) -> Trained:
-    """A published model, by name or by the path of its card, or a finished run by the path of its folder.
+    """Load a published model, by name or by the path of its card, or a finished run's by the path of its folder.
 
     Raises:
         ModelError: there is neither.
@@ -233,19 +238,19 @@ def load(name: str) -> Trained:
     if (Path(name) / "args.json").is_file():
         folder = Path(name)
         model, run = load_run(folder)
-        return Trained(model, run["class_names"], run["dataset"], folder, published=False)
+        return Trained(model, run.class_names, run.dataset, folder, published=False)
     folder = card(name)
     model, config = load_card(folder)
     return Trained(model, config["label_names"], config["dataset"], folder, published=True)
 
 
 def cards() -> list[Path]:
-    """The folders of all published models; one that has lost its weights is among them."""
+    """List the folders of all published models, also of those whose weights are missing."""
     return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
 
 
 def chosen(names: list[str]) -> list[Path]:
-    """The folders of the published models that a command is given, by name or by path; of all, if it is given none.
+    """List the folders of the published models that a command names, by name or path; of all where it names none.
 
     Raises:
         ModelError: there is none.
@@ -257,12 +262,12 @@ def chosen(names: list[str]) -> list[Path]:
 
 
 def is_card(folder: Path) -> bool:
-    """Whether a folder holds what timm loads."""
+    """Tell whether a folder holds what timm loads."""
     return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()
 
 
 def card(name: str) -> Path:
-    """The folder of a published model, by name (`improved_googlenet.mnist`) or by path.
+    """Find the folder of a published model, by name (`improved_googlenet.mnist`) or by path.
 
     Raises:
         ModelError: there is none.

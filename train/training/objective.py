@@ -1,4 +1,4 @@
-"""What is minimised, and by what."""
+"""The loss and the optimiser."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from zoo.googlenet import AUX_LOSS_WEIGHT, GoogLeNetOutputs
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with the recipe's momentum and weight decay.
+    """Make SGD with the recipe's momentum and weight decay.
 
-    Fused: one pass over weights, gradients and momentum, with nothing allocated. For VGG16's many weights the passes
-    one after the other took a third of a step on a CPU.
+    It is fused: one pass over weights, gradients and momentum, without allocations. For VGG16's many weights, separate
+    passes took a third of a step on a CPU.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in model.modules():
@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
             groups.setdefault((recipe.weight_decay if decays else 0.0, scale), []).append(parameter)
     return torch.optim.SGD(
         [
-            # timm's name for what a schedule multiplies a group's learning rate by.
+            # `lr_scale` is timm's name for a group's factor of the scheduled learning rate.
             {"params": group, "weight_decay": decay, "lr_scale": scale, "lr": scale * recipe.learning_rate}
             for (decay, scale), group in groups.items()
         ],
@@ -36,9 +36,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def loss_sum(
     outputs: Tensor | GoogLeNetOutputs, labels: Tensor, smoothing: float, soft_targets: SoftTargets | None = None
 ) -> Tensor:
-    """Cross-entropy summed over a batch; auxiliary heads' losses are added at their weight (section 2).
+    """Sum the cross-entropy over a batch, plus the auxiliary heads' losses with their weight (section 2).
 
-    A teacher's soft targets take their share of every head's loss.
+    A teacher's soft targets get their share of every head's loss.
+
+    Args:
+        outputs: logits, float [b, classes], of one head or of GoogLeNet's three.
+        labels: int64 [b].
+        smoothing: see `Recipe.label_smoothing`.
+        soft_targets: of a teacher, for the same images.
     """
     if isinstance(outputs, tuple):
         main, *auxiliary = (loss_sum(x, labels, smoothing, soft_targets) for x in outputs)

@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG."""
+"""Plots of a run, as PNG."""
 
 from pathlib import Path
 
@@ -9,29 +9,37 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from train.files import replacing
+from train.files import atomic_write
 
-# Of the two curves of a log.
+# The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
 
 
 def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
-    """Loss and accuracy over the epochs, training and validation (as the paper's Figures 5 to 8)."""
+    """Plot loss and accuracy over the epochs, training and validation (as in the paper's Figures 5 to 8)."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
-    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        _draw(axes, rows, what)
-        axes.legend(loc="lower right" if what == "accuracy" else "upper right")
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _draw(axes, rows, metric)
+        axes.legend(loc="lower right" if metric == "accuracy" else "upper right")
     _save(figure, path)
 
 
 def grid_of_curves(
-    logs: dict[str, list[dict[str, float]]], marks: dict[str, list[dict[str, float]]], what: str, title: str, path: Path
+    logs: dict[str, list[dict[str, float]]],
+    marks: dict[str, list[dict[str, float]]],
+    metric: str,
+    title: str,
+    path: Path,
 ) -> None:
-    """A panel for each log, all to one scale: `what` ("loss" or "accuracy") over the epochs.
+    """Plot "loss" or "accuracy" over the epochs, a panel for each log, all with the same scale.
 
     Args:
-        marks: rows of the paper's own logs, which are marked in the panels of that name.
+        logs: rows by panel title.
+        marks: rows of the paper's own logs, drawn as marks in the panels of the same title.
+        metric: "loss" or "accuracy".
+        title: of the whole plot.
+        path: of the file.
     """
     columns = min(3, len(logs))
     rows = -(-len(logs) // columns)
@@ -39,11 +47,11 @@ def grid_of_curves(
     figure.suptitle(title)
     for axes, (name, log) in zip(figure.subplots(rows, columns, squeeze=False).flat, logs.items(), strict=False):
         axes.set_title(name, fontsize=10)
-        _draw(axes, log, what)
+        _draw(axes, log, metric)
         for split, colour in COLOURS.items() if name in marks else ():
-            epochs, values = zip(*((row["epoch"], row[f"{split}_{what}"]) for row in marks[name]), strict=True)
+            epochs, values = zip(*((row["epoch"], row[f"{split}_{metric}"]) for row in marks[name]), strict=True)
             axes.plot(epochs, values, "D", color=colour, markerfacecolor="white", label=f"{split}, the paper's log")
-        axes.set_ylim(*_range(logs, what))
+        axes.set_ylim(*_range(logs, metric))
     for axes in figure.axes[len(logs) :]:
         axes.remove()
     handles = {
@@ -53,28 +61,30 @@ def grid_of_curves(
     _save(figure, path)
 
 
-def _range(logs: dict[str, list[dict[str, float]]], what: str) -> tuple[float, float]:
-    """Where an axis begins and ends: without the worst twentieth of all values, which first epochs are."""
-    values = [row[f"{split}_{what}"] for log in logs.values() for row in log for split in COLOURS]
-    if what == "accuracy":
+def _range(logs: dict[str, list[dict[str, float]]], metric: str) -> tuple[float, float]:
+    """Return the limits of an axis that leaves out the worst twentieth of all values, those of the first epochs."""
+    values = [row[f"{split}_{metric}"] for log in logs.values() for row in log for split in COLOURS]
+    if metric == "accuracy":
         worst = min(float(np.percentile(values, 5)), 99.9)
         return worst - 0.05 * (100 - worst), 100 + 0.02 * (100 - worst)
     return 0, 1.05 * float(np.percentile(values, 95))
 
 
-def _draw(axes: Axes, rows: list[dict[str, float]], what: str) -> None:
-    """A log's "loss" or "accuracy" over the epochs."""
+def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
+    """Draw a log's "loss" or "accuracy" over the epochs."""
     for split, colour in COLOURS.items():
         epochs = [row["epoch"] for row in rows]
-        axes.plot(epochs, [row[f"{split}_{what}"] for row in rows], color=colour, marker="o", markersize=3, label=split)
+        axes.plot(
+            epochs, [row[f"{split}_{metric}"] for row in rows], color=colour, marker="o", markersize=3, label=split
+        )
     axes.set_xlabel("Epoch")
-    axes.set_ylabel("Accuracy, %" if what == "accuracy" else "Loss")
+    axes.set_ylabel("Accuracy, %" if metric == "accuracy" else "Loss")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
 
 
 def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """Accuracy of each class in percent, a mark for each series."""
+    """Plot the accuracy of each class in percent, with a mark for each series."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     for (label, values), mark in zip(series.items(), "oDsv", strict=False):
@@ -87,7 +97,7 @@ def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
-    """Counts of true class (rows) against predicted class (columns); the colour shows the errors alone."""
+    """Plot the counts of true class (rows) and predicted class (columns); the colour shows only the errors."""
     n = len(class_names)
     figure = Figure(figsize=(2 + 0.5 * n, 1.6 + 0.5 * n), layout="constrained")
     axes = figure.subplots()
@@ -109,7 +119,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
 def mistakes(
     images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, class_names: list[str], title: str, path: Path
 ) -> None:
-    """Images uint8 [n, H, W, C] that were taken for another class: above each its true class and the predicted one."""
+    """Plot misclassified images, uint8 [n, H, W, C], each below its true class and the predicted one."""
     columns, rows = 8, max(1, -(-len(images) // 8))
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.5), layout="constrained")
     figure.suptitle(title)
@@ -122,7 +132,7 @@ def mistakes(
 
 
 def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
-    """Points [n, 2], the first two principal components of the features, coloured by class."""
+    """Plot points, [n, 2], coloured by class: the first two principal components of the features."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["tab10" if len(class_names) <= 10 else "tab20"]
@@ -142,5 +152,5 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
 def _save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=110)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)

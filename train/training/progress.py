@@ -15,8 +15,15 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass
 class Progress:
-    """Where a run stands, kept in its states. The sums are over the images of the unfinished epoch; the commits are
-    those of the code that it was begun and resumed with.
+    """Where a run stands; its states keep it.
+
+    Attributes:
+        epoch, batch: how many are done; the batches are those of the current epoch.
+        loss_sum, correct, seen: over the images of the current epoch.
+        train_seconds: of all epochs that are done.
+        epoch_seconds: of the current epoch so far.
+        rows: of `log.csv`.
+        commits: of the code that the run was started and resumed with.
     """
 
     epoch: int = 0
@@ -29,18 +36,28 @@ class Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
     commits: list[str | None] = field(default_factory=list)
 
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Add an epoch's row, and move on to the next one."""
+        self.rows.append(row)
+        self.train_seconds += self.epoch_seconds
+        self.epoch += 1
+        self.batch = self.seen = self.correct = 0
+        self.loss_sum = self.epoch_seconds = 0.0
+
     def state_dict(self) -> dict[str, Any]:
+        """Return what a state keeps, as Accelerate asks for it."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a state kept."""
         for name, value in state.items():
             setattr(self, name, value)
 
 
 class Tally:
-    """An epoch's loss sum and correct answers, counted on the device; and the first step whose loss was not finite.
+    """Counts an epoch's loss and correct predictions on the device, and notes the first step of a non-finite loss.
 
-    Its tensors stay where they are: a CUDA graph counts there.
+    Its tensors keep their memory: a CUDA graph counts there.
     """
 
     def __init__(self, accelerator: Accelerator, steps_per_epoch: int, learning_rate: float) -> None:
@@ -55,19 +72,25 @@ class Tally:
         self.bad_step = torch.tensor(-1, device=device)
 
     def begin(self, progress: Progress) -> None:
-        """Go on from where the progress stands in its epoch."""
+        """Start counting from where the progress stands in its epoch."""
         self.totals.zero_()
         if self._accelerator.is_main_process:  # what all processes had counted when the state was saved
             self.totals += self.totals.new_tensor([progress.loss_sum, progress.correct])
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count some images of the step that `self.step` holds."""
+        """Count some images of the step that `self.step` holds.
+
+        Args:
+            loss: float32, summed over the images.
+            logits: float [b, classes].
+            labels: int64 [b].
+        """
         loss = loss.detach()
         self.totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
         self.bad_step.copy_(torch.where((self.bad_step < 0) & ~loss.isfinite(), self.step, self.bad_step))
 
     def collect(self, progress: Progress) -> None:
-        """Bring the sums of all processes into the progress.
+        """Write the sums over all processes into the progress.
 
         Raises:
             NonFiniteLossError: naming the step.
@@ -75,7 +98,7 @@ class Tally:
         loss, correct = self._accelerator.reduce(self.totals.clone(), "sum").tolist()
         bad_step = int(self.bad_step)
         if bad_step >= 0 or not math.isfinite(loss):
-            # Another process's: it names the step itself.
+            # Where it was another process's step, that process names it.
             epoch = bad_step // self._steps_per_epoch + 1
             where = f"step {bad_step} (epoch {epoch})" if bad_step >= 0 else "this step or before"
             raise NonFiniteLossError(

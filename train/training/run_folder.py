@@ -1,39 +1,59 @@
-"""The folder of a run: it is of one run, and one process at a time trains in it."""
+"""The folder of a run: it belongs to one run, and one process at a time trains in it."""
 
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from train import records
 from train.errors import UserError
-from train.files import FileError, read_json, write_json
+from train.files import FileError
+from train.records import RunDescription
 from train.training import recipes
 
 # How long to wait for another process that was told to stop to save its state and end.
 LAST_SAVE_SECONDS = 60
+LOCK = ".lock"
+# Keys of `args.json` that older versions did not write.
+_UNKNOWN_IN_OLDER_RUNS = ("in_chans", "train_images", "data_sha256")
 
 
 class RunError(UserError):
-    """A folder that this run cannot have."""
+    """A folder that this run cannot use."""
 
 
 def name(title: str, recipe: str, seed: int) -> str:
-    """What a run's folder is called: "my_net.mnist", "fast", 0 -> "my_net.mnist.fast.seed0"."""
+    """Name a run's folder: "my_net.mnist", "fast", 0 -> "my_net.mnist.fast.seed0"."""
     return f"{title}.{recipe}.seed{seed}"
 
 
-def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: list[dict[str, Any]]) -> None:
-    """Make the run folder, or see that the one to resume is of the same run.
-
-    Args:
-        earlier: what `repeat.earlier_runs` tells of the weights to start from; when a run is resumed, others may be
-            published in their place.
+@contextmanager
+def claimed(folder: Path, description: RunDescription, resume: bool) -> Iterator[None]:
+    """Make the folder of a run, or check that it holds this run, and keep other processes out during the block.
 
     Raises:
-        RunError: the folder holds another run, or one that nobody asked to resume.
+        RunError: it holds another run, or one that is not to be resumed, or another process trains there.
+    """
+    check(folder, description, resume)  # before waiting, which would not help
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise RunError(f"{folder} is a file: choose another --output-dir") from None
+    with alone(folder):
+        check(folder, description, resume)  # another process may have begun a run there in the meantime
+        if not (folder / "args.json").is_file():
+            records.write(description, folder / "args.json")
+        yield
+
+
+def check(folder: Path, description: RunDescription, resume: bool) -> None:
+    """Check that a run can use a folder: it is new or empty, or holds the same run, which is to be resumed.
+
+    Raises:
+        RunError: it cannot.
     """
     file = folder / "args.json"
     if file.is_file():
@@ -42,66 +62,74 @@ def prepare(folder: Path, description: dict[str, Any], resume: bool, earlier: li
                 f"{folder} holds a run already: add --resume to go on with it, or choose another --output-dir"
             )
         try:
-            before = read_json(file)
-            # Settings that an older version did not have were as they are by default, whatever the recipe has now.
-            before["settings"] = recipes.as_settings(recipes.of_settings(before["settings"]))
+            before = records.as_dict(records.read(RunDescription, file))
+            # Settings that an older version did not have were the defaults, whatever the recipe has now.
+            before["settings"] = recipes.as_settings(recipes.of_settings(before["settings"], file))
         except FileError as error:
             raise RunError(f"cannot resume {folder}: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot resume {folder}: {file} is damaged: {error!r}") from error
-        for key, was, now in _differing(before, description):
+        for key, was, now in _differences(before, records.as_dict(description)):
             raise RunError(f"cannot resume {folder}: its {key} was {json.dumps(was)}, now it is {json.dumps(now)}")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and not all(map(_is_leftover, folder.iterdir())):
         raise RunError(f"{folder} is not empty and holds no run: choose another --output-dir")
-    else:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise RunError(f"{folder} is a file: choose another --output-dir") from None
-        write_json(file, {**description, "earlier": earlier})
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Key and both values of what differs; keys that an older version did not write are none."""
+def _is_leftover(path: Path) -> bool:
+    """Tell whether a process that was killed while it made the folder left this file."""
+    return path.name == LOCK or path.match(".args-*.json")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key and both values of what differs between two runs."""
     for key, value in now.items():
-        was = before.get(key, value)
-        if key == "dataset" and Path(value).is_dir():
-            continue  # the digest of the pictures tells; the folder may have another path now
+        was = before[key]
+        if key == "earlier" or (key == "dataset" and Path(value).is_dir()):
+            continue  # other weights may be published by now; a folder may have moved: the digest tells its images
+        if key in _UNKNOWN_IN_OLDER_RUNS and was is None:
+            continue
         if key == "settings":
-            yield from _differing(was, value)
+            yield from _differences(was, value)
         elif was != value and not (key == "pretrained" and was and value and _same_place(was, value)):
             yield key, was, value
 
 
 def _same_place(first: str, second: str) -> bool:
-    """Older versions wrote paths down as they were typed, also that of a run's weights; newer ones the run's, whole."""
+    """Compare paths of weights: older versions recorded them as typed, newer ones record the run's, absolute."""
     paths = [path.parent if path.name == "model.safetensors" else path for path in map(Path, (first, second))]
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep others out of a run folder: two that save their states there delete each other's.
+    """Keep other processes out of a run folder: two that save states there delete each other's.
 
     Raises:
-        RunError: another process trains there, and has not ended in the time that saving takes.
+        RunError: another process trains there, and did not end in the time that saving takes.
     """
-    with (folder / "args.json").open("r+") as file:  # NFS locks what may be written
-        end = time.monotonic() + LAST_SAVE_SECONDS
-        told = False
-        while not _locked(file):
-            if time.monotonic() > end:
-                raise RunError(f"another process trains in {folder}: wait for its end, or choose another --output-dir")
-            if not told:
-                print(f"Another process has {folder}: waiting for it to save and end", flush=True)
-                told = True
-            time.sleep(0.1)
-        yield  # closing the file gives it free, as the end of the process does
-
-
-def _locked(file: IO[str]) -> bool:
+    lock = FileLock(folder / LOCK)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Another process has {folder}: waiting for it to save and end", flush=True)
+            lock.acquire(timeout=LAST_SAVE_SECONDS, poll_interval=0.1)
+    except Timeout:
+        raise RunError(
+            f"another process trains in {folder}: wait for its end, or choose another --output-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # while it is locked: a process that waits for it makes a new one
+        lock.release()
+
+
+def becomes_free(folder: Path, seconds: float) -> bool:
+    """Wait until no process trains in a run folder; False where one still does after so many seconds."""
+    if not (folder / LOCK).exists():
+        return True
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=seconds, poll_interval=0.1):
+            (folder / LOCK).unlink(missing_ok=True)
+    except Timeout:
         return False
     return True

@@ -1,9 +1,9 @@
-// The drawing pad. It runs once, when the component appears; `element`, `props` and `trigger` come from gr.HTML.
-// Strokes are kept as points, so that undo and a change of theme redraw them; `props.value` is a PNG as a data URL,
-// or "" while nothing is drawn.
+// The drawing pad. Runs once, when the component appears; `element`, `props` and `trigger` come from gr.HTML.
+// Strokes are kept as points, to be redrawn after undo or a change of theme. `props.value` is a PNG as a data URL,
+// or "" while the pad is blank.
 
-const SIDE = 280; // the drawing's own pixels, whatever the size on the screen
-const EVERY = 120; // while a stroke goes on, send at most once in so many ms
+const SIDE = 280; // pixels of the drawing, whatever its size on the screen
+const EVERY = 120; // ms between two drawings sent while a stroke goes on
 const STEP = 8; // pixels that an arrow key moves the pen
 
 const canvas = element.querySelector("canvas");
@@ -59,10 +59,10 @@ function send() {
 		props.value = "";
 		return;
 	}
-	const picture = document.createElement("canvas");
-	picture.width = picture.height = SIDE;
-	paint(picture, 1);
-	props.value = picture.toDataURL("image/png");
+	const image = document.createElement("canvas");
+	image.width = image.height = SIDE;
+	paint(image, 1);
+	props.value = image.toDataURL("image/png");
 }
 
 function sendSoon() {
@@ -115,7 +115,7 @@ canvas.addEventListener("pointerup", end);
 canvas.addEventListener("pointercancel", end);
 
 function takeBack() {
-	pointer = current = null; // what is being drawn is over too
+	pointer = current = null; // ends the current stroke too
 	penUp();
 	strokes.pop();
 	show();
@@ -171,7 +171,7 @@ canvas.addEventListener("keydown", (event) => {
 	event.preventDefault();
 });
 
-// Ink and paper follow the theme; what is drawn already changes with them.
+// Ink and paper follow the theme, also in what is already drawn.
 new MutationObserver(show).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
 show();

@@ -1,18 +1,18 @@
-// What Gradio's page lacks. It runs once, when the page is there.
+// Additions to Gradio's page. Runs once, when the page has loaded.
 () => {
-	// Example buttons hold a picture and no text. File names say what they show, so screen readers can too.
+	// Example buttons hold an image and no text: name them for screen readers after the image's file.
 	const name = () => {
 		for (const button of document.querySelectorAll(".gallery-item:not([aria-label])")) {
 			const file = button.querySelector("img")?.src.split("/").pop();
-			if (!file) continue; // the picture comes later
+			if (!file) continue; // the image has not loaded yet
 			button.setAttribute("aria-label", `Example: ${file.replace(/\.\w+$/, "").replaceAll("-", " ")}`);
 		}
 	};
 	new MutationObserver(name).observe(document.body, { attributeFilter: ["src"], childList: true, subtree: true });
 	name();
 
-	// Gradio's button reads the clipboard itself, which browsers allow on https and localhost only. Ctrl+V works
-	// everywhere: what is pasted is handled as an uploaded file.
+	// Gradio's button reads the clipboard, which browsers allow on https and localhost only. Ctrl+V works everywhere:
+	// the pasted file is treated as an upload.
 	document.addEventListener("paste", (event) => {
 		const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
 		const box = [...document.querySelectorAll(".photo")].find((one) => one.checkVisibility());

@@ -49,7 +49,7 @@ def test_models_are_listed_best_first(served: SimpleNamespace) -> None:
 
 
 def test_classify_digit_takes_the_best_model_or_the_one_named(served: SimpleNamespace) -> None:
-    image = EXAMPLES / "digit-4-of-mnist.png"  # of the dataset's size, so that no preparation stands between
+    image = EXAMPLES / "digit-4-of-mnist.png"  # has the dataset's size, so it needs no preparation
     pixels = np.asarray(Image.open(image))[..., None]
     for model, expected in ((None, served.strong), ("vanilla_vgg16.mnist", served.weak)):
         chosen = {"model": model} if model else {}
@@ -60,7 +60,7 @@ def test_classify_digit_takes_the_best_model_or_the_one_named(served: SimpleName
         assert sum(one["probability"] for one in answer["predictions"]) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_blank_digit_is_named_so(served: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_blank_digit_is_called_blank(served: SimpleNamespace, tmp_path: Path) -> None:
     Image.new("RGB", (100, 100), "white").save(tmp_path / "blank.png")
     answer = served.client.predict(image=handle_file(tmp_path / "blank.png"), api_name="/classify_digit")
     assert answer == {"model": None, "predictions": [], "problem": "blank"}
@@ -77,7 +77,7 @@ def test_classify_picture_and_compare_agree(served: SimpleNamespace) -> None:
 
 def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(AppError, match="not a picture"):
+    with pytest.raises(AppError, match="not an image"):
         served.client.predict(image=handle_file(tmp_path / "text.png"), api_name="/classify_picture")
     image, digit = (handle_file(EXAMPLES / name) for name in ("picture-frog.png", "digit-4-of-mnist.png"))
     with pytest.raises(AppError, match=r"unknown model .*improved_vgg16\.mnist"):
@@ -92,10 +92,10 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
             served.client.predict(image=None, api_name=name)
 
 
-def test_the_key_opens_the_calls(running: type, tiny: type, tmp_path: Path) -> None:
+def test_the_calls_accept_the_key(running: type, tiny: type, tmp_path: Path) -> None:
     tiny(tmp_path / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
     image = EXAMPLES / "digit-4-of-mnist.png"
-    with running("--models", tmp_path, environment={"SERVE_API_KEY": "secret"}) as server:
+    with running("--models", tmp_path, environment={"ZOO_SERVE_API_KEY": "secret"}) as server:
         client = Client(server.url, headers={"Authorization": "Bearer secret"}, verbose=False)
         answer = client.predict(image=handle_file(image), api_name="/classify_digit")
         assert answer["model"] == "improved_vgg16.mnist"

@@ -1,4 +1,4 @@
-"""The app's own routes against strangers; always with real processes."""
+"""The app's routes against strangers; most tests start a server."""
 
 import asyncio
 import gzip
@@ -31,7 +31,7 @@ def served(running: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) ->
     with running("--models", folder, *options) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         yield SimpleNamespace(server=server, client=client, digits=digits, colour=colour)
         _, errors = server.stop()
-        # Nothing that strangers did here is a fault of ours, and every line of the log is one of ours.
+        # No request of these tests counts as an error of the server, and none wrote a line of the log itself.
         for line in errors.splitlines():
             assert line.startswith("{"), errors[errors.index(line) :]
             assert json.loads(line)["level"] == "info"
@@ -78,7 +78,7 @@ def test_files_that_were_not_uploaded_are_not_opened(
         assert refused(answer, 400), path
         said.add(answer.json()["error"])
     link.unlink()
-    assert len(said) == 1  # nor is it told what is there
+    assert len(said) == 1  # the error does not tell which files exist
 
 
 def test_nothing_is_fetched(served: SimpleNamespace) -> None:
@@ -86,7 +86,7 @@ def test_nothing_is_fetched(served: SimpleNamespace) -> None:
     for meta in ({}, {"meta": {"_type": "gradio.FileData"}}):
         answer = call(served.client, "classify_picture", {"path": address, **meta}, "")
         assert refused(answer, 400)
-        # Nor for parts of the page that take no files.
+        # Not even for inputs that take no files.
         assert refused(call(served.client, "classify_picture", None, {"path": address, **meta}), 400)
     assert refused(served.client.get(f"/gradio_api/file={address}"), 403, "fetches nothing")
     assert refused(served.client.get(f"/gradio_api/proxy={address}"), 404)
@@ -98,7 +98,7 @@ def test_pictures_have_the_same_limits_as_elsewhere(served: SimpleNamespace, enc
         assert refused(call(served.client, name, {"path": path}, ""), 400, "at most 250,000 pixels")
     for content, text in (
         (b"", "empty"),
-        (b"no picture", "not a picture"),
+        (b"no picture", "not an image"),
         (encode(Image.effect_noise((99, 99), 50))[:500], "broken"),
     ):
         path = upload(served.client, content)
@@ -107,7 +107,7 @@ def test_pictures_have_the_same_limits_as_elsewhere(served: SimpleNamespace, enc
 
 def test_bodies_have_a_limit(served: SimpleNamespace) -> None:
     part = {"files": ("a.png", bytes(LIMIT // 2))}
-    files = [("files", part["files"])] * 3  # each is small enough
+    files = [("files", part["files"])] * 3  # each file alone is small enough
     assert refused(served.client.post("/gradio_api/upload", files=files), 413, f"{LIMIT + FORM_BYTES:,}")
     assert refused(served.client.post("/gradio_api/upload", files={"files": ("a.png", bytes(LIMIT + 1))}), 413)
     for path in ("/gradio_api/run/classify_digit", "/gradio_api/queue/join", "/"):
@@ -118,7 +118,7 @@ def test_bodies_have_a_limit(served: SimpleNamespace) -> None:
             answer = served.client.post(path, content=chunks, headers={"content-type": "application/json"})
             assert answer.status_code in (405, 413)
         except httpx.WriteError:
-            pass  # answered, and closed, before all was sent
+            pass  # the server responded and closed the connection before all was sent
         assert served.server.memory() - before < 32e6
 
 
@@ -141,7 +141,7 @@ def test_head_is_answered_where_get_is(served: SimpleNamespace) -> None:
         assert (answer.status_code, answer.content) == (200, b""), path
 
 
-def test_strangers_write_no_lines_of_the_log(served: SimpleNamespace) -> None:
+def test_strangers_cannot_write_to_the_log(served: SimpleNamespace) -> None:
     """The fixture reads the log."""
     client = served.client
     assert client.get("/v2/models/x%0Aforged%20line").status_code == 404
@@ -153,7 +153,7 @@ def test_strangers_write_no_lines_of_the_log(served: SimpleNamespace) -> None:
     assert "404" in client.get("/gradio_api/queue/data", params={"session_hash": "nobody's"}).text
 
 
-def test_an_upload_that_breaks_off_is_its_sender_s_affair(served: SimpleNamespace) -> None:
+def test_an_aborted_upload_is_no_error_of_the_server(served: SimpleNamespace) -> None:
     head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\nContent-Type: multipart/form-data; "
     with served.server.connect() as connection:
         connection.sendall(
@@ -182,9 +182,10 @@ def test_routes_are_closed_behind_a_proxy_s_prefix_too() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_open_page_does_not_hold_up_the_end(running: Any, tiny: Any, tmp_path: Path, number: int) -> None:
+def test_an_open_page_does_not_delay_the_shutdown(running: Any, tiny: Any, tmp_path: Path, number: int) -> None:
     tiny(tmp_path / "model").write()
-    with running("--models", tmp_path) as server:
+    # A page that delayed the shutdown would do so for longer than `stop` waits.
+    with running("--models", tmp_path, "--shutdown-timeout", 600) as server:
         ended: list[bool] = []
         begun = [threading.Event() for _ in range(3)]
 
@@ -192,15 +193,13 @@ def test_an_open_page_does_not_hold_up_the_end(running: Any, tiny: Any, tmp_path
             with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/x", timeout=60) as answer:
                 for _ in answer.iter_raw():
                     begun.set()
-                ended.append(True)  # in good order: else httpx raises
+                ended.append(True)  # if the response were cut off, httpx would raise
 
         pages = [threading.Thread(target=stay, args=(event,)) for event in begun]
         for page in pages:
             page.start()
         assert all(event.wait(30) for event in begun)
-        began = time.monotonic()
         status, errors = server.stop(number)
-        assert time.monotonic() - began < 15
         for page in pages:
             page.join()
     assert status == 0
@@ -242,14 +241,14 @@ def test_large_pictures_cost_less_than_300_megabytes(running: Any, tiny: Any, tm
     assert peak - idle < 300e6
 
 
-def test_connections_that_say_much_and_send_little_hold_up_nobody(
+def test_clients_that_announce_much_and_send_little_do_not_delay_others(
     running: Any, tiny: Any, tmp_path: Path, encode: Any
 ) -> None:
     model = tiny(tmp_path / "model").write()
     (pixels,) = model.images(1)
     picture = encode(Image.fromarray(pixels).resize((300, 300)))
     assert len(picture) > 64 * 2**10
-    with running("--models", tmp_path, "--no-app", "--timeout", 30) as server:
+    with running("--models", tmp_path, "--no-app", "--timeout", 600) as server:
         head = "POST /classify/model HTTP/1.1\r\nHost: x\r\n"
         idlers = [server.connect() for _ in range(8)]
         for idler in idlers[:4]:
@@ -257,12 +256,12 @@ def test_connections_that_say_much_and_send_little_hold_up_nobody(
         for idler in idlers[4:]:
             idler.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n".encode())
         time.sleep(0.3)
-        began = time.monotonic()
         url = f"{server.url}/classify/model"
-        assert httpx.post(url, content=picture).status_code == 200
-        assert httpx.post(url, content=iter([picture])).status_code == 200
-        squeezed = httpx.post(url, content=gzip.compress(encode(pixels)), headers={"content-encoding": "gzip"})
+        assert httpx.post(url, content=picture, timeout=60).status_code == 200
+        assert httpx.post(url, content=iter([picture]), timeout=60).status_code == 200
+        squeezed = httpx.post(
+            url, content=gzip.compress(encode(pixels)), headers={"content-encoding": "gzip"}, timeout=60
+        )
         assert squeezed.status_code == 200
-        assert time.monotonic() - began < 15
         for idler in idlers:
             idler.close()

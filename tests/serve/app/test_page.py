@@ -1,24 +1,29 @@
-"""What the app says and shows, without a browser: answers, tables, cards, heat maps."""
+"""What the app shows, without a browser: results, tables, cards, heat maps."""
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
-from serve.app.answer import Answer, digit_answer, picture_answer, title
-from serve.app.ask import digit_from_drawing, digit_from_file, ready
-from serve.app.cards import cards, markdown, mistakes
+from serve.app.classify_tabs import digit_tab
+from serve.app.components import LastInputs, chooser
+from serve.app.explain_tabs import compare_tab, models_tab, understand_tab
+from serve.app.inference import Prediction, ready_models
+from serve.app.inputs import digit_from_drawing, digit_from_file
+from serve.app.model_cards import markdown, mistakes, read_cards
 from serve.app.occlusion import GRID, cover, occlusion_map
-from serve.app.parts import Seen, chooser
-from serve.app.tables import comparison, confusions, published
-from serve.app.tabs import digit_tab
+from serve.app.result_html import digit_result, picture_result, title
+from serve.app.table_html import comparison, confusions, published
 from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo
 from serve.engine.queues import ranked
@@ -31,10 +36,10 @@ LABELS = [str(digit) for digit in range(10)]
 PIXELS = np.zeros((28, 28, 1), np.uint8)
 
 
-def answer(best: int, share: float, labels: list[str] = LABELS, model: str = "improved_vgg16.mnist") -> Answer:
+def prediction(best: int, share: float, labels: list[str] = LABELS, model: str = "improved_vgg16.mnist") -> Prediction:
     probabilities = np.full(10, (1 - share) / 9, np.float32)
     probabilities[best] = share
-    return Answer(model, labels, probabilities, 0.0123)
+    return Prediction(model, labels, probabilities, 0.0123)
 
 
 def test_titles() -> None:
@@ -49,8 +54,8 @@ def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
     assert ranked(scores, 2) == [1, 3]
 
 
-def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
-    html = digit_answer(Digit(PIXELS), answer(7, 0.98))
+def test_a_sure_result_names_the_digit_and_has_all_bars() -> None:
+    html = digit_result(Digit(PIXELS), prediction(7, 0.98))
     assert '<p class="says digit">7 <small>98.0 %</small></p>' in html
     assert html.count("<li") == 10
     assert "Unsure" not in html
@@ -58,31 +63,31 @@ def test_a_sure_answer_names_the_digit_and_all_bars() -> None:
 
 
 @pytest.mark.parametrize("digit", [Digit(PIXELS, "several"), Digit(PIXELS, "scribble")])
-def test_a_problem_makes_it_unsure_however_high_the_probability(digit: Digit) -> None:
-    html = digit_answer(digit, answer(7, 0.99))
+def test_a_problem_makes_the_result_unsure_whatever_the_probability(digit: Digit) -> None:
+    html = digit_result(digit, prediction(7, 0.99))
     assert "Unsure" in html
     assert "says digit" not in html
 
 
-def test_a_low_probability_makes_it_unsure() -> None:
-    assert "Unsure" in digit_answer(Digit(PIXELS), answer(7, 0.4))
-    html = picture_answer(np.zeros((32, 32, 3), np.uint8), answer(3, 0.4))
+def test_a_low_probability_makes_the_result_unsure() -> None:
+    assert "Unsure" in digit_result(Digit(PIXELS), prediction(7, 0.4))
+    html = picture_result(np.zeros((32, 32, 3), np.uint8), prediction(3, 0.4))
     assert "Perhaps none of its ten classes" in html
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in html
 
 
-def test_nothing_drawn_is_no_guess() -> None:
-    html = digit_answer(Digit(None, "blank"), None)
+def test_a_blank_pad_gets_no_guess() -> None:
+    html = digit_result(Digit(None, "blank"), None)
     assert "draw one digit" in html
     assert "%" not in html
 
 
 def test_labels_are_text_and_not_markup() -> None:
     labels = ["<script>alert(1)</script>", *LABELS[1:]]
-    found = answer(0, 0.9, labels, model="<b>.mnist")
+    found = prediction(0, 0.9, labels, model="<b>.mnist")
     for html in (
-        digit_answer(Digit(PIXELS), found),
-        picture_answer(np.zeros((32, 32, 3), np.uint8), found),
+        digit_result(Digit(PIXELS), found),
+        picture_result(np.zeros((32, 32, 3), np.uint8), found),
         comparison(PIXELS, [found], {}, {}),
     ):
         assert "<script" not in html
@@ -97,7 +102,7 @@ def decoder() -> Iterator[Decoder]:
     made.close()
 
 
-def test_a_drawing_that_is_no_picture_is_refused(decoder: Decoder) -> None:
+def test_a_drawing_that_is_no_image_is_refused(decoder: Decoder) -> None:
     for data in ("data:image/png;base64,%%%", "data:image/png;base64,aGVsbG8="):
         with pytest.raises(BadImage):
             asyncio.run(digit_from_drawing(decoder, data))
@@ -118,15 +123,15 @@ def test_a_digit_that_is_no_longer_shown_is_not_studied(
     (tmp_path / "photo.png").write_text("no picture")
 
     async def work() -> None:
-        with gr.Blocks() as page:  # outside of an event loop it would make one, and leave it open
-            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(Seen()))  # type: ignore[arg-type]
+        with gr.Blocks() as page:  # outside an event loop Gradio would make one, and leave it open
+            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(LastInputs()))  # type: ignore[arg-type]
         (show,) = (function.fn for function in page.fns.values() if function.name == event)
         given = str(tmp_path / broken) if event == "photograph" else broken
-        html, digit, seen = await show(given, None, Seen(mnist=PIXELS))
-        assert "Not a picture" in html
+        html, digit, seen = await show(given, None, LastInputs(mnist=PIXELS))
+        assert "Not an image" in html
         assert digit.pixels is None
         assert seen.mnist is None
-        _, _, seen = await show(None, None, Seen(mnist=PIXELS))
+        _, _, seen = await show(None, None, LastInputs(mnist=PIXELS))
         assert seen.mnist is None
 
     asyncio.run(work())
@@ -145,12 +150,12 @@ def card_folder(root: Path, name: str, **metrics: object) -> Path:
 
 def test_cards_read_what_is_there(tmp_path: Path) -> None:
     counts = (np.eye(10, dtype=int) * 90 + 1).tolist()
-    figures = {"test_accuracy": 99.7, "paper_test_accuracy": 99.64, "parameters": 84_000_000}
-    card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts, **figures)
+    metrics = {"test_accuracy": 99.7, "paper_test_accuracy": 99.64, "parameters": 84_000_000}
+    card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts, **metrics)
     card_folder(tmp_path, "odd.cifar10", test_accuracy="high", confusion_matrix=[[1, 2], [3]])
     (card_folder(tmp_path, "broken.mnist") / "metrics.json").write_text("{")
     (tmp_path / "empty").mkdir()
-    found = cards(tmp_path)
+    found = read_cards(tmp_path)
     assert sorted(found) == ["broken.mnist", "improved_vgg16.mnist", "odd.cifar10"]
     good, odd = found["improved_vgg16.mnist"], found["odd.cifar10"]
     assert (good.accuracy, good.parameters, good.paper) == (99.7, 84_000_000, 99.64)
@@ -161,7 +166,93 @@ def test_cards_read_what_is_there(tmp_path: Path) -> None:
     assert "99.70 %" in html
     assert "99.60 % in int8" in html
     assert "84.0 M" in html
-    assert cards(tmp_path / "missing") == {}
+    assert read_cards(tmp_path / "missing") == {}
+
+
+def test_cards_are_read_again_only_when_they_change(tmp_path: Path) -> None:
+    folder = card_folder(tmp_path, "improved_vgg16.mnist", test_accuracy=99.5)
+    first = read_cards(tmp_path)["improved_vgg16.mnist"]
+    assert read_cards(tmp_path)["improved_vgg16.mnist"] is first
+    (folder / "metrics.json").write_text(json.dumps({"test_accuracy": 99.75}))
+    os.utime(folder / "metrics.json", ns=(1, 1))
+    assert read_cards(tmp_path)["improved_vgg16.mnist"].accuracy == 99.75
+    (folder / "README.md").write_text("# old ![plot](plot.png)")
+    (folder / "plot.png").write_bytes(b"old")
+    assert markdown(folder / "README.md") == "# old ![plot](data:image/png;base64,b2xk)"
+    (folder / "plot.png").write_bytes(b"newer")
+    assert markdown(folder / "README.md") == "# old ![plot](data:image/png;base64,bmV3ZXI=)"
+    (folder / "README.md").write_text("# newer")
+    assert markdown(folder / "README.md") == "# newer"
+    (folder / "metrics.json").unlink()
+    assert read_cards(tmp_path)["improved_vgg16.mnist"].accuracy is None
+
+
+def page_events(folder: Path, decoder: Decoder) -> dict[tuple[str, ...], Any]:
+    """The event functions of the tabs that show cards, by tab and name."""
+    engine: Any = OneSpot(4, 5)
+    engine.settings.models = folder
+    with gr.Blocks() as page:
+        for make in (compare_tab, understand_tab):
+            make(engine, decoder, gr.State(LastInputs()), gr.Tab())
+        models_tab(engine, gr.Tab())
+    return {(function.fn.__qualname__.split(".")[0], function.name): function.fn for function in page.fns.values()}
+
+
+def test_cards_are_not_read_on_the_event_loop(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = card_folder(tmp_path, "one.mnist", confusion_matrix=np.eye(10, dtype=int).tolist())
+    (folder / "README.md").write_text("# One")
+    on_loop: list[str] = []
+    opened: list[str] = []
+
+    def watched(real: Any) -> Any:
+        def call(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.is_relative_to(tmp_path):
+                opened.append(path.name)
+                with suppress(RuntimeError):
+                    asyncio.get_running_loop()
+                    on_loop.append(str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    for name in ("read_text", "read_bytes", "iterdir", "stat"):
+        monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
+
+    async def work() -> None:
+        events = page_events(tmp_path, decoder)
+        last = LastInputs(mnist=PIXELS)
+        assert "says" in await events["compare_tab", "side_by_side"]("mnist", last)
+        assert "What it mixes up" in await events["understand_tab", "explain"]("mnist", "one.mnist", last)
+        table, _, card = await events["models_tab", "enter"]()
+        assert "<table" in table
+        assert card == await events["models_tab", "read"]("One, MNIST") == "# One"
+
+    asyncio.run(work())
+    assert {"metrics.json", "README.md"} <= set(opened)
+    assert on_loop == []
+
+
+@pytest.mark.parametrize(("name", "offered"), [("model_cards", True), ("other_models", False)])
+def test_the_report_is_offered_with_its_own_models_alone(
+    decoder: Decoder, tmp_path: Path, name: str, offered: bool
+) -> None:
+    (tmp_path / "REPORT.md").write_text("# The project's report")
+    (tmp_path / name).mkdir()
+    (card_folder(tmp_path / name, "one.mnist") / "README.md").write_text("# One")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+
+    async def work(folder: Path) -> None:
+        events = page_events(folder, decoder)
+        _, choice, first = await events["models_tab", "enter"]()
+        report = ["Report"] if offered else []
+        assert [label for label, _ in choice.choices] == [*report, "One, MNIST"]
+        assert first == ("# The project's report" if offered else "# One")
+        assert await events["models_tab", "read"]("Report") == ("# The project's report" if offered else "")
+
+    for folder in (tmp_path / name, tmp_path / "link"):
+        asyncio.run(work(folder))
 
 
 def test_markdown_holds_its_pictures_and_none_from_elsewhere(tmp_path: Path) -> None:
@@ -188,32 +279,32 @@ def test_the_most_frequent_mistakes_come_first() -> None:
     assert mistakes(counts) == [(5, 3, 9), (3, 5, 7), (9, 4, 2)]
 
 
-def test_confusions_speak_of_the_class_named_now(tmp_path: Path) -> None:
+def test_confusions_are_those_of_the_predicted_class(tmp_path: Path) -> None:
     counts = np.diag([100] * 10)
     counts[3, 5], counts[8, 5] = 7, 2
     folder = card_folder(tmp_path, "improved_vgg16.mnist", confusion_matrix=counts.tolist())
-    card = cards(folder.parent)["improved_vgg16.mnist"]
-    html = confusions(card, answer(5, 0.9))
+    card = read_cards(folder.parent)["improved_vgg16.mnist"]
+    html = confusions(card, prediction(5, 0.9))
     assert "Of 109 test images that the published weights called 5, 100 were." in html
     assert "The others were 3 (7), 8 (2)." in html
     assert "3 taken for 5: 7" in html
-    assert "No confusion matrix" in confusions(None, answer(5, 0.9))
+    assert "No confusion matrix" in confusions(None, prediction(5, 0.9))
 
 
 def test_comparison_counts_the_votes() -> None:
-    answers = [
-        answer(7, 0.9),
-        answer(7, 0.8, model="vanilla_vgg16.mnist"),
-        answer(1, 0.5, model="vanilla_resnet18.mnist"),
+    predictions = [
+        prediction(7, 0.9),
+        prediction(7, 0.8, model="vanilla_vgg16.mnist"),
+        prediction(1, 0.5, model="vanilla_resnet18.mnist"),
     ]
-    html = comparison(PIXELS, answers, {}, {"improved_vgg16.mnist": running_model(99.6, "fp32")})
+    html = comparison(PIXELS, predictions, {}, {"improved_vgg16.mnist": running_model(99.6, "fp32")})
     assert "2 of 3 models say 7" in html
     assert html.count('<th scope="row">') == 3
     assert '<strong class="other">1</strong>' in html
     assert "84.0 M" in html
     assert "12.3 ms" in html
     assert "99.60 % in fp32" in html
-    assert "No two of 2 models agree" in comparison(PIXELS, answers[1:], {}, {})
+    assert "No two of 2 models agree" in comparison(PIXELS, predictions[1:], {}, {})
 
 
 class OneSpot:
@@ -222,7 +313,7 @@ class OneSpot:
     def __init__(self, y: int, x: int) -> None:
         self.spot = (y, x)
         self.settings = SimpleNamespace(max_images=50, max_batch=32)
-        self.info = SimpleNamespace(name="one.mnist", labels=LABELS, accuracy=None)
+        self.info = SimpleNamespace(name="one.mnist", labels=LABELS, accuracy=None, parameters=None)
         self.asked: list[int] = []
 
     def models(self) -> dict[str, SimpleNamespace]:
@@ -242,7 +333,7 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     pixels = np.zeros((28, 28, 1), np.uint8)
     pixels[spot] = 255
     found = asyncio.run(occlusion_map(engine, "one.mnist", pixels))  # type: ignore[arg-type]
-    assert found.answer.best == 1
+    assert found.prediction.best == 1
     assert found.probability_drop == pytest.approx(0.88 / 0.9, abs=1e-3)
     assert found.log_odds_drop == pytest.approx(np.log(0.9 / 0.1) - np.log(0.02 / 0.98), abs=1e-2)
     hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
@@ -264,14 +355,14 @@ def test_covers_reach_every_pixel_and_change_nothing_else() -> None:
         assert np.array_equal(image[outside], pixels[outside])
 
 
-def test_ready_models_come_by_dataset_and_accuracy() -> None:
+def test_ready_models_are_listed_by_dataset_and_accuracy() -> None:
     infos = {
         name: SimpleNamespace(name=name, accuracy=accuracy)
         for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))
     }
     engine = SimpleNamespace(models=lambda: infos)
-    assert [model.name for model in ready(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
-    assert ready(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
+    assert [model.name for model in ready_models(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
+    assert ready_models(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
 
 
 def test_the_page_can_be_opened_while_a_model_becomes_ready() -> None:

@@ -17,6 +17,8 @@ from serve.engine.batching import Engine
 from serve.engine.models import Model
 from serve.settings import Settings
 
+pytestmark = pytest.mark.xdist_group("serve")
+
 
 def test_a_lone_image_of_a_fast_model_runs_without_a_change_of_threads(
     tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

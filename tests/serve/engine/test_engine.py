@@ -18,6 +18,8 @@ from serve.engine.models import Model
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, ModelNotFound, ModelNotReady, Overloaded
 from serve.settings import Settings
 
+pytestmark = pytest.mark.xdist_group("serve")
+
 
 def test_every_image_gets_its_own_scores(two: list[Any], tmp_path: Any) -> None:
     engine = Engine(Settings(models=tmp_path))

@@ -1,10 +1,12 @@
-"""One model on this machine's hardware: its precision, its device, and what is said where it does not load."""
+"""One model on this machine's hardware: its file, its precision, its device, and the error if it does not load."""
 
+import shutil
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -91,6 +93,102 @@ def test_int8_is_computed_in_the_exact_way_only_where_the_fast_one_runs_over(
                 options.get_session_config_entry("session.x64quantprecision")
         else:
             assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
+@pytest.fixture
+def for_amx(tiny: Any, tmp_path: Path) -> tuple[Any, Any]:
+    """A folder with all files; the one for AMX answers otherwise, so that the tests see which of them runs."""
+    plain = tiny(tmp_path / "model").write().write("int8")
+    other = tiny(tmp_path / "elsewhere" / "model", seed=1).write("int8", variant="amx")
+    shutil.copy(other.folder / "model.int8.onnx", plain.folder / "model.int8-amx.onnx")
+    return plain, other
+
+
+@pytest.mark.parametrize(
+    ("tiles", "precision", "threads", "amx"),
+    [
+        (True, "int8", 1, {"run", "run_on_one_core"}),
+        (True, "int8", 2, {"run_on_one_core"}),
+        (True, "fp32", 2, set()),
+        (False, "int8", 1, set()),
+        (False, "int8", 2, set()),
+    ],
+)
+def test_the_file_for_amx_runs_on_one_core_of_such_a_processor(
+    for_amx: tuple[Any, Any], tiles: bool, precision: str, threads: int, amx: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.engine import models
+
+    plain, other = for_amx
+    monkeypatch.setattr(models, "has_int8_tiles", lambda: tiles)
+    model = models.load(plain.folder, Settings(precision=precision, device="cpu", threads=threads))
+    assert model.info.precision == precision
+    images = plain.images(3)
+    for name in ("run", "run_on_one_core"):
+        expected = other if name in amx else plain
+        np.testing.assert_array_equal(getattr(model, name)(images)[0], expected.logits(images))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("build", ["missing", "other weights", "no variant"])
+def test_a_folder_without_the_file_for_amx_is_served(
+    for_amx: tuple[Any, Any],
+    build: str,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And one whose file for AMX is of another build, as after an export by other means."""
+    from serve.engine import models
+
+    plain, other = for_amx
+    file = plain.folder / "model.int8-amx.onnx"
+    if build == "missing":
+        file.unlink()
+    else:
+        stated = {"safetensors_sha256": "1" * 64, "variant": "amx"} if build == "other weights" else {}
+        shutil.copy(other.write("int8", **stated).folder / "model.int8.onnx", file)
+    monkeypatch.setattr(models, "has_int8_tiles", lambda: True)
+    model = models.load(plain.folder, Settings(precision="int8", device="cpu", threads=threads))
+    images = plain.images(3)
+    for run in (model.run, model.run_on_one_core):
+        np.testing.assert_array_equal(run(images)[0], plain.logits(images))
+    assert ("train/export.py" in caplog.text) == (build != "missing")
+
+
+def test_a_broken_int8_file_gives_the_same_error_on_every_processor(
+    for_amx: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.engine import models
+    from serve.errors import ModelLoadError
+
+    plain, _ = for_amx
+    whole = (plain.folder / "model.int8.onnx").read_bytes()
+    for content in (b"", b"no model", b"\x3a\xff", b"\xff" * 40, whole[:-9]):
+        (plain.folder / "model.int8.onnx").write_bytes(content)
+        messages = []
+        for tiles in (True, False):
+            monkeypatch.setattr(models, "has_int8_tiles", lambda tiles=tiles: tiles)
+            with pytest.raises(ModelLoadError, match="does not load") as error:
+                models.load(plain.folder, Settings(precision="int8", device="cpu"))
+            messages.append(error.value.message)
+        assert messages[0] == messages[1]
+
+
+def test_weights_in_a_file_beside_it_are_found(for_amx: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large models keep them there."""
+    from serve.engine import models
+
+    plain, other = for_amx
+    for name in ("model.int8.onnx", "model.int8-amx.onnx"):
+        proto = onnx.load(plain.folder / name)
+        onnx.save(proto, plain.folder / name, save_as_external_data=True, size_threshold=40, location=f"{name}.bin")
+        assert (plain.folder / f"{name}.bin").stat().st_size > 2000
+    monkeypatch.setattr(models, "has_int8_tiles", lambda: True)
+    model = models.load(plain.folder, Settings(precision="int8", device="cpu", threads=2))
+    images = plain.images(3)
+    np.testing.assert_array_equal(model.run(images)[0], plain.logits(images))
+    np.testing.assert_array_equal(model.run_on_one_core(images)[0], other.logits(images))
 
 
 def test_one_core_needs_no_second_session(tiny: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much room a body holds while its request is worked on."""
+"""The room that a body holds while its request is processed."""
 
 import asyncio
 import gzip
@@ -24,9 +24,9 @@ def request(body: bytes) -> Request:
     return Request({"type": "http", "headers": headers}, receive)
 
 
-@pytest.mark.parametrize("random", [0.0, 0.5], ids=["small when it comes", "large when it comes"])
+@pytest.mark.parametrize("random", [0.0, 0.5], ids=["compressed to little", "compressed by half"])
 @pytest.mark.parametrize("size", [SMALL, SMALL + 1, LIMIT - 1, LIMIT])
-def test_what_was_unpacked_holds_its_size_unless_it_is_small(size: int, random: float) -> None:
+def test_a_decompressed_body_holds_its_size_unless_it_is_small(size: int, random: float) -> None:
     content = os.urandom(int(random * size)).ljust(size, b"\0")
 
     async def work() -> None:

@@ -1,10 +1,14 @@
-"""Connections that send what is no request, or nothing, or many requests at once."""
+"""Connections that send invalid data, or nothing, or many requests at once."""
 
 import asyncio
+import itertools
 import json
+import re
+import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,10 +16,12 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serve.http.protocol import MAX_HEAD, HeadWithBody, Protocol
+from serve.http.uvicorn_patches import HEAD_SECONDS, MAX_HEAD, HeadWithBody, Protocol
 
 Encode = Callable[..., bytes]
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
+LAST = REQUEST + b"Connection: close\r\n\r\n"
+POST = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 CHUNKED = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
 
 
@@ -26,17 +32,18 @@ def server(models: list[Any], running: Any) -> Iterator[Any]:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes the connection."""
+    """Receive until the other side closes the connection."""
     return b"".join(iter(lambda: connection.recv(2**16), b""))
 
 
-@pytest.mark.parametrize("sent", [b"", b"few"])
-@pytest.mark.parametrize("length", [4, 100_000])
-def test_a_body_that_does_not_come_is_given_up(server: Any, length: int, sent: bytes) -> None:
-    with server.connect() as stalled:
-        head = f"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
-        stalled.sendall(head.encode() + sent)
-        assert b" 408 " in stalled.recv(1000)
+def test_a_body_that_does_not_arrive_is_given_up(server: Any) -> None:
+    with ExitStack() as stack:
+        stalled = []
+        for length, sent in itertools.product((4, 100_000), (b"", b"few")):
+            stalled.append(stack.enter_context(server.connect()))
+            stalled[-1].sendall(POST % (b"/classify/a.cifar10", length) + sent)
+        for connection in stalled:
+            assert b" 408 " in connection.recv(1000)
 
 
 @pytest.mark.parametrize(
@@ -62,15 +69,15 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(server: Any, da
 def test_a_trailer_without_end_is_not_kept(server: Any) -> None:
     with server.connect() as connection:
         connection.sendall(CHUNKED + b"X: " + b"x" * MAX_HEAD)
-        assert b"431" not in read_all(connection)  # the answer to the request may have come before
+        assert b"431" not in read_all(connection)  # the response to the request may have been sent before
 
 
-def test_requests_one_behind_the_other_are_all_answered(server: Any, models: list[Any], encode: Encode) -> None:
-    """Sent at once, cut at any place; their bodies may be larger than a head."""
+def test_pipelined_requests_all_get_responses(server: Any, models: list[Any], encode: Encode) -> None:
+    """They are sent together, cut at any place; their bodies are larger than a head may be."""
     model = models[0]
     body = encode(model.images(1)[0]) + bytes(100_000)
     head = f"POST /classify/{model.name} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    data = (head + body) * 3 + CHUNKED + b"\r\n" + REQUEST + b"Connection: close\r\n\r\n"
+    data = (head + body) * 3 + CHUNKED + b"\r\n" + LAST
     for cut in (len(data), 10, len(head) + 5, len(head) + len(body) + 5, len(data) - 5):
         with server.connect() as connection:
             connection.sendall(data[:cut])
@@ -82,7 +89,7 @@ def test_requests_one_behind_the_other_are_all_answered(server: Any, models: lis
 def test_the_limit_is_for_each_head_alone(server: Any) -> None:
     count = MAX_HEAD // len(REQUEST) + 100
     with server.connect() as connection:
-        connection.sendall((REQUEST + b"\r\n") * count + REQUEST + b"Connection: close\r\n\r\n")
+        connection.sendall((REQUEST + b"\r\n") * count + LAST)
         assert read_all(connection).count(b"HTTP/1.1 200 OK") == count + 1
 
 
@@ -93,14 +100,14 @@ OFFERS = OFFER + b"Connection: Upgrade, HTTP2-Settings"
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("ending", ["", ", close"])
-def test_an_offer_of_another_protocol_is_passed_over(
+def test_an_offer_of_another_protocol_is_ignored(
     server: Any, models: list[Any], encode: Encode, ending: str, chunked: bool, apart: bool
 ) -> None:
-    """Java's HttpClient and `curl --http2` make it with each request; the body is the request's, whatever it holds."""
+    """Java's HttpClient and `curl --http2` offer HTTP/2 with each request. The body still belongs to the request."""
     model = models[0]
-    picture = encode(model.images(1)[0])
-    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(picture), picture) if chunked else picture
-    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(picture)}"
+    image = encode(model.images(1)[0])
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(image), image) if chunked else image
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(image)}"
     head = f"POST /classify/{model.name} HTTP/1.1\r\nHost: x\r\n{length}\r\n".encode() + OFFERS
     with server.connect() as connection:
         for last in (False, True):
@@ -108,9 +115,9 @@ def test_an_offer_of_another_protocol_is_passed_over(
             if apart:
                 time.sleep(0.1)
                 connection.sendall(body)
-            answer = connection.recv(10_000)
-            assert answer.startswith(b"HTTP/1.1 200 OK")
-            assert json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"][0]["index"] == model.best(
+            response = connection.recv(10_000)
+            assert response.startswith(b"HTTP/1.1 200 OK")
+            assert json.loads(response.partition(b"\r\n\r\n")[2])["predictions"][0]["index"] == model.best(
                 model.images(1)[0]
             )
         if ending:
@@ -124,16 +131,16 @@ def test_a_body_behind_an_offer_is_no_request(server: Any) -> None:
         with server.connect() as connection:
             connection.sendall(head + OFFERS + rest + b"\r\n")
             time.sleep(0.1)
-            connection.sendall(smuggled + REQUEST + b"Connection: close\r\n\r\n")
-            answers = read_all(connection)
-        assert answers.startswith(b"HTTP/1.1 415 ")
-        assert answers.count(b"HTTP/1.1 ") == (2 if rest == b"\r\n" else 1)
+            connection.sendall(smuggled + LAST)
+            responses = read_all(connection)
+        assert responses.startswith(b"HTTP/1.1 415 ")
+        assert responses.count(b"HTTP/1.1 ") == (2 if rest == b"\r\n" else 1)
 
 
-def test_many_offers_at_once_are_all_passed_over(server: Any) -> None:
-    """More than Python's calls may be nested."""
+def test_many_offers_at_once_are_all_ignored(server: Any) -> None:
+    """More than Python allows nested calls."""
     with server.connect() as connection:
-        connection.sendall((REQUEST + OFFERS + b"\r\n\r\n") * 2000 + REQUEST + b"Connection: close\r\n\r\n")
+        connection.sendall((REQUEST + OFFERS + b"\r\n\r\n") * 2000 + LAST)
         assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2001
 
 
@@ -145,56 +152,24 @@ def test_this_is_no_proxy(server: Any) -> None:
 
 # `python -m serve` with less patience.
 IMPATIENT = """
-import serve.http.protocol
+import serve.http.uvicorn_patches
 from serve.__main__ import main
 
-serve.http.protocol.HEAD_SECONDS = 1
+serve.http.uvicorn_patches.HEAD_SECONDS = 1
 main()
 """
 
 
-def test_a_head_that_does_not_come_is_given_up(models: list[Any], running: Any) -> None:
+def test_a_head_that_does_not_arrive_is_given_up(models: list[Any], running: Any) -> None:
     arguments = ("--models", models[0].folder.parent, "--no-app", "--timeout", 3)
-    with running(*arguments, program=("-c", IMPATIENT)) as server:
-        with server.connect() as silent:
-            assert read_all(silent) == b""
-        with server.connect() as slow:
-            slow.sendall(REQUEST)
-            assert b" 408 " in read_all(slow)
-        with server.connect() as slow:  # its second head
-            slow.sendall(REQUEST + b"\r\n")
-            assert b" 200 " in slow.recv(1000)
-            slow.sendall(REQUEST)
-            assert b" 408 " in read_all(slow)
-        for late in (b"\r\n", b"G"):  # after an answer; what is no beginning of a request gets no answer
-            with server.connect() as slow:
-                slow.sendall(REQUEST + b"\r\n")
-                assert b" 200 " in slow.recv(1000)
-                slow.sendall(late)
-                assert (b" 408 " in read_all(slow)) == (late == b"G")
-        with server.connect() as slow:  # answered before its body has come
-            slow.sendall(b"POST /classify/no HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-            assert b" 404 " in slow.recv(1000)
-            slow.sendall(b"n")
-            assert read_all(slow) == b""
-        with server.connect() as slow:  # nor is one cut off that goes on coming
-            slow.sendall(b"POST /classify/no HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
-            for _ in range(20):
-                time.sleep(0.1)
-                slow.sendall(b"n")
-            slow.sendall(REQUEST + b"Connection: close\r\n\r\n")
-            answers = read_all(slow)
-            assert b" 404 " in answers
-            assert b" 200 " in answers
-        with server.connect() as slow:  # a body may take longer
-            slow.sendall(b"POST /classify/a.cifar10 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-            time.sleep(2)
-            slow.sendall(b"no number")
-            assert b" 415 " in slow.recv(1000)
+    with running(*arguments, program=("-c", IMPATIENT)) as server, server.connect() as silent, server.connect() as slow:
+        slow.sendall(REQUEST)
+        assert b" 408 " in read_all(slow)
+        assert read_all(silent) == b""
 
 
 class Recorder(asyncio.Transport):
-    """What is written to a connection, piece by piece."""
+    """A transport that notes each piece that is written to it."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
@@ -218,8 +193,89 @@ class Recorder(asyncio.Transport):
         pass
 
 
+class Patience(selectors.DefaultSelector):
+    """A selector for which time passes at once when there is nothing to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.seconds += timeout or 0.0
+        return super().select(0)
+
+
+def patient_loop() -> asyncio.AbstractEventLoop:
+    """An event loop with a clock of its own, which no other process can slow down."""
+    selector = Patience()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.seconds  # type: ignore[method-assign]
+    return loop
+
+
+async def _statuses(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond at once, but for /read after the body."""
+    while scope["path"] == "/read" and (await receive())["more_body"]:
+        pass
+    status = {"/no": 404, "/read": 415}.get(scope["path"], 200)
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def exchange(*steps: bytes | float) -> Recorder:
+    """Send bytes to a connection, and let seconds pass; return what it writes."""
+
+    async def work() -> Recorder:
+        config = uvicorn.Config(_statuses, http=Protocol, log_config=None, date_header=False, server_header=False)
+        protocol, transport = Protocol(config, ServerState(), {}), Recorder()
+        protocol.connection_made(transport)
+        for step in steps:
+            assert not transport.closed
+            if isinstance(step, bytes):
+                protocol.data_received(step)
+            await asyncio.sleep(0.001 if isinstance(step, bytes) else step)
+        protocol.connection_lost(ConnectionResetError())  # closes nothing itself
+        return transport
+
+    with asyncio.Runner(loop_factory=patient_loop) as runner:
+        return runner.run(work())
+
+
+ALMOST, LONGER = HEAD_SECONDS - 0.1, HEAD_SECONDS + 0.1
+
+
+@pytest.mark.parametrize(
+    ("steps", "statuses", "closed"),
+    [
+        pytest.param([ALMOST], [], False, id="silent"),
+        pytest.param([LONGER], [], True, id="silent for too long"),
+        pytest.param([REQUEST, ALMOST], [], False, id="slow"),
+        pytest.param([REQUEST, LONGER], [408], True, id="too slow"),
+        pytest.param([10.0, REQUEST, 10.0, b"X: x\r\n", 10.1], [408], True, id="each part in time, the head too slow"),
+        pytest.param([REQUEST, ALMOST, b"\r\n"], [200], False, id="just in time"),
+        pytest.param([REQUEST + b"\r\n", 4.0, REQUEST, ALMOST], [200], False, id="second head"),
+        pytest.param([REQUEST + b"\r\n", 4.0, REQUEST, LONGER], [200, 408], True, id="second head too slow"),
+        # What is no beginning of a request gets no response.
+        pytest.param([REQUEST + b"\r\n", b"\r\n", LONGER], [200], True, id="empty line after a response"),
+        pytest.param([REQUEST + b"\r\n", b"G", LONGER], [200, 408], True, id="first byte after a response"),
+        pytest.param([POST % (b"/no", 9), b"n", LONGER], [404], True, id="body that stops after its response"),
+        pytest.param(
+            [POST % (b"/no", 20), *[4.0, b"n"] * 20, LAST],
+            [404, 200],
+            True,
+            id="body that continues after its response",
+        ),
+        pytest.param([POST % (b"/read", 9), 2 * LONGER, b"no number"], [415], False, id="slow body"),
+    ],
+)
+def test_a_head_has_limited_time(steps: list[bytes | float], statuses: list[int], closed: bool) -> None:
+    transport = exchange(*steps)
+    assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", b"".join(transport.pieces))] == statuses
+    assert transport.closed == closed
+
+
 async def pieces(requests: bytes, parts: Sequence[bytes], pause: float, length: int | None = None) -> Recorder:
-    """What is written where the application answers each request with `parts`, and pauses before them."""
+    """Send requests to an application that responds with `parts` after a pause; return what is written."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [] if length is None else [(b"content-length", b"%d" % length)]
@@ -231,13 +287,12 @@ async def pieces(requests: bytes, parts: Sequence[bytes], pause: float, length: 
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     config = uvicorn.Config(application, http=Protocol, log_config=None, date_header=False, server_header=False)
-    config.load()
     state = ServerState()
     protocol, transport = Protocol(config, state, {}), Recorder()
     protocol.connection_made(transport)
     protocol.data_received(requests)
-    while state.tasks or not protocol.cycle.response_complete:
-        await asyncio.sleep(0.001)
+    while state.tasks:  # the next request of a pipeline starts as the one before it ends
+        await asyncio.wait(state.tasks)
     protocol.connection_lost(None)
     return transport
 
@@ -259,8 +314,8 @@ def test_the_head_does_not_wait_for_a_late_body() -> None:
 def test_a_head_for_a_client_that_has_left_goes_nowhere() -> None:
     async def leave() -> Recorder:
         transport = Recorder()
-        answer = HeadWithBody(transport, asyncio.get_running_loop())
-        answer.write(b"head")
+        response = HeadWithBody(transport, asyncio.get_running_loop())
+        response.write(b"head")
         transport.close()
         await asyncio.sleep(0.01)
         return transport

@@ -1,9 +1,12 @@
-"""Pictures from strangers: the right pixels, or a BadImage; nothing else, whatever the bytes."""
+"""Images from strangers: whatever the bytes, the result is the right pixels or a BadImage."""
 
 import io
 import os
 import random
+import resource
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +23,9 @@ from serve.images import formats
 ROOT = Path(__file__).parents[3]
 Encode = Callable[..., bytes]
 
-pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # as the server does
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # the server ignores them too
 
-# A picture whose corners tell its orientation and colours: red, green / blue, white.
+# An image whose corners show its orientation and colours: red, green / blue, white.
 CORNERS = np.zeros((32, 32, 3), np.uint8)
 CORNERS[:16, :16] = 255, 0, 0
 CORNERS[:16, 16:] = 0, 255, 0
@@ -36,11 +39,11 @@ def read(data: bytes, shape: tuple[int, int, int] = (32, 32, 3)) -> np.ndarray:
 
 
 def corners(pixels: np.ndarray) -> np.ndarray:
-    """The colours in the middles of the four quarters."""
+    """The colours in the centres of the four quarters."""
     return pixels[8::16, 8::16].astype(int)
 
 
-def test_a_picture_of_the_right_size_passes_unchanged(encode: Encode) -> None:
+def test_an_image_of_the_right_size_passes_unchanged(encode: Encode) -> None:
     np.testing.assert_array_equal(read(encode(CORNERS)), CORNERS)
     np.testing.assert_array_equal(read(encode(GREY), (28, 28, 1)), GREY)
 
@@ -85,13 +88,13 @@ def test_orientations(encode: Encode, orientation: int, kind: str) -> None:
     data = encode(CORNERS, kind, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(read(data), np.asarray(upright.convert("RGB")))
-    if orientation == 6:  # the camera was turned: what is stored left below is above, left
+    if orientation == 6:  # the camera was turned: the stored lower left corner is the upper left one
         assert corners(read(data))[0, 0].argmax() == 2
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_orientations_in_xmp(encode: Encode, kind: str) -> None:
-    """Where programs for photographs write them; `test_orientations` has EXIF's."""
+    """Some photo software writes them there; `test_orientations` has those in EXIF."""
     note = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", note.decode())
@@ -99,12 +102,12 @@ def test_orientations_in_xmp(encode: Encode, kind: str) -> None:
     assert corners(read(data))[0, 0].argmax() == 2
 
 
-def test_a_broken_orientation_does_not_spoil_the_picture(encode: Encode) -> None:
+def test_an_image_with_a_broken_orientation_is_read(encode: Encode) -> None:
     data = encode(CORNERS, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken", quality=100)
     np.testing.assert_allclose(corners(read(data)), corners(CORNERS), atol=12)
 
 
-def test_transparency_lies_over_white(encode: Encode) -> None:
+def test_transparency_becomes_white(encode: Encode) -> None:
     clear = np.zeros((32, 32, 4), np.uint8)
     clear[:16] = 0, 0, 0, 255
     palette = Image.fromarray(CORNERS).quantize(4)
@@ -140,7 +143,7 @@ def test_the_centre_square_is_taken(encode: Encode) -> None:
     ("kind", "mode"),
     [("JPEG", "L"), ("JPEG", "RGB"), *((kind, mode) for kind in ("PNG", "WEBP") for mode in ("L", "RGB", "RGBA", "P"))],
 )
-def test_shrinking_on_the_way_changes_little(encode: Encode, kind: str, mode: str) -> None:
+def test_shrinking_while_decoding_changes_little(encode: Encode, kind: str, mode: str) -> None:
     smooth = Image.fromarray(CORNERS).resize((1500, 1100), Image.Resampling.BICUBIC).convert(mode)
     data = encode(smooth, kind)
     whole = formats.fit(formats.decode(data), (32, 32, 3)).astype(int)
@@ -163,7 +166,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def huge(width: int, height: int) -> bytes:
-    """A few bytes of PNG that claim to be a picture of this size."""
+    """A few bytes of PNG that claim to be an image of this size."""
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
@@ -188,7 +191,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32"><rect wid
         (huge(100, 100), 400),
     ],
 )
-def test_what_is_no_picture(data: bytes, status: int) -> None:
+def test_bytes_that_are_no_image_are_refused(data: bytes, status: int) -> None:
     with pytest.raises(BadImage) as caught:
         read(data)
     assert caught.value.status == status
@@ -234,6 +237,38 @@ def test_run_lengths_are_refused() -> None:
         assert caught.value.status == 415
 
 
+def test_pillow_s_own_limit_stays_for_the_rest_of_the_process() -> None:
+    program = (
+        "import PIL.Image as image; limit = image.MAX_IMAGE_PIXELS; import serve.images.decoder, serve.images.digits"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"{program}; assert limit == image.MAX_IMAGE_PIXELS is not None"], cwd=ROOT, check=True
+    )
+
+
+@pytest.mark.parametrize("disposal", range(8))
+def test_a_gif_s_second_frame_takes_no_memory(disposal: int) -> None:
+    """For these 49 bytes Pillow would make a canvas of 3.6 gigabytes before anything checks the size."""
+    width, height = 60_000, 60_000
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    control = b"!\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00;"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadImage, match="60000x60000, at most 25,000,000 pixels") as caught:
+        formats.open_header(head + control + frame)
+    assert caught.value.status == 413
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_gif_s_frame_larger_than_its_screen_is_refused(encode: Encode) -> None:
+    gif = encode(CORNERS, "GIF")
+    place = gif.index(b",", 13 + (6 << (gif[10] & 7)))
+    huge_frame = gif[: place + 5] + struct.pack("<HH", 60_000, 60_000) + gif[place + 9 :]
+    with pytest.raises(BadImage, match="too large") as caught:
+        formats.open_header(huge_frame)
+    assert caught.value.status == 413
+
+
 def test_the_limit_on_pixels_is_the_callers_alone(encode: Encode) -> None:
     data = encode(Image.new("1", (20_000, 9_000)))  # Pillow's own limit is at 179 million, and it warns at half of that
     assert formats.open_header(data, max_pixels=180_000_000).size == (20_000, 9_000)
@@ -242,7 +277,7 @@ def test_the_limit_on_pixels_is_the_callers_alone(encode: Encode) -> None:
     assert caught.value.status == 413
 
 
-def test_of_webp_half_as_many_pixels_are_taken(encode: Encode) -> None:
+def test_webp_may_have_half_as_many_pixels(encode: Encode) -> None:
     """Its decoder takes twice the memory."""
     data = encode(CORNERS, "WEBP")
     assert formats.open_header(data, max_pixels=2 * 32 * 32).size == (32, 32)
@@ -251,21 +286,21 @@ def test_of_webp_half_as_many_pixels_are_taken(encode: Encode) -> None:
     assert caught.value.status == 413
 
 
-def test_pictures_with_thousands_of_scans_are_refused(encode: Encode) -> None:
+def test_images_with_thousands_of_scans_are_refused(encode: Encode) -> None:
     data = encode(CORNERS, "JPEG", progressive=True)
     assert read(data).shape == (32, 32, 3)
     last = data[data.rindex(b"\xff\xda") : -2]
     assert read(data[:-2] + last * 50 + data[-2:]).shape == (32, 32, 3)
     with pytest.raises(BadImage, match="more than 100 scans"):
         formats.open_header(data[:-2] + last * 5000 + data[-2:])
-    # What follows the end, a film for instance, has such bytes too.
+    # What follows the end, such as a film, may contain such bytes too.
     assert read(data + b"\xff\xda" * 5000).shape == (32, 32, 3)
 
 
-def test_what_comes_before_the_pixels_has_a_limit(encode: Encode) -> None:
+def test_bytes_before_the_pixels_are_limited(encode: Encode) -> None:
     gif, jpeg, png = (encode(CORNERS, kind) for kind in ("GIF", "JPEG", "PNG"))
     assert gif[10] & 0x80
-    start = 13 + (6 << (gif[10] & 7))  # behind the header and its colours
+    start = 13 + (6 << (gif[10] & 7))  # after the header and its colours
 
     def commented(count: int) -> bytes:
         return gif[:start] + b"!\xfe" + (b"\xff" + b"x" * 255) * count + b"\0" + gif[start:]
@@ -281,7 +316,7 @@ def test_what_comes_before_the_pixels_has_a_limit(encode: Encode) -> None:
         with pytest.raises(BadImage, match="too much comes before its pixels") as caught:
             formats.open_header(make(2 * most))
         assert caught.value.status == 400
-    # What comes after it is not counted.
+    # Bytes after these are not counted.
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     for kind, options in (("PNG", {}), ("GIF", {}), ("WEBP", {"lossless": True, "method": 0})):
         data = encode(noise, kind, **options)
@@ -290,6 +325,22 @@ def test_what_comes_before_the_pixels_has_a_limit(encode: Encode) -> None:
 
 
 REAL = sorted((ROOT / "serve" / "examples").glob("*.[pj]*g"))
+
+
+def change(data: bytearray, changes: int, chance: random.Random) -> None:
+    """Overwrite, insert and remove bytes."""
+    for _ in range(changes):
+        # Half of the changes hit the head, which holds the structure.
+        place = chance.randrange(min(len(data), chance.choice([64, len(data)])))
+        kind = chance.randrange(4)
+        if kind == 0:
+            data[place] = chance.randrange(256)
+        elif kind == 1:
+            data[place] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            data[place:place] = chance.randbytes(chance.randrange(1, 9))
+        else:
+            del data[place : place + chance.randrange(1, 9)]
 
 
 @given(
@@ -304,25 +355,13 @@ REAL = sorted((ROOT / "serve" / "examples").glob("*.[pj]*g"))
 def test_mutated_real_files(
     encode: Encode, which: int, seed: int, changes: int, cut: float | None, enough: int | None
 ) -> None:
-    """Bytes are overwritten, inserted, removed, and cut off: what comes is a picture or BadImage."""
+    """Bytes are overwritten, inserted, removed and cut off: the result is an image or a BadImage."""
     if which < len(REAL):
         data = bytearray(REAL[which].read_bytes())
     else:
         small = Image.open(REAL[0]).convert("RGB").resize((48, 48))
         data = bytearray(encode(small, ("WEBP", "GIF", "BMP")[which - len(REAL)]))
-    chance = random.Random(seed)
-    for _ in range(changes):
-        # Half of the changes go to the head, where the structure is.
-        place = chance.randrange(min(len(data), chance.choice([64, len(data)])))
-        kind = chance.randrange(4)
-        if kind == 0:
-            data[place] = chance.randrange(256)
-        elif kind == 1:
-            data[place] ^= 1 << chance.randrange(8)
-        elif kind == 2:
-            data[place:place] = chance.randbytes(chance.randrange(1, 9))
-        else:
-            del data[place : place + chance.randrange(1, 9)]
+    change(data, changes, random.Random(seed))
     if cut is not None:
         del data[int(len(data) * cut) :]
     refused = None
@@ -344,7 +383,7 @@ def test_mutated_real_files(
 
 @pytest.mark.parametrize("size", [(3000, 40), (40, 3000), (1999, 1501), (200_000, 3)])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_shrinking_by_tiles_is_shrinking_the_whole(
+def test_shrinking_by_tiles_equals_shrinking_the_whole(
     encode: Encode, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], alpha: bool
 ) -> None:
     noise = Image.effect_noise(size, 80)
@@ -358,12 +397,12 @@ def test_shrinking_by_tiles_is_shrinking_the_whole(
     np.testing.assert_array_equal(np.asarray(small), np.asarray(whole))
 
 
-def test_transparency_is_kept_where_it_is_asked_for(encode: Encode) -> None:
+def test_transparency_is_kept_on_request(encode: Encode) -> None:
     assert formats.decode(encode(Image.new("LA", (9, 9))), alpha=True).mode == "RGBA"
     assert formats.decode(encode(Image.new("RGB", (9, 9))), alpha=True).mode == "RGB"
 
 
-def test_rows_of_any_length_are_not_taken(encode: Encode) -> None:
+def test_too_long_rows_are_refused(encode: Encode) -> None:
     with pytest.raises(BadImage, match="262,144 pixels a side") as caught:
         read(encode(Image.new("1", (300_000, 1))))
     assert caught.value.status == 413

@@ -1,4 +1,4 @@
-"""The HTTP side: /classify, errors that always look the same, limits, keys, metrics."""
+"""HTTP: /classify, the one form of errors, limits, keys, metrics."""
 
 import base64
 import gzip
@@ -54,7 +54,7 @@ def test_classify(client: httpx.Client, models: list[Any], encode: Encode) -> No
             assert entry["probability"] == pytest.approx(expected[entry["index"]], rel=1e-4, abs=1e-7)
 
 
-def test_forms_and_raw_bodies_say_the_same(client: httpx.Client, models: list[Any], encode: Encode) -> None:
+def test_forms_and_raw_bodies_give_the_same_response(client: httpx.Client, models: list[Any], encode: Encode) -> None:
     data = encode(models[0].images(1)[0])
     raw = client.post("/classify/a.cifar10", content=data)
     for kind in ("image/png", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"):
@@ -81,7 +81,7 @@ def test_top_k(client: httpx.Client, models: list[Any], encode: Encode) -> None:
     ("content", "status"),
     [(b"", 400), (b"text", 415), (b"\x89PNG\r\n\x1a\n", 415), (b"<svg/>", 415), (bytes(LIMIT + 1), 413)],
 )
-def test_bad_pictures(client: httpx.Client, content: bytes, status: int) -> None:
+def test_bad_images(client: httpx.Client, content: bytes, status: int) -> None:
     assert is_error(client.post("/classify/a.cifar10", content=content), status)
 
 
@@ -109,7 +109,7 @@ def test_a_form_s_charset_changes_nothing(
         assert answer.json()["predictions"][0]["index"] == models[0].best(image), option
 
 
-def test_no_coding_is_none(client: httpx.Client, models: list[Any], encode: Encode) -> None:
+def test_an_empty_content_encoding_is_none(client: httpx.Client, models: list[Any], encode: Encode) -> None:
     content = encode(models[0].images(1)[0])
     assert client.post("/classify/a.cifar10", content=content, headers={"content-encoding": ""}).status_code == 200
 
@@ -153,8 +153,8 @@ def test_bodies_have_a_limit(client: httpx.Client, encode: Encode) -> None:
         assert is_error(client.post(path, content=b"x", headers={"content-encoding": "br"}), 415)
 
 
-def test_large_pictures_beside_small_ones(client: httpx.Client, models: list[Any], encode: Encode) -> None:
-    """Pictures of many sizes at the same time: decoded in other threads, and still everybody gets their own answer."""
+def test_large_images_beside_small_ones(client: httpx.Client, models: list[Any], encode: Encode) -> None:
+    """Images of many sizes at once are decoded in other threads, and each client still gets its own result."""
     pictures = []
     for index in range(24):
         (pixels,) = models[0].images(1, seed=index)
@@ -216,7 +216,7 @@ def test_metrics(client: httpx.Client, models: list[Any], encode: Encode) -> Non
 
 def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
     data = encode(models[0].images(1)[0])
-    key = {"SERVE_API_KEY": "secret ключ"}
+    key = {"ZOO_SERVE_API_KEY": "secret ключ"}
     with running("--models", models[0].folder.parent, environment=key) as server:
         with httpx.Client(base_url=server.url) as client:
             basic = base64.b64encode("anybody:secret ключ".encode()).decode()
@@ -246,7 +246,7 @@ def test_keys(models: list[Any], running: Any, encode: Encode) -> None:
                     assert is_error(answer, 401)
                     assert answer.headers["www-authenticate"].startswith("Basic")
                 assert client.get("/metrics", headers=headers).status_code == 401
-            # A browser asks for the key as a password, also for the app's pages.
+            # A browser asks its user for the key as a password, for the app's pages too.
             for path in ("/", "/config", "/docs"):
                 assert client.get(path).headers["www-authenticate"].startswith("Basic")
                 assert client.get(path, headers=good[2]).status_code == 200
@@ -268,8 +268,8 @@ def test_docs(client: httpx.Client) -> None:
     assert {"200", "404", "503", "504"} <= set(paths["/classify/{model}"]["post"]["responses"])
 
 
-def test_a_picture_on_disk_from_the_factory(tiny: Any, tmp_path: Path, encode: Encode) -> None:
-    """Other hosts build the application themselves: here starlette's own test client."""
+def test_the_factory_works_for_other_hosts(tiny: Any, tmp_path: Path, encode: Encode) -> None:
+    """Other hosts build the application themselves; here it is Starlette's test client."""
     from starlette.testclient import TestClient
 
     from serve.api import create_app
@@ -280,7 +280,7 @@ def test_a_picture_on_disk_from_the_factory(tiny: Any, tmp_path: Path, encode: E
     (pixels,) = model.images(1)
     # The larger one is decoded in another thread.
     pictures = [encode(pixels), encode(pixels.repeat(8, 0).repeat(8, 1))]
-    for _ in range(2):  # started, ended, started again
+    for _ in range(2):  # start, end, start again
         with TestClient(app) as client:
             app.state.engine.wait()
             for data in pictures:

@@ -1,4 +1,4 @@
-"""The handlers alone, around what stands in for the rest: time that is left, and who is let in."""
+"""The handlers alone, with stand-ins for the rest: deadlines, and who is let in."""
 
 import asyncio
 import json
@@ -24,18 +24,27 @@ INFO = ModelInfo("model", ["a", "b"], (2, 2, 1), None, "fp32", "cpu", None, {})
 IMAGE = {"name": "image", "shape": [1, 2, 2, 1], "datatype": "UINT8", "data": [0] * 4}
 
 
-class Bodies:
-    """Each takes a while to come."""
+class Clock:
+    """Stands still unless it is moved."""
 
-    def __init__(self, body: bytes, seconds: float = 0.0) -> None:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Bodies:
+    """Each body arrives 0.1 s after it is asked for, on a clock of the test's own."""
+
+    def __init__(self, body: bytes, clock: Clock | None = None) -> None:
         self.body = body
-        self.seconds = seconds
+        self.clock = clock or Clock()
 
     def read(self, request: Request) -> "Bodies":
         return self
 
     async def __aenter__(self) -> bytes:
-        await asyncio.sleep(self.seconds)
+        self.clock.now += 0.1
         return self.body
 
     async def __aexit__(self, *error: object) -> None:
@@ -43,7 +52,7 @@ class Bodies:
 
 
 class Granted(Engine):
-    """Notes the time that each run is given."""
+    """Records the time that each run is given."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -65,30 +74,32 @@ def request(path: str, **parameters: str) -> Request:
 
 
 @pytest.mark.parametrize(("asked", "most"), [(None, 10.0), (5_000_000, 5.0), (50_000_000, 10.0)])
-def test_what_a_body_takes_is_no_longer_there_for_the_run(asked: int | None, most: float) -> None:
+def test_the_time_a_body_takes_is_not_left_for_the_run(
+    asked: int | None, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    for name in ("v2", "classify"):
+        monkeypatch.setattr(f"serve.routes.{name}.time", clock)
     engine = Granted(Settings(timeout=10.0))
 
     async def decoder(data: bytes, shape: tuple[int, ...], *, timeout: float) -> Any:
         engine.seconds.append(timeout)
-        await asyncio.sleep(0.1)
+        clock.now += 0.1
         return np.zeros((1, *shape), np.uint8)
 
     body = json.dumps({"inputs": [IMAGE], "parameters": {} if asked is None else {"timeout": asked}}).encode()
-    bodies: Any = Bodies(body, 0.1)
+    bodies: Any = Bodies(body, clock)
     as_decoder: Any = decoder
     asyncio.run(V2(engine, bodies, "1").infer(request("/v2/models/model/infer", model="model")))
     asyncio.run(Classify(engine, bodies, as_decoder).post(request("/classify/model", model="model")))
     run, decoding, classified = engine.seconds
-    assert run is not None
-    assert decoding is not None
-    assert classified is not None
-    assert most - 5 < run < most - 0.09
-    assert 5 < decoding < 10 - 0.09
-    assert 5 < classified < 10 - 0.19
+    assert run == pytest.approx(most - 0.1)
+    assert decoding == pytest.approx(10 - 0.1)
+    assert classified == pytest.approx(10 - 0.2)
 
 
 @pytest.mark.parametrize(("only", "names"), [({}, ["broken", "model"]), ({"ready": True}, ["model"])])
-def test_the_index_tells_of_the_ready_models_alone_where_that_is_asked(
+def test_the_index_can_list_the_ready_models_alone(
     tiny: Any, tmp_path: Any, only: dict[str, bool], names: list[str]
 ) -> None:
     tiny(tmp_path / "model").write()
@@ -100,7 +111,7 @@ def test_the_index_tells_of_the_ready_models_alone_where_that_is_asked(
     assert [entry["name"] for entry in json.loads(bytes(answer.body))] == names
 
 
-def test_before_its_models_are_there_a_server_says_when_to_ask_again(tmp_path: Any) -> None:
+def test_a_server_without_models_yet_says_when_to_try_again(tmp_path: Any) -> None:
     bodies: Any = Bodies(b"")
     with pytest.raises(ApiError, match="not ready: loading models") as caught:
         asyncio.run(V2(Engine(Settings(models=tmp_path)), bodies, "1").ready(request("/v2/health/ready")))
@@ -109,7 +120,7 @@ def test_before_its_models_are_there_a_server_says_when_to_ask_again(tmp_path: A
 
 @pytest.mark.parametrize(("offered", "let_in"), [(b"Bearer secret", True), (b"Bearer other", False), (b"", False)])
 def test_websockets_need_the_key_too(offered: bytes, let_in: bool) -> None:
-    """Ours takes none, but other hosts may serve the application."""
+    """This server accepts none, but other hosts may serve the application."""
     came, said = [], []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -125,7 +136,7 @@ def test_websockets_need_the_key_too(offered: bytes, let_in: bool) -> None:
     assert said == ([] if let_in else [{"type": "websocket.close", "code": 1008}])
 
 
-def test_who_is_cut_off_at_the_end_is_told_to_come_again() -> None:
+def test_a_request_cancelled_by_the_shutdown_is_told_to_try_again() -> None:
     said = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -144,7 +155,7 @@ def test_who_is_cut_off_at_the_end_is_told_to_come_again() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_pictures_that_are_decoded_wait_no_longer(
+def test_decoded_images_no_longer_count_as_waiting(
     fails: bool, monkeypatch: pytest.MonkeyPatch, encode: Callable[..., bytes]
 ) -> None:
     monkeypatch.setattr("serve.images.decoder.WAITING", 2)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, as tritonclient speaks it and as hand-written requests break it."""
+"""The Open Inference Protocol: with tritonclient, and with wrong requests written by hand."""
 
 import json
 import tracemalloc
@@ -183,7 +183,7 @@ def change(**more: Any) -> dict[str, Any]:
         ({**GOOD, "outputs": {}}, "outputs must be a list"),
         ({**GOOD, "outputs": [None]}, "an output must be an object"),
         ({**GOOD, "outputs": [{}]}, "output None is unknown"),
-        ({**GOOD, "outputs": [{"name": "logits"}] * 2}, "asked for twice"),
+        ({**GOOD, "outputs": [{"name": "logits"}] * 2}, "requested twice"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "classification is -1"),
         ({**GOOD, "outputs": [{"name": "logits", "parameters": {"binary_data": "yes"}}]}, "binary_data is 'yes'"),
         (change(name="picture"), "input 'picture' is unknown; valid is 'image'"),
@@ -210,14 +210,14 @@ def change(**more: Any) -> dict[str, Any]:
         (change(parameters={"binary_data_size": 784}), "both data and binary_data_size"),
     ],
 )
-def test_wrong_json_is_a_400_that_says_why(server: Any, request_body: Any, words: str) -> None:
+def test_wrong_json_gets_a_400_that_says_why(server: Any, request_body: Any, words: str) -> None:
     answer = httpx.post(f"{server.url}/v2/models/second/infer", content=json.dumps(request_body))
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
 
 @pytest.mark.parametrize("length", ["-1", "1000000", "many", "1.5", "", "0", "٣"])
-def test_wrong_header_lengths_are_400(server: Any, length: str) -> None:
+def test_wrong_header_lengths_get_a_400(server: Any, length: str) -> None:
     headers = {"Inference-Header-Content-Length": length.encode()}
     answer = httpx.post(f"{server.url}/v2/models/second/infer", content=json.dumps(GOOD), headers=headers)
     assert answer.status_code == 400
@@ -225,7 +225,7 @@ def test_wrong_header_lengths_are_400(server: Any, length: str) -> None:
 
 
 @pytest.mark.parametrize(("size", "sent"), [(784, 783), (784, 785), (783, 783), (-1, 784), ("784", 784), (True, 1)])
-def test_wrong_binary_sizes_are_400(server: Any, size: Any, sent: int) -> None:
+def test_wrong_binary_sizes_get_a_400(server: Any, size: Any, sent: int) -> None:
     head = json.dumps({"inputs": [{**TENSOR, "parameters": {"binary_data_size": size}}]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
     answer = httpx.post(f"{server.url}/v2/models/second/infer", content=head + bytes(sent), headers=headers)
@@ -240,8 +240,8 @@ def test_nested_data(server: Any, models: list[Any]) -> None:
     np.testing.assert_array_equal(np.float32(answer["outputs"][0]["data"]).reshape(2, 10), models[1].logits(pixels))
 
 
-def test_data_of_text_takes_no_more_memory_than_its_bytes() -> None:
-    """As an array of text each of them would be as long as the longest."""
+def test_data_of_texts_take_little_memory() -> None:
+    """In a NumPy array each text would take as much memory as the longest."""
     nested: list[Any] = [[[[""] for _ in range(28)] for _ in range(28)]]
     nested[0][0][0] = ["x" * 100_000]
     for data in (["x" * 100_000, *[""] * 783], nested):
@@ -254,15 +254,15 @@ def test_data_of_text_takes_no_more_memory_than_its_bytes() -> None:
         assert peak < 20e6
 
 
-def test_more_json_than_a_request_can_need_is_not_parsed(server: Any) -> None:
-    """Of small lists it would take thirty times its bytes of memory."""
+def test_json_longer_than_any_valid_request_is_not_parsed(server: Any) -> None:
+    """Small lists would take thirty times their bytes of memory."""
     lists = b'{"inputs": [{"data": [' + b"[0]," * 300_000 + b"[0]]}]}"
     for path in ("/v2/models/second/infer", "/v2/repository/index", "/v2/repository/models/second/load"):
         for headers in ({}, {"Inference-Header-Content-Length": str(len(lists))}):
             answer = httpx.post(f"{server.url}{path}", content=lists, headers=headers)
             assert answer.status_code == 413
             assert "bytes of JSON are too many" in answer.json()["error"]
-    # As much as is allowed can be sent as JSON with spaces.
+    # The largest request fits, even with spaces in its JSON.
     pixels = [[[[255]] * 28] * 28] * 128
     answer = httpx.post(
         f"{server.url}/v2/models/second/infer", content=json.dumps(change(shape=[128, 28, 28, 1], data=pixels))
@@ -288,14 +288,14 @@ def test_the_repository(tiny: Any, tmp_path: Path, running: Any) -> None:
         assert f"python train/export.py {tmp_path / 'broken'}" in reason
         assert client.is_server_ready()
 
-        # A new model comes into the folder.
+        # A new model appears in the folder.
         second = tiny(tmp_path / "second", seed=2).write()
         assert states()["second"] == "UNAVAILABLE"
         client.load_model("second")
         pixels = second.images(2)
         np.testing.assert_array_equal(client.infer("second", [image(pixels)]).as_numpy("logits"), second.logits(pixels))
 
-        # A new version takes the place of the old one; a broken one does not.
+        # A new version replaces the old one; a broken one does not.
         newer = tiny(tmp_path / "first", seed=3).write()
         np.testing.assert_array_equal(client.infer("first", [image(pixels)]).as_numpy("logits"), first.logits(pixels))
         client.load_model("first")

@@ -1,4 +1,4 @@
-"""What a card says: its figures, the command that repeats its run, the README's table, and one's own pictures."""
+"""What a card says: its metrics, the command that repeats its run, the README's table, and cards of own images."""
 
 import json
 import re
@@ -14,12 +14,11 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from train import card as card_command
-from train import publish
-from train.cards import card as readme
-from train.cards import provenance, readme_table, training_text
+from train import publish, records
+from train.cards import model_card, provenance, publishing, readme_table, wording
 from train.data import loading
 from train.onnx_export import metadata
-from train.training import arguments, models, recipes, run_folder
+from train.training import arguments, models, recipes
 from zoo.catalog import DATASETS
 
 PLAIN = recipes.as_settings(recipes.PAPER_VANILLA)
@@ -29,8 +28,11 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     run, metrics = (json.loads((run_folder / "args.json").read_text()), json.loads((card / "metrics.json").read_text()))
     monkeypatch.setattr(arguments, "emulates_bf16", lambda: False)
 
+    def settings(metrics: dict[str, Any]) -> records.RunSettings:
+        return records.parse(records.RunSettings, metrics, card / "metrics.json")
+
     def parsed(metrics: dict[str, Any]) -> Any:
-        return arguments.parse(shlex.split(provenance.command(metrics).partition("train/fit.py ")[2]))
+        return arguments.parse(shlex.split(provenance.command(settings(metrics)).partition("train/fit.py ")[2]))
 
     args = parsed(metrics)
     assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
@@ -44,8 +46,8 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     assert args.full_size
     assert arguments.recipe_for(args).sizes == ()
     assert not parsed(metrics | {"settings": grown}).full_size
-    assert not provenance.prerequisites(metrics | {"settings": grown | {"sizes": []}})
-    assert provenance.prerequisites(metrics | {"settings": grown | {"sizes": [[0.5, 0.25]]}})
+    assert not provenance.changed_beyond_flags(settings(metrics | {"settings": grown | {"sizes": []}}))
+    assert provenance.changed_beyond_flags(settings(metrics | {"settings": grown | {"sizes": [[0.5, 0.25]]}}))
 
     more = {"model_kwargs": {"aux": True, "act": "a b"}, "pretrained": "published", "overfit": 32}
     args = parsed(metrics | more)
@@ -70,7 +72,10 @@ TEACHER |= {"safetensors_sha256": "ab", "git_commit": "abc"}
 def test_card_says_why_the_curves_cannot_be_compared(twin: Path, changes: dict[str, Any], listed: list[str]) -> None:
     metrics = json.loads((twin / "metrics.json").read_text())
     (twin / "metrics.json").write_text(json.dumps(metrics | changes))
-    assert re.findall(r"The training's curves are of (.*), the validation's of", readme.render(twin)) == listed
+    assert (
+        re.findall(r"The training curves are measured on (.*), the validation curves on", model_card.render(twin))
+        == listed
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,18 +83,18 @@ def test_card_says_why_the_curves_cannot_be_compared(twin: Path, changes: dict[s
     [
         (
             {"augmentation": {"flip": "random", "rotation": 10.0, "shift": 0.125, "scale": [0.8, 1.2], "cutout": 0.25}},
-            "augmentation: random horizontal flip, rotation by up to 10 degrees, shift by up to 12.5 % of the side, "
-            "scale 0.8 to 1.2, Cutout of a square of 25 % of the side.",
+            "- Augmentation: random horizontal flip, rotation by up to 10 degrees, shift by up to 12.5 % of the side, "
+            "scale 0.8 to 1.2, Cutout of a square of 25 % of the side\n",
         ),
-        ({"augmentation": {}}, "augmentation: none."),
+        ({"augmentation": {}}, "- Augmentation: none\n"),
         (
             {"epochs": 60, "sizes": [[0.5, 0.5], [0.75, 0.75]], "side": None},
-            "; input 32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64;",
+            "- Input size: 32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64\n",
         ),
-        ({"schedule": "fixed", "learning_rate": 0.001}, ", fixed learning rate 0.001, SGD"),
+        ({"schedule": "fixed", "learning_rate": 0.001}, "- Learning rate: 0.001, constant\n"),
         (
             {"schedule": "milestones", "milestones": [5, 27], "learning_rate": 0.01},
-            ", learning rate 0.01, a further tenth of it from epochs 5, 27 on, SGD",
+            "- Learning rate: 0.01, divided by ten at the start of epochs 5, 27\n",
         ),
     ],
 )
@@ -101,7 +106,7 @@ def test_card_tells_the_recipe_in_words(twin: Path, settings: dict[str, Any], wo
     config = json.loads((twin / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, 64, 64]
     (twin / "config.json").write_text(json.dumps(config))
-    assert words in readme.render(twin)
+    assert words in model_card.render(twin)
 
 
 @pytest.mark.parametrize("epochs", [5, 7, 10, 50, 60])
@@ -109,16 +114,16 @@ def test_card_tells_the_size_that_each_stage_ends_with(epochs: int) -> None:
     """An epoch in which a share of them is done is the next stage's already."""
     sizes = ((0.5, 0.5), (0.75, 0.75))
     recipe = recipes.Recipe(epochs=epochs, learning_rate=0.1, schedule="one-cycle", sizes=sizes)
-    words = "; input 32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64"
-    assert training_text._sizes(recipe, {"pretrained_cfg": {"input_size": [3, 64, 64]}}) == words
+    words = "32x32 until 50 % of the epochs, 48x48 until 75 % of the epochs, then 64x64"
+    assert wording.input_sizes(recipe, (64, 64)) == words
 
 
 @pytest.mark.parametrize(
     ("commit", "words"),
     [
-        ("abc", "at commit `abc`: `git checkout abc` before the command"),
-        ("abc+", "at commit `abc` with changes that were not committed"),
-        (None, "at a commit that is not known"),
+        ("abc", "This run used the recipe of commit `abc`: run `git checkout abc` before the command."),
+        ("abc+", "This run used the recipe of commit `abc` with changes that were not committed."),
+        (None, "The commit of this run is not known."),
     ],
 )
 def test_card_says_where_the_recipe_stood_that_no_flag_gives(twin: Path, commit: str | None, words: str) -> None:
@@ -126,8 +131,8 @@ def test_card_says_where_the_recipe_stood_that_no_flag_gives(twin: Path, commit:
     del metrics["settings"]["sizes"]  # from before there were any: nothing has changed for this network
     metrics["settings"] |= {"nesterov": False, "weight_decay": 0.1, "batch_size": 128}
     (twin / "metrics.json").write_text(json.dumps(metrics))
-    text = readme.render(twin)
-    assert f"Recipe `fast` has changed since, in nesterov and weight decay. It was as this run had it {words}." in text
+    text = model_card.render(twin)
+    assert f"Recipe `fast` has changed since this run, in nesterov and weight decay. {words}" in text
     assert "--batch-size 128 " in text  # today's value, but that commit's may be another
 
 
@@ -140,32 +145,35 @@ def test_card_says_what_its_weights_had_been_before_the_run(twin: Path, monkeypa
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg(tag=tag))
     second = first | {
         "pretrained": "published",
-        "earlier": provenance.earlier_runs(architecture, "published"),
+        "earlier": [records.as_dict(run) for run in provenance.earlier_runs(architecture, "published")],
         "git_commit": "abc",
     }
     second |= {"epochs": 9, "train_seconds": 60.0, "safetensors_sha256": "other", "test_accuracy": 77.77}
     (twin / "metrics.json").write_text(json.dumps(second))
-    text = readme.render(twin)
-    assert f"(SHA-256 `{first['safetensors_sha256'][:16]}...`), as they are at commit `abc`: `git checkout abc`" in text
-    assert (
-        f"as they were before (2 epochs in 1 h 2 min; {first['test_accuracy']:.2f} % on the test split), 9 ep" in text
-    )
-    third = provenance.earlier_runs(f"{architecture}.{tag}", "published")
+    text = model_card.render(twin)
+    digest = first["safetensors_sha256"][:16]
+    assert f"weights of `{twin.name}` that this version replaced (SHA-256 `{digest}...`), which are in the" in text
+    assert "in the repository at commit `abc`: run `git checkout abc`" in text
+    assert "9 epochs of" in text
+    accuracy = first["test_accuracy"]
+    assert f"that it replaced (2 epochs in 1 h 2 min; {accuracy:.2f} % on the test split). The weights" in text
+    third = [records.as_dict(run) for run in provenance.earlier_runs(f"{architecture}.{tag}", "published")]
     assert [run["epochs"] for run in third] == [2, 9]
     (twin / "metrics.json").write_text(json.dumps(second | {"earlier": third}))
-    assert "(2 epochs in 1 h 2 min, then 9 epochs in 1 min; 77.77 %" in readme.render(twin)
+    assert "(2 epochs in 1 h 2 min, then 9 epochs in 1 min; 77.77 %" in model_card.render(twin)
 
 
 def test_card_of_a_network_that_began_with_another_ones_weights(twin: Path) -> None:
     """Those are published as they were: nothing has taken their place."""
     metrics = json.loads((twin / "metrics.json").read_text())
     before = {"name": "tiny_net.birds", "epochs": 5, "train_seconds": 60.0, "test_accuracy": 66.6}
+    before |= {"git_commit": None}
     metrics |= {"pretrained": "published", "earlier": [before | {"safetensors_sha256": "0" * 64}], "git_commit": "abc"}
     (twin / "metrics.json").write_text(json.dumps(metrics | {"images_per_second": 0.62}))
-    text = readme.render(twin)
+    text = model_card.render(twin)
     assert "from the published weights of `tiny_net.birds` (5 epochs in 1 min; 66.60 % on the test split)" in text
-    assert "It starts from the weights of `tiny_net.birds` that were published then" in text
-    assert "before these" not in text
+    assert "The run starts from the weights of `tiny_net.birds` that were published at the time" in text
+    assert "replaced" not in text
     assert "(0.6 images/s)" in text
     assert "license:" not in text
 
@@ -177,7 +185,8 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
     for folder, start, commit in ((first, None, "abc"), (second, str(first), "def")):
         shutil.copytree(twin, folder)
         run = {key: metrics[key] for key in ("model", "model_kwargs", "dataset", "recipe", "settings", "overfit")}
-        run |= {"seed": 3, "pretrained": start, "earlier": provenance.earlier_runs(metrics["model"], start)}
+        run |= {"seed": 3, "pretrained": start, "class_names": list(metrics["per_class_accuracy"])}
+        run["earlier"] = [records.as_dict(each) for each in provenance.earlier_runs(metrics["model"], start)]
         (folder / "args.json").write_text(json.dumps(run))
         (folder / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit, "train_seconds": 600.0}))
     assert provenance.earlier_runs(metrics["model"], None) == []
@@ -185,22 +194,17 @@ def test_card_says_what_runs_were_before_that_are_not_published(twin: Path, tmp_
     assert provenance.earlier_runs(metrics["model"], str(second / "other.safetensors")) == []
     third = {
         "pretrained": "second",
-        "earlier": provenance.earlier_runs(metrics["model"], str(second)),
+        "earlier": [records.as_dict(run) for run in provenance.earlier_runs(metrics["model"], str(second))],
         "git_commit": "012",
     }
     (twin / "metrics.json").write_text(json.dumps(metrics | third))
-    text = readme.render(twin)
-    assert re.search(r"It starts from what a run left that is not published, `[^`]* --seed 3 --pretrained first`", text)
-    assert "at commit `def`, and calls its folder `second`. That one started from what a run left" in text
-    assert re.search(r"`[^`]* --seed 3` at commit `abc`, and calls its folder `first`\.\n", text)
+    text = model_card.render(twin)
+    unpublished = r"starts from the weights of an unpublished run, which"
+    assert re.search(rf"The run {unpublished} `[^`]* --seed 3 --pretrained first` trains", text)
+    assert "at commit `def`; they are expected in the folder `second`. That run starts from the weights" in text
+    assert re.search(rf"That run {unpublished} `[^`]* --seed 3` trains at commit `abc`; they are expected", text)
+    assert "expected in the folder `first`.\n" in text
     assert "from the weights `second` (2 epochs in 10 min, then 2 epochs in 10 min; " in text
-
-
-def test_a_run_keeps_what_was_published_when_it_began(tmp_path: Path) -> None:
-    description = {"pretrained": "published", "settings": recipes.as_settings(recipes.PAPER_VANILLA)}
-    run_folder.prepare(tmp_path / "run", description, False, [{"epochs": 2}])
-    run_folder.prepare(tmp_path / "run", description, True, [{"epochs": 2}, {"epochs": 9}])
-    assert json.loads((tmp_path / "run" / "args.json").read_text())["earlier"] == [{"epochs": 2}]
 
 
 def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,12 +219,12 @@ def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, mon
         (own, own, own.name),
     ):
         monkeypatch.setattr(models, "MODEL_CARDS", cards.parent)
-        monkeypatch.setattr(publish, "publish", lambda *_, published=published: published)
+        monkeypatch.setattr(publishing, "publish", lambda *_, published=published: published)
         assert publish.main(["run"]) == 0
         assert rows in (tmp_path / "README.md").read_text()
 
 
-def test_card_states_the_figures_of_its_weights(card: Path, dataset: loading.Dataset) -> None:
+def test_card_states_the_metrics_of_its_weights(card: Path, dataset: loading.Dataset) -> None:
     metrics = json.loads((card / "metrics.json").read_text())
     parsed = ModelCard.load(card / "README.md")
     (result,) = parsed.data.eval_results
@@ -234,8 +238,8 @@ def test_card_states_the_figures_of_its_weights(card: Path, dataset: loading.Dat
     assert metrics["test_accuracy"] == pytest.approx(100 * right, abs=0.11)
 
 
-def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
-    """Its path stands where the project's own commands look for the pictures, nowhere else."""
+def test_card_of_own_images_names_their_folder(own_card: Path) -> None:
+    """The folder's path is only where the project's own commands look for the images."""
     path = str(own_card.parent)
     holding = {file.name for file in own_card.iterdir() if path.encode() in file.read_bytes()}
     assert holding == {"config.json"}
@@ -244,14 +248,17 @@ def test_card_of_own_pictures_names_their_folder(own_card: Path) -> None:
     assert parsed.data.datasets is None
     assert parsed.data.eval_results is None
     assert "trained on the 2 classes of my insects." in text
-    assert re.search(r"from the weights `first` \(1 epochs in \d+ s; [\d.]+ % on the test split\), 1 epochs", text)
+    assert re.search(
+        r": 1 epoch of .* from the weights `first` \(1 epoch in \d+ s; [\d.]+ % on the test split\)\.", text
+    )
     (command,) = re.findall(r"^accelerate launch train/fit\.py (.*)$", text, re.MULTILINE)
     args = arguments.parse(shlex.split(command))
     assert (args.dataset, args.pretrained) == ("my insects", "first")
-    assert "`my insects` is a folder of pictures that lies where the network was trained. It starts from what" in text
-    assert "and calls its folder `first`." in text
-    assert "The network sees 32x32 pixels, to which the pictures were cropped and resized" in text  # they have 50x40
-    assert "It was trained on pictures brought to 32x32 pixels" in text
+    assert "`my insects` is an image folder that is available only where the network was trained. The run st" in text
+    assert "they are expected in the folder `first`." in text
+    # The images have 50x40 pixels.
+    assert "The network takes images of 32x32 pixels. The training images were cropped and resized to that" in text
+    assert "It was trained on images resized to 32x32 pixels" in text
     assert "`python train/export.py 'tiny_net.my insects'`" in text
     assert metadata.stated(own_card / "model.onnx")["tag"] == "my insects"
 
@@ -261,7 +268,7 @@ def test_names_of_ones_own_do_not_break_the_tables(own_card: Path, tmp_path: Pat
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["per_class_accuracy"] = {"be|e": 50.0, "wasp": 75.0}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert "| be\\|e | 50.00 |" in readme.render(folder).splitlines()
+    assert "| be\\|e | 50.00 |" in model_card.render(folder).splitlines()
     rows = readme_table.with_rows(f"{readme_table.BEGIN}\n{readme_table.END}", [folder])
     assert "| [`tiny_net.my insects`](model_cards/tiny_net.my%20insects) |" in rows
 

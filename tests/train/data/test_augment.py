@@ -1,6 +1,7 @@
 """Augmentation of a batch against torchvision's functional operations, one image at a time."""
 
 import dataclasses
+import hashlib
 
 import pytest
 import timm
@@ -148,7 +149,7 @@ def test_nothing_to_augment_equals_preprocessing(dataset: str, size: int, reques
 def test_augmentation_of_strength_nothing_equals_preprocessing(cifar10: loading.Dataset) -> None:
     """At the middle of every range nothing moves: also where the path with the mask is taken."""
     images, p = cifar10.train.images[:32], preprocess("cifar10")
-    middle = torch.full((32, 10), 0.5)
+    middle = torch.full((32, len(augment.columns())), 0.5)
     x = augment.augment(images, middle, torch.zeros(32, dtype=torch.bool), PAPER["cifar10"], p)
     assert torch.allclose(x, p(images), atol=3e-5)
 
@@ -156,7 +157,7 @@ def test_augmentation_of_strength_nothing_equals_preprocessing(cifar10: loading.
 def test_mirrored_equals_preprocessing_mirrored(cifar10: loading.Dataset) -> None:
     images, p = cifar10.train.images[:8], preprocess("cifar10")
     mirrored = torch.tensor([True, False] * 4)
-    x = augment.augment(images, torch.full((8, 10), 0.5), mirrored, Augmentation(flip="random"), p)
+    x = augment.augment(images, torch.full((8, len(augment.columns())), 0.5), mirrored, Augmentation(flip="random"), p)
     expected = torch.where(mirrored[:, None, None, None], p(images).flip(-1), p(images))
     assert torch.allclose(x, expected, atol=3e-5)
 
@@ -219,6 +220,102 @@ def test_an_image_is_augmented_the_same_in_whatever_batch_it_comes(
     assert torch.allclose(whole, pieces, atol=1e-6)
 
 
+# Of order, uniform and mirrored of 257 images: what published runs were trained with.
+DRAWN = {
+    ("none", 0, 0): "3879051646e3afe8",
+    ("none", 0, 1): "4dde7f2796fabd14",
+    ("none", 5, 2): "a16f1a160b74c48b",
+    ("none", 123456, 49): "9f3718db3faeab26",
+    ("random", 0, 0): "a8ed3ba8f46bd188",
+    ("random", 0, 1): "cfec66eb3e998757",
+    ("random", 5, 2): "c83050f7127cbb1d",
+    ("random", 123456, 49): "d1744ae9409e1043",
+    ("alternating", 0, 0): "4e69f2ef693b58d8",
+    ("alternating", 0, 1): "903cf86f3b254a11",
+    ("alternating", 5, 2): "bc5959be64578177",
+    ("alternating", 123456, 49): "429c8a6865365a66",
+}
+DRAWN_FOR = {
+    "none": [Augmentation(), PAPER["mnist"]],
+    "random": [Augmentation(flip="random"), PAPER["cifar10"]],
+    "alternating": [Augmentation(flip="alternating"), FAST],
+}
+
+
+def digest(draws: augment.Draws) -> str:
+    uniform = draws.uniform[:, :10].contiguous()
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in (draws.order, uniform, draws.mirrored))).hexdigest()[
+        :16
+    ]
+
+
+@pytest.mark.parametrize(("flip", "seed", "epoch"), DRAWN)
+def test_a_seed_keeps_drawing_what_it_drew(flip: str, seed: int, epoch: int) -> None:
+    for augmentation in DRAWN_FOR[flip]:
+        draws = augment.draw(257, augmentation, seed, epoch)
+        assert draws.uniform.shape == (257, len(augment.columns()))
+        assert digest(draws) == DRAWN[flip, seed, epoch]
+
+
+@dataclasses.dataclass(frozen=True)
+class Eleventh(Augmentation):
+    """With a further field, as adding one to `Augmentation` gives it."""
+
+    dropout: float = 0.0
+
+
+def pixel_dropout(x: Tensor, value: float, u: Tensor) -> Tensor:
+    """An image whose number is below the value gets black."""
+    return x * (u >= value).view(-1, 1, 1, 1)
+
+
+DROPOUT = augment.Effect("pixels", ("dropout",), pixel_dropout)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_further_augmentation_changes_no_draw_of_the_others(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field, a function and a row of the table are all that it takes, wherever the row stands."""
+    row = {"dropout": DROPOUT}
+    effects = {**row, **augment.EFFECTS} if place == "first" else {**augment.EFFECTS, **row}
+    monkeypatch.setattr(augment, "EFFECTS", effects)
+    for flip, seed, epoch in DRAWN:
+        draws = augment.draw(257, Eleventh(flip=flip, dropout=0.5), seed, epoch)
+        assert draws.uniform.shape == (257, len(augment.columns()))
+        assert digest(draws) == DRAWN[flip, seed, epoch]
+
+    draws = augment.draw(20_000, Eleventh(dropout=0.5), seed=0, epoch=0)
+    at = augment.columns().index("dropout")
+    own = draws.uniform[:, at]
+    assert own.mean().item() == pytest.approx(0.5, abs=0.01)
+    correlation = torch.corrcoef(torch.cat([draws.uniform, draws.order[:, None].float()], 1).T)
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.03
+    assert not torch.equal(own, augment.draw(20_000, Eleventh(dropout=0.5), seed=0, epoch=1).uniform[:, at])
+
+    # One more beside it leaves it as it is too.
+    monkeypatch.setattr(augment, "EFFECTS", {"other": augment.Effect("input", ("other",), pixel_dropout), **effects})
+    more = augment.draw(20_000, Eleventh(), seed=0, epoch=0).uniform
+    assert torch.equal(more[:, augment.columns().index("dropout")], own)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), PAPER["cifar10"], FAST])
+def test_a_further_augmentation_is_applied_where_its_field_is_set(
+    augmentation: Augmentation, cifar10: loading.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, p = cifar10.train.images[:32], preprocess("cifar10")
+    draws = augment.draw(32, augmentation, seed=0, epoch=0)
+    plain = augment.augment(images, draws.uniform, draws.mirrored, augmentation, p)
+    monkeypatch.setattr(augment, "EFFECTS", {**augment.EFFECTS, "dropout": DROPOUT})
+    eleven = Eleventh(**vars(augmentation))
+    draws = augment.draw(32, eleven, seed=0, epoch=0)
+    assert torch.equal(augment.augment(images, draws.uniform, draws.mirrored, eleven, p), plain)
+    x = augment.augment(images, draws.uniform, draws.mirrored, dataclasses.replace(eleven, dropout=0.5), p)
+    kept = draws.uniform[:, augment.columns().index("dropout")] >= 0.5
+    assert 0 < kept.sum() < 32
+    assert torch.equal(x[kept], plain[kept])
+    black = pixels(x[~kept], p)[:, :, 32, 32]
+    assert (black.abs() < 1e-6).logical_or((black - 0.48).abs() < 1e-6).all()  # the mean within a cutout
+
+
 def test_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     epochs = [augment.draw(1000, FAST, seed=0, epoch=epoch).mirrored for epoch in range(4)]
     assert FAST.flip == "alternating"
@@ -236,13 +333,13 @@ def test_another_seed_begins_with_other_images_mirrored() -> None:
 def test_draws_are_uniform_and_independent() -> None:
     draws = augment.draw(20_000, PAPER["cifar10"], seed=0, epoch=0)
     u = draws.uniform
-    assert u.shape == (20_000, 10)
+    assert u.shape == (20_000, len(augment.columns()))
     assert 0 <= u.min() < 0.001
     assert 0.999 < u.max() < 1
-    assert torch.allclose(u.mean(0), torch.full((10,), 0.5), atol=0.01)
-    assert torch.allclose(u.var(0), torch.full((10,), 1 / 12), atol=0.003)
+    assert torch.allclose(u.mean(0), torch.full((u.shape[1],), 0.5), atol=0.01)
+    assert torch.allclose(u.var(0), torch.full((u.shape[1],), 1 / 12), atol=0.003)
     correlation = torch.corrcoef(torch.cat([u, draws.mirrored[:, None].float(), draws.order[:, None].float()], 1).T)
-    assert (correlation - torch.eye(12)).abs().max() < 0.03
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.03
     assert draws.mirrored.float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 

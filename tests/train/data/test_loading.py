@@ -16,6 +16,7 @@ import torch
 from conftest import keys, message
 
 from train.data import loading
+from train.data.reference import DataError
 from zoo.catalog import DATASETS
 
 FILES = {"mnist": "mnist/mnist", "cifar10": "cifar10/plain_text"}
@@ -110,12 +111,12 @@ HUB = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_without_a_folder_the_hub_is_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_the_hub_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
         datasets, "load_dataset", lambda source, configuration: asked.append((source, configuration)) or {}
     )
-    with pytest.raises(loading.DataError, match="no split 'train'"):
+    with pytest.raises(DataError, match="no split 'train'"):
         loading.load(name)
     assert asked == [HUB[name]]
 
@@ -132,7 +133,7 @@ def copy_of(samples: Path, name: str, folder: Path) -> Path:
     return folder
 
 
-def test_cache_is_used_and_a_damaged_one_made_anew(
+def test_cache_is_used_and_a_damaged_one_rebuilt(
     samples: Path, caches: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = loading.load("mnist", samples)
@@ -164,13 +165,13 @@ def test_changed_files_are_not_answered_from_the_cache(samples: Path, tmp_path: 
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("minst")
     assert all(word in message(error) for word in ("'minst'", "'mnist'", "'cifar10'", "folder", "Hub id"))
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("cifar10", tmp_path)
     assert all(word in message(error) for word in ("'cifar10'", str(tmp_path)))
 
@@ -191,7 +192,7 @@ def test_corrupt_parquet(damage: str, samples: Path, tmp_path: Path) -> None:
     else:
         content = bytearray(b"a,b\n1,2\n" * 100)
     file.write_bytes(content)
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("mnist", folder)
     assert "'mnist'" in message(error)
 
@@ -213,7 +214,7 @@ def test_damaged_image_is_named(content: bytes | str, samples: Path, tmp_path: P
         good = found[17]["image"]["bytes"]
         found[17]["image"]["bytes"] = good[: len(good) // 2] if content == "half" else content
 
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("mnist", rewrite(samples, tmp_path, damage))
     assert "image 17 " in message(error)
 
@@ -224,7 +225,7 @@ def test_image_of_another_size_is_named(samples: Path, tmp_path: Path) -> None:
         PIL.Image.new("L", (27, 28)).save(png, "PNG")
         found[9]["image"]["bytes"] = png.getvalue()
 
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("mnist", rewrite(samples, tmp_path, damage))
     assert all(word in message(error) for word in ("image 9 ", "(28, 27, 1)", "(28, 28, 1)"))
 
@@ -234,7 +235,7 @@ def test_label_without_a_class_is_refused(label: int | None, samples: Path, tmp_
     def damage(found: list[dict]) -> None:
         found[3]["label"] = label
 
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("mnist", rewrite(samples, tmp_path, damage))
     assert "label" in message(error)
 
@@ -243,7 +244,7 @@ def test_label_without_an_image_is_refused(samples: Path, tmp_path: Path) -> Non
     def damage(found: list[dict]) -> None:
         found[3]["image"] = None
 
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load("mnist", rewrite(samples, tmp_path, damage))
     assert "labels without an image" in message(error)
 
@@ -251,7 +252,7 @@ def test_label_without_an_image_is_refused(samples: Path, tmp_path: Path) -> Non
 def test_no_image_column(tmp_path: Path) -> None:
     (tmp_path / "table").mkdir()
     pq.write_table(pa.table({"text": ["a"] * 20, "label": [0] * 20}), tmp_path / "table" / "train.parquet")
-    with pytest.raises(loading.DataError) as error:
+    with pytest.raises(DataError) as error:
         loading.load(str(tmp_path / "table"))
     assert all(word in message(error) for word in ("Image", "ClassLabel", "text (Value)"))
 
@@ -281,7 +282,7 @@ def test_labels_without_names_of_classes(tmp_path: Path, labels: list[str] | lis
     for split in (loaded.train, loaded.validation, loaded.test):
         assert [10 * labels.index(order[label]) for label in split.labels] == split.images[:, 0, 0, 0].tolist()
     write("validation", [*labels[:1], labels[1] * 2])
-    with pytest.raises(loading.DataError, match="none of the training images"):
+    with pytest.raises(DataError, match="none of the training images"):
         loading.load(str(tmp_path / "birds"), image_size=8)
 
 

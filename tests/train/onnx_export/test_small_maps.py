@@ -96,7 +96,7 @@ def test_the_same_sums(
     assert shapes == sorted([(12, 8, 1, 1), (12, 12, *left), (12, 12, *left), (6, 12, 1, 1)])
     np.testing.assert_allclose(outputs(proto, pixels)[0], expected, atol=1e-4)
 
-    int8 = quantized(proto, pixels)
+    int8 = quantize.quantize(proto, pixels)
     (integers,) = outputs(int8, pixels)
 
     for converted, answer, exact in ((proto, expected, False), (int8, integers, True)):
@@ -107,21 +107,6 @@ def test_the_same_sums(
         for count in (1, 3, 50):
             (found,) = outputs(converted, pixels[:count])
             np.testing.assert_allclose(found, answer[:count], atol=0 if exact else 1e-4, rtol=0)
-
-
-def quantized(proto: onnx.ModelProto, pixels: np.ndarray) -> onnx.ModelProto:
-    """As `quantize.quantize` does it, for an input of floats."""
-
-    class Images(quantize._Calibration):
-        def __init__(self, images: np.ndarray) -> None:
-            self.batches = iter([{"x": images}])  # type: ignore[assignment]
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)  # type: ignore[return-value]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "_Calibration", Images)
-        return quantize.quantize(proto, pixels)
 
 
 def test_the_rest_of_a_graph_is_left_alone() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from train import publish, report
-from train.paper import claims, kept_runs, paper, report_tables
-from train.paper import report as library
+from train import publish, records, report
+from train.cards.rendering import table
+from train.paper import claims, ours, paper, tables
 from train.training import models, recipes
 from zoo.catalog import DATASETS
 
-# By its own tables: what the text of section 5.3 says, and whether it is so.
+# The claims of section 5.3, and whether they hold in the paper's own tables.
 BY_ITS_TABLES = {
     "mnist": {
         "All improved networks are more accurate than all vanilla ones": "yes, within noise: the least accurate imp",
@@ -35,6 +35,12 @@ BY_ITS_TABLES = {
     },
 }
 
+# Of a run, beside what a test states.
+METRICS = {
+    "confusion_matrix": [[1]], "train_accuracy": 90.0, "parameters": 1, "epochs": 50, "images_per_second": 1.0,
+    "processes": 1, "threads": 1, "device_memory_bytes": None, "host_memory_bytes": 1, "versions": {},
+    "git_commit": None,
+}  # fmt: skip
 SETTINGS = recipes.as_settings(recipes.get("paper", "improved_vgg16", "cifar10"))
 VANILLA = recipes.as_settings(recipes.get("paper", "vanilla_vgg16", "cifar10"))
 # As it was before the vanilla networks had a size in it.
@@ -43,7 +49,7 @@ VANILLA_WITHOUT_SIZE = {name: value for name, value in VANILLA.items() if name !
 
 @pytest.mark.parametrize("dataset", BY_ITS_TABLES)
 def test_claims_by_the_papers_own_tables(dataset: str) -> None:
-    found = {claim.text: claim.held_against(paper.results(dataset)) for claim in claims.of(dataset)}
+    found = {claim.text: claim.verdict(paper.results(dataset)) for claim in claims.of(dataset)}
     assert found.keys() == BY_ITS_TABLES[dataset].keys()
     for text, verdict in BY_ITS_TABLES[dataset].items():
         assert found[text].startswith(verdict), text
@@ -56,14 +62,14 @@ def test_claims_follow_the_results(dataset: str) -> None:
     wrong["improved_vgg16"] = paper.Result(53.0, wrong["vanilla_vgg16"].per_class)
     wrong["vanilla_vgg16"] = paper.Result(49.0, wrong["vanilla_vgg16"].per_class)
     wrong["vanilla_googlenet"] = paper.Result(60.0, wrong["vanilla_vgg16"].per_class)
-    assert [claim.held_against(wrong)[:4] for claim in claims.of(dataset)] == ["no: "] * len(claims.of(dataset))
+    assert [claim.verdict(wrong)[:4] for claim in claims.of(dataset)] == ["no: "] * len(claims.of(dataset))
     accuracies, hardest = {
         "mnist": ((98.0, 97.0, 98.0, 99.9, 99.5, 99.6), "6"),
         "cifar10": ((83.5, 65.0, 76.5, 86.0, 83.0, 86.5), "cat"),
     }[dataset]
     per_class = {"8": 9.0, hardest: 1.0}
     right = {name: paper.Result(value, per_class) for name, value in zip(paper.MODELS, accuracies, strict=True)}
-    assert {claim.held_against(right).split(":")[0].split(",")[0] for claim in claims.of(dataset)} == {"yes"}
+    assert {claim.verdict(right).split(":")[0].split(",")[0] for claim in claims.of(dataset)} == {"yes"}
 
 
 @pytest.mark.parametrize(
@@ -80,10 +86,10 @@ def test_what_the_test_images_leave_open_is_within_noise(improved: float, verdic
     """Two standard errors of 10,000 images are 0.17 to 0.23 points here: sqrt(p (1 - p) / n) of both networks."""
     above, *_ = claims.of("mnist")
     found = {name: paper.Result(improved if name.startswith("improved") else 99.5, {}) for name in claims.ALL}
-    assert above.held_against(found).startswith(verdict)
+    assert above.verdict(found).startswith(verdict)
 
 
-def test_a_figure_is_as_uncertain_as_the_images_behind_it() -> None:
+def test_an_accuracy_is_as_uncertain_as_the_images_behind_it() -> None:
     """P (1 - p) / n: of a network all images, of a class its own, of a difference both, of a mean a third of each."""
     results = {name: paper.Result(80.0, {"6": 80.0, "cat": 80.0, "8": 90.0}) for name in claims.ALL}
     network = 80 * 20 / 10_000
@@ -115,39 +121,39 @@ def test_losses_of_the_papers_logs_are_of_a_batch() -> None:
 
 def test_claims_about_what_is_missing_are_open() -> None:
     part = {name: result for name, result in paper.results("cifar10").items() if "vgg16" not in name}
-    found = {claim.text: claim.held_against(part) for claim in claims.of("cifar10")}
+    found = {claim.text: claim.verdict(part) for claim in claims.of("cifar10")}
     assert found["VGG improves by around 10 points"] == found["ResNet improves the most"] == "-"
     assert found["GoogLeNet improves by 2.5 points only"] == "yes, within noise: +2.70 points"
     assert found["The hardest class is cat, on average over the models"] == "-"
-    assert {claim.held_against({}) for claim in claims.of("cifar10")} == {"-"}
+    assert {claim.verdict({}) for claim in claims.of("cifar10")} == {"-"}
 
 
 def test_what_is_there_may_refute_a_claim_but_not_prove_it() -> None:
     everything = paper.results("mnist")
     above, best, *_ = (claim for claim in claims.of("mnist"))
     part = {name: everything[name] for name in ("improved_googlenet", "vanilla_resnet18")}
-    assert above.held_against(part) == best.held_against(part) == "-"
+    assert above.verdict(part) == best.verdict(part) == "-"
     part["vanilla_vgg16"] = paper.Result(99.9, {})
-    assert above.held_against(part).startswith("no: the least accurate improved one has 99.64 %")
-    assert best.held_against(part).startswith("no: `vanilla_vgg16` with 99.90 %")
+    assert above.verdict(part).startswith("no: the least accurate improved one has 99.64 %")
+    assert best.verdict(part).startswith("no: `vanilla_vgg16` with 99.90 %")
     del part["improved_googlenet"]
-    assert above.held_against(part) == best.held_against(part) == "-"
+    assert above.verdict(part) == best.verdict(part) == "-"
 
 
 def test_other_models_and_datasets_are_not_the_reports(tmp_path: Path) -> None:
     for name, changes in (("own", {"dataset": "insects"}), ("other", {"model": "resnet18"}), ("ours", {})):
         (tmp_path / name).mkdir()
-        metrics = {"dataset": "mnist", "model": "improved_vgg16"} | changes
+        metrics = json.loads((models.card("improved_vgg16.mnist") / "metrics.json").read_text()) | changes
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
         (tmp_path / name / "log.csv").write_text("epoch\n1\n")
-    assert list(library.read(sorted(tmp_path.iterdir()))) == [("mnist", "improved_vgg16")]
+    assert list(ours.published(sorted(tmp_path.iterdir()))) == [("mnist", "improved_vgg16")]
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The report of this checkout's published models and runs of the paper's recipe, as it is written."""
-    if kept_runs.folder().is_dir():
-        shutil.copytree(kept_runs.folder(), tmp_path / "docs" / "report" / "paper")
+    """The report of this checkout's published models and reproductions, written again."""
+    if ours.folder().is_dir():
+        shutil.copytree(ours.folder(), tmp_path / "docs" / "report" / "paper")
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
     assert report.main([]) == 0
     return (tmp_path / "REPORT.md").read_text()
@@ -156,53 +162,64 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_report_is_that_of_the_published_models(written: str, tmp_path: Path) -> None:
     root = models.MODEL_CARDS.parent
     assert (root / "REPORT.md").read_text() == written
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", written)
-    assert len(pictures) == 6 + 2 * len({dataset for dataset, _ in kept_runs.read()})
-    for picture in pictures:
-        assert (root / picture).stat().st_size > 5000
-        assert (tmp_path / picture).stat().st_size > 5000
+    plots = re.findall(r"!\[.*?\]\((.*?)\)", written)
+    assert len(plots) == 6 + 2 * len({dataset for dataset, _ in ours.reproductions()})
+    for plot in plots:
+        assert (root / plot).stat().st_size > 5000
+        assert (tmp_path / plot).stat().st_size > 5000
 
 
-def test_costs_are_those_of_all_runs_that_weights_came_of() -> None:
-    ((key, entry), *_) = library.read(models.cards()).items()
-    earlier = [{"epochs": 5, "train_seconds": 600.0}, {"epochs": 7, "train_seconds": 1200.0}]
-    metrics = entry.metrics | {"epochs": 9, "train_seconds": 60.0, "earlier": earlier, "teacher": None}
-    *_, row = report_tables.costs({key: dataclasses.replace(entry, metrics=metrics)})
-    assert "| `fast` | 5 + 7 + 9 | 31 |" in row
-    *_, row = report_tables.costs(
-        {key: dataclasses.replace(entry, metrics=metrics | {"teacher": {"name": "a_net.mnist"}})}
+TEACHER = records.TeacherRecord(
+    name="a_net.mnist", published=True, safetensors_sha256="ab", test_accuracy=99.0, git_commit=None, share=0.9,
+    temperature=2.0,
+)  # fmt: skip
+
+
+def test_costs_are_those_of_all_runs_that_led_to_the_weights() -> None:
+    ((key, entry), *_) = ours.published(models.cards()).items()
+    first = records.Earlier(
+        name="x", epochs=5, train_seconds=600.0, test_accuracy=80.0, git_commit=None, safetensors_sha256="ab"
     )
-    assert "| `fast`, taught by `a_net.mnist` | 5 + 7 + 9 |" in row
+    earlier = [first, dataclasses.replace(first, epochs=7, train_seconds=1200.0)]
+    metrics = dataclasses.replace(entry.metrics, epochs=9, train_seconds=60.0, earlier=earlier, teacher=None)
+    *_, row = tables.costs({key: dataclasses.replace(entry, metrics=metrics)})
+    assert row[2:5] == ["`fast`", "5 + 7 + 9", "31"]
+    taught = dataclasses.replace(metrics, teacher=TEACHER)
+    *_, row = tables.costs({key: dataclasses.replace(entry, metrics=taught)})
+    assert row[2:4] == ["`fast` with teacher `a_net.mnist`", "5 + 7 + 9"]
 
 
 def test_every_cell_of_the_tables_is_the_papers_and_ours(written: str) -> None:
-    first, _, second = written.partition("## The paper's recipe, run again")
-    repeats = kept_runs.read()
+    first, _, second = written.partition("## Reproducing the paper's recipe")
+    repeats = ours.reproductions()
     for dataset in DATASETS:
         again = [model for model in paper.MODELS if (dataset, model) in repeats]
         for model in paper.MODELS:
             file = models.MODEL_CARDS / f"{model}.{dataset}" / "metrics.json"
-            ours = json.loads(file.read_text())["per_class_accuracy"] if file.is_file() else {}
+            mine = json.loads(file.read_text())["per_class_accuracy"] if file.is_file() else {}
             for name, theirs in paper.per_class(dataset, model).items():
                 (row,) = re.findall(rf"^\| {name} \|.*$", first, re.MULTILINE)
                 cell = row.split(" | ")[1 + paper.MODELS.index(model)].strip("| ")
-                assert cell == f"{theirs:.2f} / " + (f"{ours[name]:.2f}" if ours else "-")
+                assert cell == f"{theirs:.2f} / " + (f"{mine[name]:.2f}" if mine else "-")
                 if model in again:
                     (row,) = re.findall(rf"^\| {name} \|.*$", second, re.MULTILINE)
                     cell = row.split(" | ")[1 + again.index(model)].strip("| ")
-                    assert cell == f"{theirs:.2f} / {repeats[dataset, model].metrics['per_class_accuracy'][name]:.2f}"
+                    assert cell == f"{theirs:.2f} / {repeats[dataset, model].metrics.per_class_accuracy[name]:.2f}"
 
 
-def test_runs_of_the_papers_recipe_are_held_against_what_they_can_decide() -> None:
+def test_reproductions_decide_the_claims_that_they_can() -> None:
+    ((_, entry), *_) = ours.published(models.cards()).items()
     runs = {
-        model: report_tables.Record({"per_class_accuracy": dict.fromkeys(paper.TABLES["cifar10"], accuracy)}, [])
+        model: ours.Entry(
+            dataclasses.replace(entry.metrics, per_class_accuracy=dict.fromkeys(paper.TABLES["cifar10"], accuracy)), []
+        )
         for model, accuracy in (("vanilla_vgg16", 70.0), ("improved_vgg16", 90.0))
     }
-    rows = list(report_tables.verdicts("cifar10", {}, runs))
-    assert rows[0] == "| The paper says | by its own table | by ours | by our runs of its recipe |"
+    rows = table(tables.verdicts("cifar10", {}, runs)).splitlines()
+    assert rows[0] == "| Claim | In the paper's own table | In our results | In our runs of the paper's recipe |"
     assert "| VGG improves by around 10 points | no: +3.04 points | - | no: +20.00 points |" in rows
     assert sum(row.endswith("| - |") for row in rows[2:]) == len(rows) - 3
-    assert "by our runs" not in next(report_tables.verdicts("cifar10", {}, {}))
+    assert not any("our runs" in cell for cell in tables.verdicts("cifar10", {}, {})[0])
 
 
 @pytest.fixture
@@ -211,9 +228,9 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     args = {"model": "improved_vgg16", "dataset": "cifar10", "recipe": "paper", "pretrained": None, "overfit": None}
-    args["model_kwargs"] = {}
+    args |= {"model_kwargs": {}, "seed": 0, "class_names": list(paper.TABLES["cifar10"])}
     per_class = paper.per_class("cifar10", "improved_vgg16")
-    metrics = {
+    metrics = METRICS | {
         "per_class_accuracy": per_class,
         "test_accuracy": 81.25,
         "validation_accuracy": 82.5,
@@ -229,7 +246,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_the_papers_recipe_is_added(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "REPOSITORY", tmp_path)
     assert report.main([str(run)]) == 0
     assert report.main([]) == 0  # kept
@@ -245,11 +262,11 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
     assert (tmp_path / "docs/report/cifar10-paper-accuracy.png").stat().st_size > 5000
     assert "mnist-paper" not in text
     assert (
-        "1 of 12 are here. Still to be run: GoogLeNet, ResNet18, VGG16, Improved GoogLeNet, Improved ResNet18 and "
+        "1 of 12 runs are done. Still to be run: GoogLeNet, ResNet18, VGG16, Improved GoogLeNet, Improved ResNet18 and "
         "Improved VGG16 on MNIST; GoogLeNet, ResNet18, VGG16, Improved GoogLeNet and Improved ResNet18 on CIFAR-10 (`"
     ) in text
-    assert "by our runs of its recipe" not in text  # one network alone decides nothing
-    assert len(kept_runs.read()["cifar10", "improved_vgg16"].log) == 50
+    assert "In our runs of the paper's recipe" not in text  # one network alone decides nothing
+    assert len(ours.reproductions()["cifar10", "improved_vgg16"].log) == 50
 
 
 @pytest.mark.parametrize(
@@ -257,9 +274,10 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
     [
         ("args.json", {"recipe": "fast"}, "its recipe is 'fast'"),
         ("args.json", {"model": "resnet18"}, "its model is 'resnet18'"),
-        ("args.json", {"pretrained": "published"}, "it has --pretrained published"),
-        ("args.json", {"teacher": {"name": "a_net"}}, "it has --teacher {'name': 'a_net'}"),
-        ("args.json", {"model_kwargs": {"drop_rate": 0.0}}, "it has --model-kwargs {'drop_rate': 0.0}"),
+        ("args.json", {"pretrained": "published"}, "it was trained with --pretrained published"),
+        ("args.json", {"teacher": vars(TEACHER)}, "it was trained with --teacher a_net.mnist"),
+        ("args.json", {"overfit": 32}, "it was trained with --overfit 32"),
+        ("args.json", {"model_kwargs": {"drop_rate": 0.0}}, "it was trained with --model-kwargs {'drop_rate': 0.0}"),
         ("log.csv", {}, "its log has 1 epochs, not 50"),
         ("args.json", {"settings": SETTINGS | {"epochs": 3}}, "its epochs is 3, the paper's 50"),
         (
@@ -271,7 +289,7 @@ def test_a_run_of_the_papers_recipe_is_taken_in(run: Path, tmp_path: Path, monke
         ("metrics.json", {"test_images": 1000}, "its test_images are 1,000, not 10,000"),
     ],
 )
-def test_other_runs_are_refused(
+def test_runs_that_differ_from_the_papers_are_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, file: str, changes: dict,
     words: str,
 ) -> None:  # fmt: skip
@@ -289,13 +307,17 @@ def test_other_runs_are_refused(
     (run / file).unlink()
     assert report.main([str(run)]) == 2
     assert f"is no finished run: it has no {file}" in capsys.readouterr().err
-    assert kept_runs.read() == {}
+    assert ours.reproductions() == {}
 
 
 def test_a_run_of_the_papers_recipe_does_not_replace_published_weights(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(models, "load_run", lambda folder: (None, json.loads((folder / "args.json").read_text())))
+    def read(folder: Path) -> tuple[None, records.RunDescription]:
+        values = {"seed": 0, "class_names": [], **json.loads((folder / "args.json").read_text())}
+        return None, records.parse(records.RunDescription, values, folder / "args.json")
+
+    monkeypatch.setattr(models, "load_run", read)
     assert publish.main([str(run)]) == 2
     assert f"python train/report.py {run}" in capsys.readouterr().err
 

@@ -15,16 +15,18 @@ from accelerate import Accelerator
 from conftest import SAMPLES, outcome, reset_accelerate
 from torch import Tensor, nn
 
-from train.cards import card as readme
-from train.cards import provenance, publishing
+from train import records
+from train.cards import model_card, provenance, publishing
 from train.data import loading
+from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
 from train.paper import paper
-from train.training import distillation, loop, models, objective, plots
+from train.training import distillation, models, objective, plots
 from train.training.distillation import SoftTargets, Teacher
-from train.training.recipes import Augmentation, Recipe
+from train.training.loop import Options, Run
+from train.training.recipes import Recipe
 
-Run = Callable[..., tuple[int, str, str]]
+Fit = Callable[..., tuple[int, str, str]]
 TAUGHT = ("--model", "tiny_net", "--data-dir", SAMPLES, "--epochs", 2, "--batch-size", 32, "--learning-rate", 0.05)
 
 
@@ -130,7 +132,7 @@ def test_with_all_of_the_loss_its_opinion_is_all_that_counts(few: loading.Datase
         model = timm.create_model("tiny_net.cifar10", drop_rate=0.0)
         teacher = Teacher(network, models.pretrained_cfg(model), share)
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        model, _ = loop.train(model, dataset, recipe, Accelerator(cpu=True), folder, seed=0, teacher=teacher)
+        model = Run(model, dataset, recipe, Accelerator(cpu=True), folder, Options(seed=0), teacher).train()
         return list(model.parameters())
 
     def same(one: list[Tensor], two: list[Tensor]) -> bool:
@@ -164,12 +166,12 @@ def test_a_student_comes_to_agree_with_its_teacher(
     recipe = Recipe(epochs=20, learning_rate=0.1, schedule="one-cycle", batch_size=20)
     teacher = Teacher(network, models.pretrained_cfg(model), share=1.0)
     dataset = dataclasses.replace(few, train=cifar10.train)
-    loop.train(model, dataset, recipe, Accelerator(cpu=True), tmp_path / "run", seed=0, teacher=teacher)
+    Run(model, dataset, recipe, Accelerator(cpu=True), tmp_path / "run", Options(seed=0), teacher).train()
     assert agreement() > max(0.6, before + 0.2)
 
 
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
-def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_path: Path) -> None:
+def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, tmp_path: Path) -> None:
     """A run's folder or a published model; it goes into the run's description and no state; the card names it."""
     arguments = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0)
     status, _, errors = run(*arguments, "--teacher", run_folder, "--output-dir", tmp_path / "by-run")
@@ -197,25 +199,32 @@ def test_a_run_tells_of_its_teacher(run: Run, run_folder: Path, card: Path, tmp_
     published = publishing.publish(tmp_path / "by-card", tmp_path / "published", SAMPLES, False, paper.accuracy)
     metrics = json.loads((published / "metrics.json").read_text())
     text = (published / "README.md").read_text()
-    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in provenance.command(metrics)
-    assert "The loss is 0.1 of the cross-entropy with the labels and 0.9 of the divergence from the soft" in text
+    settings = records.read(records.RunSettings, published / "metrics.json")
+    assert f"--teacher {card.name} --teacher-share 0.9 --temperature 2" in provenance.command(settings)
+    assert "the loss is 0.1 of the cross-entropy with the labels plus 0.9 of the Kullback-Leibler divergence" in text
     sha256 = by_card["safetensors_sha256"][:16]
-    for commit, when in (("c0ffee", "at commit `c0ffee`"), ("c0ffee+", "at commit `c0ffee`"), (None, "then")):
+    for commit, when in (
+        ("c0ffee", "at commit `c0ffee`"),
+        ("c0ffee+", "at commit `c0ffee`"),
+        (None, "at the time"),
+    ):
         (published / "metrics.json").write_text(json.dumps(metrics | {"git_commit": commit}))
-        text = readme.render(published)
-        assert f"The teacher `{card.name}` is what was published {when} (SHA-256 `{sha256}...`" in text
+        text = model_card.render(published)
+        assert f"The teacher is `{card.name}` as published {when} (SHA-256 `{sha256}...`" in text
     metrics["teacher"] = by_run
     (published / "metrics.json").write_text(json.dumps(metrics))
-    assert f"The teacher `{run_folder.name}` lies where the network was trained" in readme.render(published)
+    words = f"The teacher is `{run_folder.name}`, which is available only where the network was trained"
+    assert words in model_card.render(published)
 
     # From there on, what it learnt from goes with it.
     (earlier,) = provenance.earlier_runs(metrics["model"], str(tmp_path / "by-run"))
-    assert earlier["run"]["teacher"] == by_run
-    assert f"--teacher {run_folder.name} " in provenance.command(earlier["run"])
+    assert earlier.run is not None
+    assert records.as_dict(earlier.run.teacher) == by_run
+    assert f"--teacher {run_folder.name} " in provenance.command(earlier.run)
 
 
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
-def test_resumed_with_the_same_teacher_alone(run: Run, run_folder: Path, tmp_path: Path) -> None:
+def test_resumed_with_the_same_teacher_alone(run: Fit, run_folder: Path, tmp_path: Path) -> None:
     """Bit for bit as without a stop; another teacher, or another share of the loss, is refused."""
     teacher = Path(shutil.copytree(run_folder, tmp_path / "teacher"))
     arguments = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0, "--teacher", teacher)
@@ -259,7 +268,7 @@ def test_resumed_with_the_same_teacher_alone(run: Run, run_folder: Path, tmp_pat
         (("--temperature", 4), ["--temperature 4", "--teacher"]),
     ],
 )
-def test_a_teacher_that_cannot_teach(run: Run, tmp_path: Path, arguments: tuple[object, ...], words: list[str]) -> None:
+def test_a_teacher_that_cannot_teach(run: Fit, tmp_path: Path, arguments: tuple[object, ...], words: list[str]) -> None:
     status, _, errors = run(*TAUGHT, "--dataset", "cifar10", *arguments, "--output-dir", tmp_path / "run")
     assert status == 2
     assert all(word in one_line(errors) for word in words)

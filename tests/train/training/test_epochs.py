@@ -16,6 +16,7 @@ from conftest import reset_accelerate
 
 from train.data import loading
 from train.training import interrupt, loop, plots
+from train.training.loop import Options, Run
 from train.training.progress import Progress
 from train.training.recipes import Recipe
 
@@ -35,16 +36,19 @@ def test_an_epoch_is_validated_at_the_size_that_it_was_trained_at(few: loading.D
     seen: list[tuple[bool, int]] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0].shape[-1])))
     recipe = dataclasses.replace(PLAIN, sizes=((0.5, 0.5),))
-    loop.train(model, few, recipe, Accelerator(cpu=True), tmp_path, seed=0)
+    Run(model, few, recipe, Accelerator(cpu=True), tmp_path, Options(seed=0)).train()
     assert seen == [*[(True, 32)] * 3, (False, 32), *[(True, 64)] * 3, (False, 64)]
 
 
-def test_time_left_is_told_by_the_pixels_yet_to_come() -> None:
+def test_time_left_is_told_by_the_pixels_yet_to_come(few: loading.Dataset, tmp_path: Path) -> None:
     """Two epochs at 32x32, then two of four times the pixels."""
     recipe = Recipe(epochs=4, learning_rate=0.05, schedule="fixed", sizes=((0.5, 0.5),))
-    setup: Any = SimpleNamespace(recipe=recipe, preprocess=SimpleNamespace(size=(64, 64)))
+    model = timm.create_model("tiny_net.mnist", in_chans=1)
+    model.pretrained_cfg["input_size"] = (1, 64, 64)
+    run = Run(model, few, recipe, Accelerator(cpu=True), tmp_path, Options(seed=0))
     for epoch, seconds, left in ((1, 60.0, "; about 9 min left"), (3, 240.0, "; about 4 min left"), (4, 240.0, "")):
-        assert loop._time_left(setup, Progress(epoch=epoch, rows=[{"seconds": seconds}])) == left
+        run.progress = Progress(epoch=epoch, rows=[{"seconds": seconds}])
+        assert run.time_left() == left
 
 
 def test_seconds_before_a_stop_count(few: loading.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +62,9 @@ def test_seconds_before_a_stop_count(few: loading.Dataset, tmp_path: Path, monke
         reset_accelerate()
         model = timm.create_model("tiny_net.mnist", in_chans=1)
         recipe = dataclasses.replace(PLAIN, epochs=1)
-        return loop.train(model, few, recipe, Accelerator(cpu=True), folder, seed=0, resume=resume)[1]
+        run = Run(model, few, recipe, Accelerator(cpu=True), folder, Options(seed=0, resume=resume))
+        run.train()
+        return run.progress
 
     @contextmanager
     def stopped() -> Iterator[Any]:
@@ -74,11 +80,12 @@ def test_seconds_before_a_stop_count(few: loading.Dataset, tmp_path: Path, monke
 
 
 def test_an_epoch_ends_with_a_state_once_a_tenth_of_the_time_has_gone_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: loading.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
-    states = loop.States(Accelerator(cpu=True), tmp_path, minutes=10)
+    model = timm.create_model("tiny_net.mnist", in_chans=1)
+    run = Run(model, few, PLAIN, Accelerator(cpu=True), tmp_path, Options(seed=0, save_minutes=10))
     for seconds, at_epoch_end, anywhere in (
         (59, False, False),
         (61, True, False),
@@ -86,4 +93,4 @@ def test_an_epoch_ends_with_a_state_once_a_tenth_of_the_time_has_gone_by(
         (601, True, True),
     ):
         now = 1000.0 + seconds
-        assert (states.due(loop.SHARE_AT_EPOCH_END), states.due()) == (at_epoch_end, anywhere)
+        assert (run.save_due(loop.SHARE_AT_EPOCH_END), run.save_due()) == (at_epoch_end, anywhere)

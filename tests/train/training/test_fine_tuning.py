@@ -77,13 +77,13 @@ def test_overfitting_a_folder_takes_all_classes(
 ) -> None:
     """Its pictures come class by class: the first few would be of one, which any constant answer gets right."""
     seen: list[loading.Dataset] = []
-    train = loop.train
+    begin = loop.Run
 
-    def watched(model: torch.nn.Module, few: loading.Dataset, *rest: Any, **more: Any) -> Any:
+    def watched(model: torch.nn.Module, few: loading.Dataset, *rest: Any) -> loop.Run:
         seen.append(few)
-        return train(model, few, *rest, **more)
+        return begin(model, few, *rest)
 
-    monkeypatch.setattr(loop, "train", watched)
+    monkeypatch.setattr(loop, "Run", watched)
     arguments = ("--model", "tiny_net", "--dataset", pictures, "--overfit", 12, "--epochs", 1)
     assert run(*arguments, "--output-dir", tmp_path / "run")[0] == 0
     (few,) = seen

@@ -17,12 +17,18 @@ from conftest import reset_accelerate
 from torch import Tensor, nn
 
 from train.data import augment, loading
+from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
 from train.training import checkpoint, interrupt, loop, objective, plots
+from train.training.loop import Options, Run
+from train.training.predict import predict
 from train.training.progress import NonFiniteLossError, Progress
-from train.training.recipes import Augmentation, Recipe
+from train.training.recipes import Recipe
 
 PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
+# Training and validation losses of two epochs, and the sum of the weights' absolute values.
+LOSSES = [2.290081739425659, 2.348991870880127, 2.2747512658437095, 2.411522626876831]
+WEIGHTS = 179.8556963801384
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +57,8 @@ def fit(tmp_path: Path) -> Callable[..., tuple[nn.Module, Progress]]:
         model = timm.create_model(name, in_chans=dataset.train.images.shape[1], **kwargs)
         accelerator = Accelerator(cpu=True)
         folder = tmp_path / f"run{runs}"
-        result = loop.train(model, dataset, recipe, accelerator, folder, seed=seed, micro_batches=micro_batches)
+        run = Run(model, dataset, recipe, accelerator, folder, Options(seed=seed, micro_batches=micro_batches))
+        result = run.train(), run.progress
         # What is kept for each evaluation would make the memory grow over the epochs.
         assert accelerator._dataloaders == []
         return result
@@ -85,6 +92,15 @@ def test_one_seed_one_result(fit: Callable, few: loading.Dataset) -> None:
     assert same(one, two)
     assert [row["train_loss"] for row in first.rows] == [row["train_loss"] for row in second.rows]
     assert not same(one, other)
+
+
+def test_results_are_those_of_earlier_versions(fit: Callable, few: loading.Dataset) -> None:
+    """Two epochs with a fixed seed: the losses to the last digits that processors agree on, and the weights' sum."""
+    recipe = dataclasses.replace(PLAIN, augmentation=Augmentation("random", 15, 5, 0.1, (0.8, 1.2)), clip_norm=2.0)
+    model, progress = fit("tiny_net.mnist", few, recipe, seed=3)
+    losses = [value for row in progress.rows for value in (row["train_loss"], row["validation_loss"])]
+    assert losses == pytest.approx(LOSSES, rel=1e-5)
+    assert sum(value.abs().sum().item() for value in weights(model).values()) == pytest.approx(WEIGHTS, rel=1e-5)
 
 
 def test_memory_does_not_grow_over_the_epochs(fit: Callable, few: loading.Dataset) -> None:
@@ -187,7 +203,7 @@ def test_prediction_keeps_order_and_number(mnist: loading.Dataset) -> None:
     preprocess = Preprocess(model.pretrained_cfg)
     for n in (1, 7, 500, 501, 1000):
         split = mnist.test.take(slice(n))
-        logits = loop.predict(model, split, preprocess, Accelerator(cpu=True))
+        logits = predict(model, split, preprocess, Accelerator(cpu=True))
         with torch.no_grad():
             assert torch.allclose(logits, model.eval()(preprocess(split.images)), atol=1e-5)
 
@@ -320,7 +336,7 @@ def test_a_later_signal_acts_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert stop.requested
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
-        monkeypatch.setattr(interrupt, "ONE_WISH_SECONDS", 0)
+        monkeypatch.setattr(interrupt, "ONE_REQUEST_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

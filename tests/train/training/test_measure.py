@@ -1,4 +1,4 @@
-"""Figures made of logits and features: the worst mistakes, and what the features vary along."""
+"""Metrics of logits and features: the worst mistakes, and what the features vary along."""
 
 import numpy as np
 import pytest

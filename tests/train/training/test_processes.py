@@ -96,11 +96,11 @@ def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tm
 
 @pytest.mark.slow
 def test_two_processes_by_torchrun(one: Path, tmp_path: Path) -> None:
-    """(`accelerate launch --cpu --num_processes 2` starts a single process.)"""
+    """`accelerate launch --cpu --num_processes 2` would start a single process."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, "tests/train/tiny_networks.py", *ARGUMENTS, "--output-dir", str(tmp_path / "run")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[3]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     compare(one, tmp_path / "run")

@@ -1,18 +1,36 @@
 """The paper's section 5.1, number by number, and the shape of ours."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from train.data.augment import Augmentation
 from train.training import recipes
 from train.training.objective import loss_sum, make_optimizer
 from zoo.googlenet import GoogLeNetOutputs
 
 IMPROVED = ["improved_vgg16", "improved_resnet18", "improved_googlenet", "improved_vgg16.mnist"]
+
+
+# Recipe, model and dataset -> the settings that published runs and their cards go by.
+PINNED = json.loads((Path(__file__).parent / "recipes.json").read_text())
+
+
+@pytest.mark.parametrize("case", PINNED)
+def test_recipes_are_those_of_the_published_runs(case: str) -> None:
+    assert recipes.get(*case.split()) == recipes.of_settings(PINNED[case])
+
+
+def test_a_tag_and_an_unknown_network_change_no_recipe() -> None:
+    for name in recipes.RECIPES:
+        assert recipes.get(name, "improved_vgg16.mnist", "cifar10") == recipes.get(name, "improved_vgg16", "cifar10")
+    assert recipes.get("fast", "improved_new", "cifar10") == recipes.get("fast", "resnet18", "cifar10")
 
 
 @pytest.mark.parametrize("model", ["vanilla_vgg16", "vanilla_resnet18", "vanilla_googlenet"])
@@ -21,7 +39,7 @@ def test_paper_vanilla(model: str, dataset: str) -> None:
     recipe = recipes.get("paper", model, dataset)
     assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.nesterov) == (50, 128, 0.9, False)
     assert (recipe.weight_decay, recipe.label_smoothing) == (0, 0)
-    assert recipe.augmentation == recipes.Augmentation()
+    assert recipe.augmentation == Augmentation()
     assert recipe.side == 64
     assert {recipes.learning_rate(recipe, step, 352) for step in range(0, 50 * 352, 11)} == {0.001}
 

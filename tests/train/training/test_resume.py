@@ -1,4 +1,4 @@
-"""A run stopped in whatever way and resumed ends as the uninterrupted one: weights, log and figures, bit for bit."""
+"""A run stopped in whatever way and resumed ends as the uninterrupted one: weights, log and metrics, bit for bit."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def test_interrupted_by_ctrl_c_before_any_state_was_due(
     """The default asks for a state every ten minutes; the signal alone makes one."""
     folder = tmp_path / "run"
     child = start(*ARGUMENTS, "--output-dir", folder)
-    child.wait_for(lambda: (folder / "states").is_dir())
+    child.wait_for((folder / "states").is_dir)
     os.kill(child.process.pid, signal.SIGINT)
     assert child.wait() == 130, child.text()
     assert states(folder)
@@ -110,7 +110,7 @@ def test_full_disk_and_damaged_states(start: Callable[..., Child], uninterrupted
     assert "Traceback" not in child.text()
     assert {path: path.read_bytes() for state in states(folder) for path in state.iterdir()} == before
 
-    # The first file to be written that is too large is the picture of the curves, at the end of an epoch.
+    # The first file to be written that is too large is the plot of the curves, at the end of an epoch.
     child = start(*ARGUMENTS, "--output-dir", folder, "--resume", before=full)
     assert child.wait() == 1, child.text()
     assert child.text().splitlines()[-1].startswith("fit.py: ")

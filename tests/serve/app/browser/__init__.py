@@ -1,1 +1,1 @@
-"""A package, so that fixtures of that scope end with its last test: `asyncio.run` fails while Playwright is there."""
+"""A package, so that package-scoped fixtures end with its last test: `asyncio.run` fails while Playwright runs."""

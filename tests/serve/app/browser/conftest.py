@@ -1,4 +1,4 @@
-"""A browser, and a server of published models: one of each for all files, from the first test to the last."""
+"""One browser and one server of published models for all files of this folder."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def url(running: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of published models; their ONNX files are built first where they are not yet."""
+    """A server of published models; builds their ONNX files first if they are missing."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     if not all((CARDS / name / "model.onnx").exists() for name in PUBLISHED):

@@ -1,4 +1,4 @@
-"""Driving the app as a visitor does, with the mouse, and reading what it says."""
+"""Use the app as a visitor does, with the mouse, and read its results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
-# The tabs, and what shows that one has been filled.
+# The tabs, and an element that is there once a tab has been filled.
 TABS = {
     "Digit": "#pad canvas",
     "Picture": "#picture-answer .answer",
@@ -23,7 +23,7 @@ def ellipse(x: float, y: float, a: float, b: float, start: float = -90, turn: fl
     return [(x + a * float(np.cos(t)), y + b * float(np.sin(t))) for t in angles]
 
 
-# In a box of 100 by 100, as most people write them.
+# As most people write them, in a box of 100 by 100.
 DIGITS: dict[int, list[Stroke]] = {
     0: [ellipse(50, 50, 32, 48)],
     1: [[(38, 18), (54, 2), (54, 98)]],
@@ -41,7 +41,7 @@ DIGITS: dict[int, list[Stroke]] = {
 def open_page(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
     page.goto(url)
-    page.locator("#pad canvas[aria-busy=false]").wait_for()  # it is there before it can be drawn on
+    page.locator("#pad canvas[aria-busy=false]").wait_for()  # the canvas appears before one can draw on it
     expect(answer(page)).to_contain_text("draw one digit", ignore_case=True)
     return page
 
@@ -51,12 +51,12 @@ def answer(page: Page, kind: str = "digit") -> Locator:
 
 
 def says(page: Page, kind: str = "digit") -> Locator:
-    """The class that the answer names."""
+    """The class that the result names."""
     return answer(page, kind).locator(".says")
 
 
 def pad(page: Page) -> FloatRect:
-    """Where the canvas is on the page, once it has come to rest and nothing lies on it."""
+    """The place of the canvas on the page, once it no longer moves and nothing covers it."""
     canvas = page.locator("#pad canvas")
     canvas.click(trial=True)
     box = canvas.bounding_box()
@@ -65,7 +65,7 @@ def pad(page: Page) -> FloatRect:
 
 
 def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
-    """Strokes in a box of 100, drawn with the mouse at `size` pixels of the 280 of the canvas."""
+    """Draw strokes in a box of 100 with the mouse; the box has `size` of the canvas's 280 pixels."""
     box = pad(page)
     scale = box["width"] / 280
     for stroke in strokes:

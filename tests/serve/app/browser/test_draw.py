@@ -1,4 +1,4 @@
-"""Digits that are drawn in a real browser: strokes are made, and the answers read as a visitor reads them."""
+"""Digits drawn in a real browser, with the results that a visitor reads."""
 
 import re
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ def test_every_digit_drawn_is_named(
         clear(page)
 
 
-def test_the_answer_comes_while_one_draws(page: Page) -> None:
+def test_results_come_while_one_draws(page: Page) -> None:
     box = pad(page)
     page.mouse.move(box["x"] + 150, box["y"] + 60)
     page.mouse.down()
@@ -41,7 +41,7 @@ def test_the_answer_comes_while_one_draws(page: Page) -> None:
     page.mouse.up()
 
 
-def test_the_picture_that_the_model_sees_is_shown(page: Page) -> None:
+def test_the_image_that_the_model_sees_is_shown(page: Page) -> None:
     draw(page, DIGITS[7])
     expect(says(page)).to_be_visible()
     shown = answer(page).get_by_role("img", name="as the model sees it")
@@ -106,8 +106,8 @@ def test_drawing_with_the_keyboard(page: Page) -> None:
 
 
 @pytest.mark.parametrize("key", ["Control+z", "Delete"])
-def test_a_stroke_taken_back_while_it_is_drawn_is_over(browser: Browser, url: str, key: str) -> None:
-    """A second finger can draw then, though the first still moves on the pad."""
+def test_undo_ends_the_stroke_that_is_being_drawn(browser: Browser, url: str, key: str) -> None:
+    """Then a second finger can draw although the first still moves on the pad."""
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = open_page(context, url)
         box = pad(page)
@@ -132,7 +132,7 @@ def test_a_stroke_taken_back_while_it_is_drawn_is_over(browser: Browser, url: st
 
 def test_the_space_key_draws_nothing_while_the_mouse_does(page: Page) -> None:
     errors: list[object] = []
-    page.on("pageerror", lambda error: errors.append(error))
+    page.on("pageerror", lambda error: errors.append(error))  # noqa: PLW0108  Playwright takes no built-in method
     box = pad(page)
     page.mouse.move(box["x"] + 150, box["y"] + 60)
     page.mouse.down()
@@ -146,7 +146,7 @@ def test_the_space_key_draws_nothing_while_the_mouse_does(page: Page) -> None:
     assert errors == []
 
 
-def test_a_dot_two_digits_and_a_scribble_are_no_digit(page: Page) -> None:
+def test_a_dot_two_digits_and_a_scribble_are_not_digits(page: Page) -> None:
     draw(page, [[(50, 50), (50.5, 50.5)]])
     expect(answer(page)).to_contain_text("only a dot")
     clear(page)
@@ -176,7 +176,7 @@ def test_the_dark_theme_draws_light_on_dark(browser: Browser, url: str) -> None:
         assert ink > 200
 
 
-def test_another_model_answers_the_same_drawing(page: Page) -> None:
+def test_another_model_classifies_the_same_drawing(page: Page) -> None:
     draw(page, DIGITS[2])
     expect(says(page)).to_have_text(re.compile("^2 "))
     chooser = page.get_by_label("Model and its test accuracy").first

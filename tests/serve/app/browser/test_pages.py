@@ -1,4 +1,4 @@
-"""The app's other pages in a real browser, and what holds for all of them: phones, keys, names, no request outside."""
+"""The app's other tabs in a real browser, and what holds for all: phones, keyboards, names, no request elsewhere."""
 
 import json
 import re
@@ -47,17 +47,17 @@ def test_compare_shows_every_published_model(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def six(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A server of stand-ins for all six architectures, in int8, whose answers are known to the bit."""
+    """A server of stand-ins for all six architectures, in int8, whose outputs are known to the bit."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     folder = tmp_path_factory.mktemp("six")
     models = []
     for seed, (name, parameters) in enumerate(SIX.items()):
         model = tiny(folder / f"{name}.cifar10", seed=seed, labels=CLASSES)
-        # The weights, the paper and the file that runs all have figures of their own.
+        # The weights, the paper and the file that runs all have accuracies of their own.
         model.write("int8", accuracy=f"{91.25 - seed}", parameters=str(parameters))
-        figures = {"test_accuracy": 61.5 - seed, "paper_test_accuracy": 81.75 - seed, "parameters": 1}
-        (model.folder / "metrics.json").write_text(json.dumps(figures))
+        metrics = {"test_accuracy": 61.5 - seed, "paper_test_accuracy": 81.75 - seed, "parameters": 1}
+        (model.folder / "metrics.json").write_text(json.dumps(metrics))
         models.append(model)
     with running("--models", folder, "--precision", "int8") as server:
         yield SimpleNamespace(url=server.url, models=models)
@@ -92,7 +92,7 @@ def test_compare_six(browser: Browser, six: SimpleNamespace, width: int) -> None
         votes = Counter(CLASSES[model.best(pixels)] for model in six.models)
         verdict = page.locator("#comparison [role=status]").inner_text()
         assert verdict == "{1} of 6 models say {0}".format(*votes.most_common(1)[0])
-        # Whole on the page: no cell is cut off at the side, on top of another, or too small to read.
+        # No cell is cut off, covers another, or is too small to read.
         boxes = [cell.bounding_box() for cell in rows.locator("td").all()]
         assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
         sizes = rows.locator("td").evaluate_all(
@@ -100,7 +100,7 @@ def test_compare_six(browser: Browser, six: SimpleNamespace, width: int) -> None
         )
         assert min(sizes) >= 14
         assert rows.locator("td").evaluate_all("cells => cells.every(cell => cell.scrollWidth <= cell.clientWidth)")
-        # The chooser tells the same accuracy and precision.
+        # The dropdown shows the same accuracy and precision.
         go(page, "Understand")
         expect(page.get_by_label("Model and its test accuracy").locator("visible=true")).to_have_value(
             "Improved GoogLeNet · 91.25 % in int8"
@@ -117,7 +117,7 @@ def test_tabs_fit_a_phone_without_a_menu(browser: Browser, url: str) -> None:
 
 def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
     go(page, "Picture")
-    # One that no model is sure of with a part of it covered.
+    # A picture of which no model is sure once a part of it is covered.
     page.locator(".gallery-item").locator("visible=true").nth(7).click()
     expect(says(page, "picture")).to_contain_text("ship")
     go(page, "Understand")
@@ -158,7 +158,7 @@ def test_the_models_page_shows_the_report_and_the_cards_with_their_pictures(page
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
 
-def test_no_request_leaves_the_machine(context: BrowserContext, url: str) -> None:
+def test_no_request_goes_to_another_server(context: BrowserContext, url: str) -> None:
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     page = open_page(context, url)
@@ -172,11 +172,11 @@ def test_no_request_leaves_the_machine(context: BrowserContext, url: str) -> Non
 
 def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, running: type, six: SimpleNamespace) -> None:
     key = "k\u00e9y-of-the-house"
-    with running("--models", six.models[0].folder.parent, environment={"SERVE_API_KEY": key}) as server:
-        # The browser asks its user for a name and a password: any name, and the key.
+    with running("--models", six.models[0].folder.parent, environment={"ZOO_SERVE_API_KEY": key}) as server:
+        # The browser asks its user for a name and a password: any name will do, and the password is the key.
         with browser.new_context(http_credentials={"username": "anyone", "password": key}) as context:
             heard: list[Response] = []
-            context.on("response", lambda response: heard.append(response))
+            context.on("response", lambda response: heard.append(response))  # noqa: PLW0108  as in test_draw
             page = context.new_page()
             page.goto(server.url)
             go(page, "Picture")
@@ -184,7 +184,7 @@ def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, runnin
             expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
             go(page, "Compare")
             expect(page.locator("#comparison tbody tr")).to_have_count(6)
-            # The page itself is refused once, which is the question; then nothing is, and nothing tells the key.
+            # The first request may be refused: it makes the browser ask. No other is, and no response contains the key.
             assert [response.status for response in heard if response.status >= 400] in ([], [401])
             assert not any(key in response.text() for response in heard if response.ok and is_text(response))
             assert key not in page.content()
@@ -198,7 +198,7 @@ def test_with_a_key_the_app_works_for_those_who_have_it(browser: Browser, runnin
 
 
 def is_text(response: Response) -> bool:
-    """Whether it has a body that ends, and can be read."""
+    """Whether the response has a body that ends and is text."""
     return any(kind in response.headers.get("content-type", "") for kind in ("html", "json", "javascript"))
 
 
@@ -215,7 +215,7 @@ def test_nothing_overflows_on_a_phone(browser: Browser, url: str, scheme: str) -
             go(page, tab)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
         tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}  # type: ignore[index]
-        assert len(tops) == 1  # none alone on a second line
+        assert len(tops) == 1  # no tab is on a second line
         go(page, "Digit")
         chooser = page.get_by_label("Model and its test accuracy").locator("visible=true").first
         arrow = page.locator(".icon-wrap:visible").first.bounding_box()

@@ -41,7 +41,7 @@ def test_a_picture_is_classified_and_its_crop_shown(page: Page, tmp_path: Path) 
     expect(answer(page, "picture")).to_contain_text("airplane, automobile, bird, cat, deer, dog, frog, horse")
 
 
-def test_a_file_that_is_no_picture_gets_a_line(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_gets_a_message(page: Page, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     go(page, "Picture")
     upload(page, "picture", tmp_path / "broken.png")
@@ -89,7 +89,7 @@ def test_a_photo_is_taken_with_the_camera(context: BrowserContext, url: str) -> 
     box.get_by_role("button", name="Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
     box.get_by_role("button", name="capture photo").click()
-    # The browser's stand-in for a camera shows a green test picture, which is none of the ten classes for sure.
+    # The browser's fake camera shows a green test image, in none of the ten classes.
     shown = answer(page, "picture").get_by_role("img")
     expect(shown).to_be_visible()
     red, green, blue = shown.evaluate(

@@ -1,0 +1,66 @@
+"""The paper's Figures 5 to 10, plotted from our logs."""
+
+from pathlib import Path
+from statistics import fmean
+
+from train.paper import paper, tables
+from train.paper.ours import Entries
+from train.records import CardMetrics, Earlier, PaperRun, RunMetrics
+from train.training import plots
+from zoo.catalog import DATASETS, NETWORKS
+
+
+def write(published: Entries[CardMetrics], reproduced: Entries[PaperRun], folder: Path) -> None:
+    """Write the plots of both datasets, with those of our reproductions where there are any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for dataset, entry in DATASETS.items():
+        earlier = {key: found.metrics.earlier for key, found in published.items()}
+        _curves(published, earlier, dataset, entry.title, folder / dataset)
+        if any(name == dataset for name, _ in reproduced):
+            title = f"{entry.title}, the paper's recipe"
+            _curves(reproduced, {}, dataset, title, folder / f"{dataset}-paper", marked=True)
+        _class_accuracies(published, dataset, folder / f"{dataset}-classes.png")
+
+
+def _class_accuracies(published: Entries[CardMetrics], dataset: str, file: Path) -> None:
+    """Plot the accuracy of each class, mean over the models, in the paper and in ours."""
+    theirs = {name: fmean(row) for name, row in paper.TABLES[dataset].items()}
+    accuracies = [entry.metrics.per_class_accuracy for (name, _), entry in published.items() if name == dataset]
+    series = {"the paper's six": theirs}
+    if accuracies:
+        few = "" if len(accuracies) == len(paper.MODELS) else f"{len(accuracies)} of "
+        series[f"our {few}six"] = {name: fmean(values[name] for values in accuracies) for name in theirs}
+    plots.class_accuracies(series, f"{DATASETS[dataset].title}: accuracy of each class", file)
+
+
+def _curves(
+    entries: Entries[RunMetrics],
+    earlier: dict[tuple[str, str], list[Earlier]],
+    dataset: str,
+    title: str,
+    stem: Path,
+    marked: bool = False,
+) -> None:
+    """Plot loss and accuracy of a dataset's runs; `marked` marks the epochs that the paper's logs show."""
+    logs, marks = {}, {}
+    for name, model in tables.in_order(entries):
+        if name == dataset:
+            runs = len(earlier.get((dataset, model), [])) + 1
+            panel = NETWORKS[model].title + (f" (the last of {runs} runs)" if runs > 1 else "")
+            logs[panel] = entries[dataset, model].log
+            if marked:
+                marks[panel] = [_as_row(dataset, epoch) for epoch in paper.LOGS[dataset][model]]
+    for metric in ("loss", "accuracy") if logs else ():
+        plots.grid_of_curves(logs, marks, metric, f"{title}: {metric} over the epochs", Path(f"{stem}-{metric}.png"))
+
+
+def _as_row(dataset: str, epoch: paper.Epoch) -> dict[str, float]:
+    """Return an epoch of the paper's logs as a row of our `log.csv`."""
+    train_loss, validation_loss = paper.mean_losses(dataset, epoch)
+    return {
+        "epoch": epoch.number,
+        "train_loss": train_loss,
+        "validation_loss": validation_loss,
+        "train_accuracy": epoch.train_accuracy,
+        "validation_accuracy": epoch.validation_accuracy,
+    }

@@ -1,0 +1,147 @@
+"""The tables of REPORT.md: the paper's numbers beside ours. Each is a list of rows of cells, the header first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from train.cards import wording
+from train.cards.rendering import fixed, thousands
+from train.paper import claims, paper
+from train.paper.ours import ALL, Entries, Entry
+from train.records import CardMetrics, RunMetrics
+from zoo.catalog import DATASETS, NETWORKS
+
+Table = list[list[str]]
+
+
+def per_class(dataset: str, ours: Mapping[str, Entry[RunMetrics]], shown: Sequence[str] = paper.MODELS) -> Table:
+    """Return the paper's per-class table, each cell the paper's accuracy and ours.
+
+    Args:
+        dataset: mnist or cifar10.
+        ours: by model; a model that is missing gets dashes.
+        shown: the models to show, a column each.
+    """
+
+    def row(head: str, theirs: Iterable[str], mine: Mapping[str, float]) -> list[str]:
+        return [head, *(f"{their} / {fixed(mine.get(model))}" for model, their in zip(shown, theirs, strict=True))]
+
+    metrics = {model: ours[model].metrics for model in shown if model in ours}
+    accuracies = {model: found.per_class_accuracy for model, found in metrics.items()}
+    reported = [paper.per_class(dataset, model) for model in shown]
+    table = [["Class", *(NETWORKS[model].title for model in shown)]]
+    for name in paper.TABLES[dataset]:
+        mine = {model: values[name] for model, values in accuracies.items()}
+        table.append(row(name, (fixed(values[name]) for values in reported), mine))
+    means = {model: fmean(values.values()) for model, values in accuracies.items()}
+    table.append(row("**Mean of the classes**", (fixed(paper.accuracy(dataset, model)) for model in shown), means))
+    if len(set(DATASETS[dataset].test_images)) > 1:
+        theirs = (fixed(paper.of_all_images(dataset, model)) for model in shown)
+        table.append(row("**All images**", theirs, {model: found.test_accuracy for model, found in metrics.items()}))
+    last = [paper.LOGS[dataset][model][-1] for model in shown]
+    logged = (f"{fixed(epoch.validation_accuracy)} ({epoch.number})" for epoch in last)
+    validation = {model: found.validation_accuracy for model, found in metrics.items()}
+    table.append(row("Validation (the paper's: epoch)", logged, validation))
+    return table
+
+
+def costs(published: Entries[CardMetrics]) -> Table:
+    """Return parameters, training time and hardware of each published model, over all runs that led to it."""
+    table = [
+        [
+            "Model", "Parameters", "Recipe", "Epochs", "Minutes", "Hardware", "Threads", "Precision",
+            "Seconds per epoch in the paper",
+        ]
+    ]  # fmt: skip
+    for (dataset, model), entry in sorted(published.items()):
+        metrics = entry.metrics
+        seconds = metrics.train_seconds + sum(run.train_seconds for run in metrics.earlier)
+        table.append(
+            [
+                title(dataset, model),
+                thousands(metrics.parameters),
+                wording.recipe_and_teacher(metrics),
+                wording.epochs(metrics),
+                fixed(seconds / 60, 0),
+                metrics.device,
+                str(metrics.threads),
+                wording.precision(metrics),
+                fixed(paper.LOGS[dataset][model][0].seconds, 0),
+            ]
+        )
+    return table
+
+
+def results(ours: Mapping[str, Entry[RunMetrics]]) -> paper.Results:
+    """Return our results as the claims take them: by model, with the mean of the classes, as in the paper's tables."""
+    accuracies = {model: entry.metrics.per_class_accuracy for model, entry in ours.items()}
+    return {model: paper.Result(fmean(values.values()), values) for model, values in accuracies.items()}
+
+
+def verdicts(dataset: str, ours: Mapping[str, Entry[RunMetrics]], reproduced: Mapping[str, Entry[RunMetrics]]) -> Table:
+    """Return the paper's claims and whether they hold in its own table, for our models and for our reproductions.
+
+    The column of the reproductions is left out where they decide no claim.
+    """
+    columns = {"In the paper's own table": paper.results(dataset), "In our results": results(ours)}
+    repeated = results(reproduced)
+    if any(claim.verdict(repeated) != "-" for claim in claims.of(dataset)):
+        columns["In our runs of the paper's recipe"] = repeated
+    rows = [[claim.text, *(claim.verdict(found) for found in columns.values())] for claim in claims.of(dataset)]
+    return [["Claim", *columns], *rows]
+
+
+def same_epochs(reproduced: Entries[RunMetrics]) -> Table:
+    """Return the epochs that the paper's logs show beside the same epochs of our reproductions."""
+    table = [["Model", "Epoch", "Training, %", "Validation, %", "Training loss", "Validation loss"]]
+    for dataset, model in in_order(reproduced):
+        log = {int(row["epoch"]): row for row in reproduced[dataset, model].log}
+        for theirs in paper.LOGS[dataset][model]:
+            ours = log[theirs.number]
+            train_loss, validation_loss = paper.mean_losses(dataset, theirs)
+            table.append(
+                [
+                    title(dataset, model),
+                    str(theirs.number),
+                    f"{theirs.train_accuracy:.2f} / {ours['train_accuracy']:.2f}",
+                    f"{theirs.validation_accuracy:.2f} / {ours['validation_accuracy']:.2f}",
+                    f"{train_loss:.2f} / {ours['train_loss']:.2f}",
+                    f"{validation_loss:.2f} / {ours['validation_loss']:.2f}",
+                ]
+            )
+    return table
+
+
+def reproductions(reproduced: Entries[RunMetrics]) -> Table:
+    """Return the accuracy that our reproductions end with beside the paper's, and what they took."""
+    table = [
+        [
+            "Model", "Test, paper / ours, %", "Validation, ours, %", "Lowest validation loss (epoch)",
+            "After the last epoch", "Minutes", "Seed", "Hardware",
+        ]
+    ]  # fmt: skip
+    for dataset, model in in_order(reproduced):
+        metrics, log = reproduced[dataset, model].metrics, reproduced[dataset, model].log
+        lowest = min(log, key=lambda row: row["validation_loss"])
+        table.append(
+            [
+                title(dataset, model),
+                f"{fixed(paper.accuracy(dataset, model))} / {fixed(metrics.test_accuracy)}",
+                fixed(metrics.validation_accuracy),
+                f"{lowest['validation_loss']:.2f} ({lowest['epoch']:.0f})",
+                f"{log[-1]['validation_loss']:.2f}",
+                fixed(metrics.train_seconds / 60, 0),
+                str(metrics.seed),
+                f"{metrics.device}, {wording.precision(metrics)}",
+            ]
+        )
+    return table
+
+
+def in_order(entries: Entries[RunMetrics]) -> list[tuple[str, str]]:
+    """Return the datasets and models of entries in the paper's order."""
+    return [key for key in ALL if key in entries]
+
+
+def title(dataset: str, model: str) -> str:
+    """Return the name of a network for a dataset, as in "GoogLeNet, MNIST"."""
+    return f"{NETWORKS[model].title}, {DATASETS[dataset].title}"

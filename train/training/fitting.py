@@ -1,0 +1,201 @@
+"""What `train/fit.py` does: check that the run is possible, claim its folder, train, measure, save."""
+
+import argparse
+import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import set_seed
+from safetensors.torch import save_model
+from torch import nn
+
+from train import records
+from train.data import loading
+from train.data.preprocess import Preprocess
+from train.data.reference import recorded
+from train.files import atomic_write
+from train.records import Earlier, RunDescription, RunMetrics
+from train.speed import convolution
+from train.speed.allocator import keep_freed_memory
+from train.speed.fold import fold, unfold
+from train.training import distillation, epoch_log, loop, measure, models, recipes, run_folder
+from train.training.arguments import UsageError, model_kwargs, recipe_for
+from train.training.distillation import Teacher
+from train.training.predict import predict
+from train.training.progress import Progress
+from zoo.catalog import NETWORKS
+
+
+def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
+    """Train a model as the command line asks, and leave its run folder.
+
+    Args:
+        args: as `arguments.parse` gives them.
+        earlier: the runs that produced the weights of `--pretrained`.
+
+    Raises:
+        UserError: it is not possible, or the run folder belongs to another run.
+    """
+    recipe = recipe_for(args)
+    title = f"{args.model}.{recorded(args.dataset).tag}"
+    folder = args.output_dir or Path("runs") / run_folder.name(title, args.recipe, args.seed)
+    accelerator = make_accelerator(args, recipe, folder)
+    dataset = load_dataset(args, recipe, accelerator)
+    class_names, in_chans = list(dataset.class_names), dataset.train.images.shape[1]
+    kwargs = model_kwargs(args.model_kwargs)
+
+    complete = args.resume and (folder / "metrics.json").is_file()
+    if not complete:  # a complete run needs no weights to start from, which may be gone by now
+        set_seed(args.seed)
+        model = models.create(
+            args.model, args.dataset, len(class_names), in_chans, args.pretrained, recipe.side, **kwargs
+        )
+        models.try_out(model)  # before there is a folder, which would hold a run that cannot be
+    trained = distillation.load(args.teacher, class_names, in_chans) if args.teacher else None
+    share, temperature = args.teacher_share or distillation.SHARE, args.temperature or distillation.TEMPERATURE
+    description = RunDescription(
+        model=args.model,
+        model_kwargs=kwargs,
+        dataset=args.dataset,
+        class_names=class_names,
+        in_chans=in_chans,
+        train_images=len(dataset.train),
+        data_sha256=dataset.digest(),
+        pretrained=args.pretrained,
+        teacher=trained.as_teacher(share, temperature) if trained else None,
+        recipe=args.recipe,
+        settings=recipes.as_settings(recipe),
+        seed=args.seed,
+        overfit=args.overfit,
+        earlier=earlier,
+    )
+    if complete:
+        run_folder.check(folder, description, args.resume)
+        accelerator.print(f"{folder} is complete: nothing to resume")
+        return
+
+    teacher = Teacher(trained.model, models.pretrained_cfg(model), share, temperature) if trained else None
+    with run_folder.claimed(folder, description, args.resume) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
+        metrics = test(args, accelerator, dataset, model, progress)
+        if accelerator.is_main_process:
+            with atomic_write(folder / "model.safetensors") as temporary:
+                save_model(model.cpu().to(memory_format=torch.contiguous_format), str(temporary))
+            records.write(metrics, folder / "metrics.json")
+            print(f"Test accuracy {metrics.test_accuracy:.2f} % on {metrics.test_images:,} images; run folder {folder}")
+        accelerator.end_training()
+
+
+def make_accelerator(args: argparse.Namespace, recipe: recipes.Recipe, folder: Path) -> Accelerator:
+    """Set up the device or devices to train on.
+
+    Raises:
+        UsageError: the run does not fit them.
+    """
+    # Accelerate itself silently ignores a tracker that is not installed.
+    if args.tracker and args.tracker not in map(str, get_available_trackers()):
+        raise UsageError(f"--tracker {args.tracker}: not installed, try `pip install {args.tracker}`")
+    try:
+        accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=args.tracker, project_dir=folder)
+    except ValueError as error:  # a precision that the device does not support
+        raise UsageError(str(error).splitlines()[0]) from error
+    if accelerator.gradient_accumulation_steps != 1:  # `backward` would divide by it
+        raise UsageError(
+            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps, as Accelerate was told, is "
+            "not what this script does: --micro-batches cuts a batch into pieces, --batch-size makes it larger"
+        )
+    if args.cuda_graphs and accelerator.device.type != "cuda":
+        raise UsageError(f"--cuda-graphs: the device is {accelerator.device}, and no CUDA GPU")
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    parts = accelerator.num_processes * args.micro_batches
+    # The rest of an epoch counts as a batch from half of one on, and BatchNorm needs two images in each of its pieces.
+    if recipe.batch_size < 4 * parts:
+        flag = "--overfit" if args.overfit == recipe.batch_size else "--batch-size"
+        pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
+        raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
+    return accelerator
+
+
+def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: Accelerator) -> loading.Dataset:
+    """Load the images; with `--overfit`, a few of them to train and validate on.
+
+    Raises:
+        UserError: there is no such model or dataset, or it has too few images.
+    """
+    with accelerator.main_process_first():
+        config = models.input_config(models.tagged(args.model, args.dataset))
+        dataset = loading.load(args.dataset, args.data_dir, image_size=recipe.side or config["input_size"][-1])
+    if args.overfit:
+        few = dataset.train.spread(args.overfit)
+        dataset = dataclasses.replace(dataset, train=few, validation=few)
+    parts = accelerator.num_processes * args.micro_batches
+    if len(dataset.train) < 2 * parts:
+        raise UsageError(f"{len(dataset.train)} training images are too few for {parts} pieces: at least {2 * parts}")
+    return dataset
+
+
+def train(
+    args: argparse.Namespace,
+    recipe: recipes.Recipe,
+    accelerator: Accelerator,
+    dataset: loading.Dataset,
+    model: nn.Module,
+    teacher: Teacher | None,
+    folder: Path,
+    title: str,
+) -> tuple[nn.Module, Progress]:
+    """Train the model; return it as it is after the last epoch, and the run's progress."""
+    model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
+    set_seed(args.seed, device_specific=True)  # each process its own dropout
+    if args.tracker:
+        config = {"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
+        accelerator.init_trackers("deep-image-zoo", config=config)
+    accelerator.print(
+        f"Training {title} with recipe {args.recipe!r} on {len(dataset.train):,} images of {len(dataset.class_names)} "
+        f"classes ({len(dataset.validation):,} to validate, {len(dataset.test):,} to test), {recipe.epochs} epochs, "
+        f"{accelerator.num_processes} x {accelerator.device}, {accelerator.mixed_precision} mixed precision; "
+        f"run folder {folder}"
+    )
+    options = loop.Options(
+        seed=args.seed,
+        micro_batches=args.micro_batches,
+        resume=args.resume,
+        save_minutes=args.save_minutes,
+        compiled=args.compile,
+        cuda_graphs=args.model in NETWORKS and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
+        title=title,
+    )
+    run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
+    return unfold(run.train()), run.progress
+
+
+def test(
+    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
+) -> RunMetrics:
+    """Measure the accuracy on the test split, and gather what the training took."""
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
+    split = dataset.test.to(accelerator.device)
+    with nullcontext() if args.compile else convolution.faster(model):
+        logits = predict(model, split, preprocess, accelerator)
+    last = progress.rows[-1]
+    return RunMetrics(
+        **measure.accuracies(logits.argmax(1).cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
+        validation_accuracy=last["validation_accuracy"],
+        train_accuracy=last["train_accuracy"],
+        parameters=measure.parameters(model),
+        epochs=progress.epoch,
+        seed=args.seed,
+        train_images=len(dataset.train),
+        train_seconds=progress.train_seconds,
+        images_per_second=epoch_log.images_per_second(progress.rows),
+        processes=accelerator.num_processes,
+        mixed_precision=accelerator.mixed_precision,
+        **measure.environment(accelerator.device),
+        git_commit=progress.commits[0],
+        resumed_at_commits=progress.commits[1:],
+    )
