@@ -34,7 +34,7 @@ from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold
 from train.training import defaults, fine_tuning, loop, models, recipes
 from train.training.arguments import emulates_bf16
-from train.training.progress import NonFiniteLossError
+from train.training.progress import LossError
 from train.training.recipes import Recipe
 
 SAMPLES = Path(__file__).resolve().parents[1] / "train" / "samples"
@@ -176,26 +176,23 @@ def linear_accuracy(situation: Situation, dataset: loading.Dataset, seed: int) -
     return 100 * int(correct.sum()) / len(correct)
 
 
-def train(
-    situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: int, fitted: defaults.Fitted | None = None
-) -> list[float]:
+def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: int) -> list[float]:
     """Train as `fit.py` does: validation accuracy after each epoch in percent; none where the loss became infinite."""
     model = new_model(situation, dataset, seed)
-    if fitted is not None and fitted.fit_classifier:
+    if recipe.fit_classifier:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, CPU)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
-    if fitted is not None and fitted.keep_statistics:
-        fine_tuning.keep_statistics(model)
     accelerator = Accelerator(mixed_precision="no" if emulates_bf16() else recipe.mixed_precision, cpu=True)
     set_seed(seed)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _, progress = loop.train(model, dataset, recipe, accelerator, Path(folder), seed=seed, save_minutes=1e6)
-    except NonFiniteLossError:
+            run = loop.Run(model, dataset, recipe, accelerator, Path(folder), loop.Options(seed=seed, save_minutes=1e6))
+            run.train()
+    except LossError:
         return []
     finally:
         accelerator.free_memory()
-    return [row["validation_accuracy"] for row in progress.rows]
+    return [row["validation_accuracy"] for row in run.progress.rows]
 
 
 def measure(situation: Situation, data_dir: Path, seed: int) -> dict[str, Any]:
@@ -213,13 +210,13 @@ def measure(situation: Situation, data_dir: Path, seed: int) -> dict[str, Any]:
         epochs=situation.epochs,
     )
     before = train(situation, dataset, replace(present, epochs=situation.epochs or present.epochs), seed)
-    after = train(situation, dataset, fitted.recipe, seed, fitted)
+    after = train(situation, dataset, fitted, seed)
     return {
         "linear": linear_accuracy(situation, dataset, seed),
         "present": before[-1] if before else None,
         "first": after[0] if after else None,
         "last": after[-1] if after else None,
-        "steps": fitted.recipe.epochs * defaults.steps_per_epoch(len(dataset.train), fitted.recipe.batch_size),
+        "steps": fitted.epochs * defaults.steps_per_epoch(len(dataset.train), fitted.batch_size),
     }
 
 

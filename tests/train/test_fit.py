@@ -25,7 +25,7 @@ from train import evaluate, fit, records
 from train.cards import evaluation
 from train.data import loading
 from train.training import arguments, loop, measure, models, plots, run_folder
-from train.training.progress import NonFiniteLossError
+from train.training.progress import LossError
 from zoo.catalog import DATASETS
 
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
@@ -49,11 +49,17 @@ def test_leaves_a_complete_run_folder(finished: Path) -> None:
     assert run["class_names"] == list("0123456789")
     assert run["settings"]["epochs"] == 1
     with (finished / "log.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        (log,) = csv.DictReader(file)
     columns = (
         "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy images_per_second seconds"
     )
-    assert list(row) == columns.split()
+    assert list(log) == columns.split()
+    # 52 steps: a row for every second one.
+    with (finished / "steps.csv").open() as file:
+        steps = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in steps] == list(range(2, 53, 2))
+    assert sum(row["train_loss"] for row in steps) / len(steps) == pytest.approx(float(log["train_loss"]), rel=1e-3)
+    assert max(row["learning_rate"] for row in steps) == pytest.approx(0.05, rel=0.1)
     with PIL.Image.open(finished / "curves.png") as picture:
         picture.load()
         assert min(picture.size) > 200
@@ -73,7 +79,7 @@ def test_metrics_are_complete_and_agree_with_each_other(finished: Path) -> None:
     model, _ = models.load_run(finished)
     assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert metrics["train_seconds"] > 0
-    # Thirteen batches of 128; the three images left are too few for another.
+    # 52 batches of 32; the three images left are too few for another.
     assert metrics["images_per_second"] == pytest.approx(1664 / metrics["train_seconds"])
     assert (metrics["seed"], metrics["epochs"], metrics["train_images"]) == (3, 1, 1667)
     assert metrics["device"]
@@ -280,9 +286,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_overfit_learns_few_images_by_heart(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = ("--overfit", 16, "--epochs", 60, "--learning-rate", 0.05, "--output-dir", folder)
-    status, _, errors = run(*TINY, *arguments)
+    status, output, errors = run(*TINY, "--overfit", 16, "--output-dir", folder)
     assert (status, errors) == (0, "")
+    assert "To learn 16 images by heart: batches of 16, 250 epochs (250 steps)" in output
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["train_images"], metrics["validation_accuracy"]) == (16, 100)
 
@@ -305,7 +311,7 @@ def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeyp
 
     def noted(*_: object, **__: object) -> None:
         drawn.append(torch.rand(1).item())
-        raise NonFiniteLossError("enough")
+        raise LossError("enough")
 
     monkeypatch.setattr(loop.Run, "train", noted)
     for number in range(2):
@@ -314,6 +320,44 @@ def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeyp
         monkeypatch.setattr(AcceleratorState, "process_index", index, raising=False)
         assert run(*TINY, "--overfit", 16, "--output-dir", tmp_path / str(number))[0] == 1
     assert drawn[0] != drawn[1]
+
+
+def test_the_weights_of_the_best_epoch_are_kept(run: Run, tmp_path: Path, mnist: loading.Dataset) -> None:
+    """At a rate that goes up to the end of the run, the last epoch is not the best."""
+    folder = tmp_path / "run"
+    arguments = ("--overfit", 200, "--epochs", 6, "--learning-rate", 3, "--seed", 1, "--output-dir", folder)
+    status, output, _ = run(*TINY, *arguments)
+    assert status == 0
+    with (folder / "log.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    found = metrics["best"]
+    assert (found["epoch"], found["validation_accuracy"]) == (best["epoch"], best["validation_accuracy"])
+    reset_accelerate()
+    model = models.create("tiny_net", "mnist", 10, 1, str(folder / "model.best.safetensors"))
+    right = (evaluation.torch_outputs(model.eval(), mnist.test).argmax(1) == mnist.test.labels.numpy()).mean()
+    assert found["test_accuracy"] == pytest.approx(100 * right, abs=0.01)
+    better = found["validation_accuracy"] > metrics["validation_accuracy"]
+    assert ("Best epoch on validation" in output) == better
+
+
+def test_a_run_that_diverges_stops(run: Run, tmp_path: Path) -> None:
+    arguments = ("--model-kwargs", "norm=False", "--mixed-precision", "no", "--learning-rate", 500, "--epochs", 5)
+    status, _, errors = run(*TINY, *arguments, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "diverged" in one_line(errors)
+    assert "--learning-rate below 500" in errors
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_few_epochs_are_drawn_by_their_steps(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _: drawn.append(len(figure.axes[0].lines)))
+    row = {"train_loss": 1.0, "validation_loss": 1.0, "train_accuracy": 50.0, "validation_accuracy": 50.0}
+    rows = [row | {"epoch": float(epoch + 1)} for epoch in range(epochs)]
+    plots.curves(rows, "a run", tmp_path / "curves.png", [{"epoch": 0.5, "train_loss": 1.2}])
+    assert drawn == [3 if epochs < 3 else 2]
 
 
 @pytest.mark.slow
@@ -333,5 +377,8 @@ def test_the_command_of_the_readme(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"args.json", "log.csv", "metrics.json", "model.safetensors", "states", "curves.png"}
+    assert left == {
+        "args.json", "log.csv", "steps.csv", "metrics.json", "model.safetensors", "model.best.safetensors", "states",
+        "curves.png",
+    }  # fmt: skip
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["parameters"] > 5e6

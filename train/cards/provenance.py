@@ -9,9 +9,10 @@ from train import records
 from train.data.reference import recorded
 from train.files import sha256
 from train.records import CardMetrics, Earlier, RunDescription, RunMetrics, RunSettings
-from train.training import models, recipes
+from train.training import defaults, models, recipes
 
-# Settings of a recipe that a flag of train/fit.py overrides with a value; `--full-size` is another such flag.
+# Settings of a recipe that a flag of train/fit.py overrides with a value; `--full-size`, `--freeze` and `--flip` are
+# other such flags.
 FLAGS = {
     "epochs": "--epochs",
     "batch_size": "--batch-size",
@@ -76,21 +77,31 @@ def _without_paths(run: RunSettings) -> RunSettings:
         overfit=run.overfit,
         pretrained=run.pretrained and name(run.pretrained),
         teacher=run.teacher,
+        train_images=run.train_images,
     )
 
 
 def changed_settings(run: RunSettings) -> set[str]:
-    """Return the settings in which a run differs from today's recipe of the same name."""
-    today = recipes.get(run.recipe, run.model, run.dataset)
+    """Return the settings in which a run differs from today's recipe of the same name, fitted to as many images."""
     # Compared as JSON values: a run's settings hold lists where a recipe holds tuples.
-    before, now = map(recipes.as_settings, (recipes.of_settings(run.settings), today))
-    changed = {name for name in now if before[name] != now[name]}
-    return changed - {"augmentation"} if run.overfit else changed
+    before = recipes.as_settings(recipes.of_settings(run.settings))
+    now = recipes.as_settings(defaults.of_run(run))
+    changed = {"batch_size"} if before["batch_size"] != now["batch_size"] else set()
+    # Other settings follow from the batch size.
+    now = recipes.as_settings(defaults.of_run(run, batch_size=before["batch_size"]))
+    changed |= {name for name in now if before[name] != now[name]}
+    if run.pretrained:
+        changed -= {"fit_classifier"}  # it follows from the classes of the weights
+    if before["freeze"]:
+        changed -= {"freeze"}  # `command` says so
+    if before["augmentation"] | {"flip": None} == now["augmentation"] | {"flip": None}:
+        changed = changed - {"augmentation"} | ({"flip"} if "augmentation" in changed else set())
+    return changed
 
 
 def changed_beyond_flags(run: RunSettings) -> set[str]:
     """Return those of the changed settings that no flag of train/fit.py restores."""
-    beyond = changed_settings(run) - FLAGS.keys()
+    beyond = changed_settings(run) - FLAGS.keys() - {"flip"}
     return beyond - {"sizes"} if _full_size(run) else beyond
 
 
@@ -115,6 +126,10 @@ def command(run: RunSettings) -> str:
             words += [flag, str(run.settings[name])]
     if _full_size(run) and "sizes" in changed:
         words.append("--full-size")
+    if "flip" in changed:
+        words += ["--flip", "none" if run.settings["augmentation"]["flip"] == "none" else "horizontal"]
+    if run.settings.get("freeze"):
+        words.append("--freeze")
     words += ["--seed", str(run.seed)]
     if run.overfit:
         words += ["--overfit", str(run.overfit)]

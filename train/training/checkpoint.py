@@ -1,5 +1,6 @@
 """States of a run that survive a kill, a full disk and damage: atomic writes, checked digests, the last two kept."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 from train.files import sha256
 
 KEPT = 2
+# Bytes: with less free space a failed write is put down to it.
+FULL = 10_000_000
 _MANIFEST = "manifest.json"
 _PARTIAL = "partial-"
 
@@ -42,10 +45,27 @@ def save(accelerator: Accelerator, states: Path, step: int) -> None:
             _sync(states)
             for old in sorted(_complete(states))[:-KEPT]:
                 shutil.rmtree(old)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises a RuntimeError where the disk is full
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = reason(error, states)  # while the partial state takes its space
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"cannot save the state of step {step} in {states}: {error}") from error
+        raise CheckpointError(f"cannot save the state of step {step} in {states}: {cause}") from error
     accelerator.wait_for_everyone()
+
+
+def reason(error: Exception, folder: Path) -> str:
+    """Say in one line why a file could not be written to a folder.
+
+    torch and safetensors say no more than that a write failed; then the free space tells whether the disk is full.
+    """
+    message = str(error).splitlines()[0]
+    if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        return message
+    free = shutil.disk_usage(folder).free
+    if isinstance(error, OSError) or "No space left" in message or free < FULL:
+        return f"the disk is full ({free / 1e6:,.0f} MB free)"
+    if "inline_container" in message or isinstance(error, SafetensorError):
+        return f"a write failed, with {free / 1e6:,.0f} MB free on the disk: a quota or a limit? ({message})"
+    return message
 
 
 def load_newest(accelerator: Accelerator, states: Path) -> Path | None:

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
 from train.data.loading import Split
 from train.data.preprocess import Preprocess
-from train.training.models import pretrained_cfg
+from train.training.models import ModelError, pretrained_cfg
 
 BATCH = 100
 # Weight of the L2 penalty, in images. Smaller ones give about the same accuracy at once, but a classifier that fits the
@@ -89,21 +88,35 @@ def logistic_regression(x: Tensor, labels: Tensor, classes: int, label_smoothing
     return weights / scale, biases - weights @ (mean / scale)
 
 
-def keep_statistics(model: nn.Module) -> RemovableHandle:
-    """Normalise with BatchNorm's running statistics in training too, and leave them unchanged, until removed.
+def keep_statistics(model: nn.Module) -> None:
+    """Normalise with BatchNorm's running statistics and leave them unchanged, until the next `model.train()`.
 
     Few images in small batches give noisy statistics, and the fitted classifier was fitted to the running ones.
     """
-    return model.register_forward_pre_hook(_evaluate_norms)
-
-
-def _evaluate_norms(model: nn.Module, _: object) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
 
 
+def freeze(model: nn.Module) -> None:
+    """Leave nothing but the classifier to train.
+
+    Raises:
+        ModelError: the model has no classifier of its own.
+    """
+    trained = {id(parameter) for parameter in _last_layer(model).parameters()}
+    if not trained:
+        raise ModelError("--freeze: this model has no classifier to train")
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
 def classifier(model: nn.Module) -> nn.Linear | None:
     """Return a timm model's last layer, None where it is not linear."""
-    layer = model.get_classifier()  # type: ignore[operator]
+    layer = _last_layer(model)
     return layer if isinstance(layer, nn.Linear) else None
+
+
+def _last_layer(model: nn.Module) -> nn.Module:
+    layer: nn.Module = model.get_classifier()  # type: ignore[operator]
+    return layer

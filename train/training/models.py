@@ -145,6 +145,27 @@ def overlay(path: Path) -> dict[str, Any]:
     return {"file": str(file)}
 
 
+def classes_of(weights: str, full_name: str) -> list[str] | None:
+    """Return the class names of the weights to start from, in the order of their classifier; None if unknown.
+
+    Args:
+        weights: as `create` takes them.
+        full_name: of the model, as `tagged` gives it.
+
+    Raises:
+        FileError: the description of the weights is damaged.
+    """
+    if weights == "published":
+        names = input_config(full_name).get("label_names")
+        return list(names) if names else None
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    if (run := folder / "args.json").is_file():
+        return records.read(RunDescription, run).class_names
+    if (card := folder / "config.json").is_file():
+        return read_json(card).get("label_names")
+    return None
+
+
 def require_finished(folder: Path, *files: str) -> None:
     """Check that a run is finished.
 

@@ -18,8 +18,8 @@ from train.data.augment import Augmentation
 from train.data.batches import batches
 from train.data.loading import Split
 from train.speed.fold import fold
-from train.training import defaults, fine_tuning, loop, models, recipes
-from train.training.arguments import emulates_bf16
+from train.training import arguments, defaults, fine_tuning, loop, models, recipes
+from train.training.arguments import emulates_bf16, recipe_for
 from zoo.catalog import DATASETS, NETWORKS
 
 own_images: Any = importlib.import_module("benchmarks.own_images")
@@ -32,9 +32,15 @@ FULL = {name: data.train_images - data.validation_images for name, data in DATAS
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_the_papers_datasets_in_full_keep_the_recipe(network: str, dataset: str, pretrained: bool) -> None:
-    recipe = recipes.get("fast", network, dataset)
-    fitted = defaults.fitted(recipe, dataset=dataset, images=FULL[dataset], pretrained=pretrained)
-    assert fitted == defaults.Fitted(recipe, fit_classifier=False, keep_statistics=False, lines=())
+    args = arguments.parse(["--model", network, "--dataset", dataset, *(["--pretrained"] if pretrained else [])])
+    for name in recipes.RECIPES:
+        args.recipe = name
+        recipe = recipes.get(name, network, dataset)
+        assert dataclasses.replace(recipe_for(args, FULL[dataset]), mixed_precision=recipe.mixed_precision) == recipe
+    args.recipe = "paper"  # with few images too
+    assert recipe_for(args, 1000) == recipe_for(args)
+    args.recipe = "fast"
+    assert recipe_for(args, 1000).batch_size == 16
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "resnet50"])
@@ -42,19 +48,21 @@ def test_the_papers_datasets_in_full_keep_the_recipe(network: str, dataset: str,
 @pytest.mark.parametrize("images", [7, 16, 250, 1800, 5000, 45_000, 200_000])
 def test_batches_and_length_follow_from_the_images(network: str, pretrained: bool, images: int) -> None:
     recipe = recipes.get("fast", network, "folder")
-    fitted = defaults.fitted(recipe, dataset="folder", images=images, pretrained=pretrained)
-    derived = fitted.recipe
+    derived = defaults.fitted(recipe, dataset="folder", images=images, pretrained=pretrained)
     assert 16 <= derived.batch_size <= 512
     steps = len(batches(images, derived.batch_size))
     assert defaults.steps_per_epoch(images, derived.batch_size) == steps
     total = steps * derived.epochs
     if images >= 250:
         assert total >= (600 if pretrained else 1000)
-    assert (fitted.fit_classifier, fitted.keep_statistics) == (pretrained, pretrained)
-    assert f"{images:,} training images" in fitted.lines[0]
-    assert f"({total:,} steps)" in fitted.lines[0]
-    assert f"batches of {derived.batch_size}," in fitted.lines[0]
-    assert f"peak rate {derived.learning_rate:g}," in fitted.lines[0]
+    assert (derived.fit_classifier, derived.keep_statistics) == (pretrained, pretrained)
+    assert derived.warm_up == (0.5 if pretrained else 0.2)
+    line = defaults.in_words(derived, images, pretrained, overfit=False)
+    assert f"{images:,} training images" in line
+    assert f"({total:,} steps)" in line
+    assert f"batches of {derived.batch_size}," in line
+    assert f"peak rate {derived.learning_rate:g}," in line
+    assert ("classifier fitted" in line) == pretrained
     assert derived.learning_rate <= recipe.learning_rate
     if pretrained:
         assert derived.learning_rate <= 0.01
@@ -71,9 +79,9 @@ def test_batches_and_length_follow_from_the_images(network: str, pretrained: boo
 def test_folders_are_not_mirrored(network: str, pretrained: bool) -> None:
     """The mirror image of a letter may be another letter."""
     recipe = recipes.get("fast", network, "letters")
-    fitted = defaults.fitted(recipe, dataset="letters", images=500, pretrained=pretrained)
-    assert fitted.recipe.augmentation.flip == "none"
-    assert "no mirroring" in fitted.lines[0]
+    derived = defaults.fitted(recipe, dataset="letters", images=500, pretrained=pretrained)
+    assert derived.augmentation.flip == "none"
+    assert "no mirroring" in defaults.in_words(derived, 500, pretrained, overfit=False)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -81,25 +89,60 @@ def test_samples_of_cifar10_are_mirrored_and_those_of_mnist_are_not(pretrained: 
     for dataset in DATASETS:
         recipe = recipes.get("fast", "improved_resnet18", dataset)
         fitted = defaults.fitted(recipe, dataset=dataset, images=1800, pretrained=pretrained)
-        assert fitted.recipe.augmentation.flip == recipe.augmentation.flip
-        assert fitted.recipe.batch_size < recipe.batch_size
+        assert fitted.augmentation.flip == recipe.augmentation.flip
+        assert fitted.batch_size < recipe.batch_size
 
 
 def test_what_the_command_line_says_is_kept() -> None:
     recipe = recipes.get("fast", "improved_resnet18", "folder")
-    fitted = defaults.fitted(
+    derived = defaults.fitted(
         recipe, dataset="folder", images=250, pretrained=True, epochs=5, batch_size=32, learning_rate=0.01
     )
-    derived = fitted.recipe
     assert (derived.epochs, derived.batch_size, derived.learning_rate) == (5, 32, 0.01)
-    assert "5 epochs (40 steps)" in fitted.lines[0]
+    assert "5 epochs (40 steps)" in defaults.in_words(derived, 250, pretrained=True, overfit=False)
+    heart = defaults.by_heart(recipe, 40, epochs=2, batch_size=8, learning_rate=0.01)
+    assert (heart.epochs, heart.batch_size, heart.learning_rate) == (2, 8, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag", "flip"),
+    [
+        ("cifar10", None, "alternating"),
+        ("cifar10", "none", "none"),
+        ("mnist", None, "none"),
+        ("owner/letters", None, "none"),
+        ("owner/letters", "horizontal", "alternating"),
+    ],
+)
+def test_mirroring_is_a_flag(dataset: str, flag: str | None, flip: str) -> None:
+    args = arguments.parse(["--model", "improved_resnet18", "--dataset", dataset])
+    args.flip = flag
+    assert recipe_for(args, 500).augmentation.flip == flip
+
+
+def test_a_run_that_is_resumed_keeps_what_it_recorded() -> None:
+    """Of an earlier version, which derived nothing; another value on the command line is another run."""
+    args = arguments.parse(["--model", "improved_resnet18", "--dataset", "owner/letters"])
+    before = recipe_for(args)
+    assert recipe_for(args, 500) != before
+    assert recipe_for(args, 500, recorded=before) == before
+    args.learning_rate = 0.5
+    assert recipe_for(args, 500, recorded=before).learning_rate == 0.5
+
+
+def test_the_same_classes_keep_their_classifier() -> None:
+    args = arguments.parse(["--model", "improved_resnet18", "--dataset", "owner/letters", "--pretrained"])
+    assert recipe_for(args, 500).fit_classifier
+    kept = recipe_for(args, 500, new_classifier=False)
+    assert (kept.fit_classifier, kept.keep_statistics) == (False, True)
 
 
 @pytest.mark.parametrize(("epochs", "warned"), [(6, True), (7, False)])
 def test_fewer_than_100_steps_are_warned_of(epochs: int, warned: bool) -> None:
     recipe = recipes.get("fast", "improved_resnet18", "folder")
     fitted = defaults.fitted(recipe, dataset="folder", images=250, pretrained=True, epochs=epochs)
-    assert any("Warning: " in line and "steps are few" in line for line in fitted.lines) == warned
+    line = defaults.warning(fitted, 250)
+    assert (line is not None and "96 optimiser steps are few" in line) == warned
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -152,13 +195,13 @@ def test_models_without_a_linear_classifier_are_left_as_they_are() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_statistics_are_kept_until_the_hook_is_removed() -> None:
+def test_statistics_are_kept_until_the_next_epoch() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm2d)
-    hook = fine_tuning.keep_statistics(model)
     model.train()
+    fine_tuning.keep_statistics(model)
     x = torch.randn(8, 3, 8, 8)
     y = model(x)
     assert model[2].training
@@ -166,7 +209,6 @@ def test_statistics_are_kept_until_the_hook_is_removed() -> None:
     assert torch.equal(norm.running_mean, torch.zeros(4))
     y.sum().backward()
     assert norm.weight.grad is not None  # it is trained all the same
-    hook.remove()
     model.train()
     model(x)
     assert not torch.equal(norm.running_mean, torch.zeros(4))
@@ -185,8 +227,9 @@ def test_each_network_learns_32_images_by_heart(network: str, tmp_path: Path) ->
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     reset_accelerate()
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
-    _, progress = loop.train(model, dataset, recipe, accelerator, tmp_path, seed=0)
-    assert progress.rows[-1]["validation_accuracy"] == 100
+    run = loop.Run(model, dataset, recipe, accelerator, tmp_path, loop.Options(seed=0))
+    run.train()
+    assert run.progress.rows[-1]["validation_accuracy"] == 100
 
 
 @pytest.mark.slow
