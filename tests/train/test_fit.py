@@ -1,6 +1,7 @@
 """`train/fit.py` as its user meets it: what it leaves, goes on with, and keeps apart."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -19,12 +22,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import CACHE, SAMPLES, one_line, reset_accelerate
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from train import evaluate, fit, records
 from train.cards import evaluation
 from train.data import loading
-from train.training import arguments, loop, measure, models, plots, run_folder
+from train.training import arguments, fitting, loop, measure, models, plots, run_folder
 from train.training.progress import LossError
 from zoo.catalog import DATASETS
 
@@ -343,11 +347,80 @@ def test_the_weights_of_the_best_epoch_are_kept(run: Run, tmp_path: Path, mnist:
 
 
 def test_a_run_that_diverges_stops(run: Run, tmp_path: Path) -> None:
-    arguments = ("--model-kwargs", "norm=False", "--mixed-precision", "no", "--learning-rate", 500, "--epochs", 5)
+    arguments = ("--mixed-precision", "no", "--learning-rate", 30, "--epochs", 2)
     status, _, errors = run(*TINY, *arguments, "--output-dir", tmp_path / "run")
     assert status == 1
     assert "diverged" in one_line(errors)
-    assert "--learning-rate below 500" in errors
+    assert "--learning-rate below 30" in errors
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("place", ["make_accelerator", "test"])
+def test_ctrl_c_at_the_start_or_the_end_is_no_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("--overfit", 16, "--epochs", 2, "--output-dir", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, place, pressed)
+        status, _, errors = run(*TINY, *arguments)
+    assert status == 130
+    assert "interrupted" in one_line(errors)
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert run(*TINY, *arguments, "--resume")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel what the process has loaded")
+def test_ctrl_c_while_the_libraries_are_imported_is_no_traceback(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "train/fit.py", "--help"], cwd=models.REPOSITORY, stdout=output, stderr=output
+        )
+    end = time.monotonic() + 120
+    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes() and time.monotonic() < end:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (-signal.SIGINT, 130)
+    assert (tmp_path / "output").read_text() == ""
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("error", "free", "words"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), 1e6, "the disk is full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), 1e9, "1,000 MB free"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device"), 1e9, "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device"), 0, "the disk is full (0 MB free)"),
+        (PermissionError(errno.EACCES, "Permission denied"), 1e9, "Permission denied"),
+        (RuntimeError("CUDA error"), 1e12, "CUDA error"),
+    ],
+)
+def test_a_full_disk_is_named(
+    error: Exception, free: float, words: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(accelerate.Accelerator, "save_state", fail)
+    status, _, errors = run(*TINY, "--overfit", 16, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert words in one_line(errors)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_disk_that_is_full_at_the_end_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(fitting, "save_model", fail)
+    status, _, errors = run(*TINY, "--overfit", 16, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "cannot write" in one_line(errors)
+    assert "the disk is full" in errors
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

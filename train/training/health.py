@@ -51,8 +51,8 @@ class Health:
         """
         recipe, steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
         rising = recipe.warm_up * steps if recipe.schedule == "one-cycle" else 0.0
-        # The first row counts too: a teacher or auxiliary heads make every loss larger.
-        usual = max(self.guessing_loss, rows[0]["train_loss"])
+        # The first row counts too: a teacher or auxiliary heads make every loss larger, though not without limit.
+        usual = max(self.guessing_loss, min(_loss(rows[0]), TIMES * self.guessing_loss))
         last = rows[-ROWS:]
         if last[0]["step"] > rising and len(rows) > ROWS and min(map(_loss, last)) > TIMES * usual:
             self._stop(last[0])

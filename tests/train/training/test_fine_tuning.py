@@ -77,14 +77,14 @@ def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path,
     assert torch.equal(again.fc.weight, model.fc.weight)  # a card of as many classes: its classifier is kept
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_frozen_weights_stay_what_they_were(
     run: Run, colour_run: Path, pictures: Path, tmp_path: Path, compiled: bool
 ) -> None:
     own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run, "--epochs", 3)
     more = ("--freeze", "--learning-rate", 0.1, "--output-dir", tmp_path / "run", *(["--compile"] if compiled else []))
     status, output, errors = run(*own, *more)
-    assert (status, errors) == (0, "")
+    assert status == 0, errors  # the compiler may warn of a missing GPU
     assert "all other layers frozen" in output
     before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "run"))
     same = {

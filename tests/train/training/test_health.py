@@ -56,6 +56,11 @@ def test_a_loss_that_exploded_and_ended_at_guessing_stops_the_run() -> None:
         ten_steps_an_epoch().check(steps(*exploded, 2.3))
 
 
+def test_a_loss_that_exploded_before_the_first_row_stops_the_run() -> None:
+    with pytest.raises(DivergedError):
+        ten_steps_an_epoch().check(steps(1e12, 1e9, *[1e5] * 8))
+
+
 @pytest.mark.parametrize(
     "losses",
     [

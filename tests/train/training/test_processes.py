@@ -20,7 +20,7 @@ ARGUMENTS = (
     # With BatchNorm; each process drops units of its own.
     *("--model", "tiny_net", "--model-kwargs", "drop_rate=0.0", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
     *("--mixed-precision", "no"),
-    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05"),
+    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05", "--batch-size", "128"),
 )
 
 
