@@ -4,7 +4,12 @@ The same command trains on a CPU, on one GPU, on several and on several machines
 `accelerate launch` say which. Plain `python train/fit.py` uses the GPU where there is one.
 """
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports take seconds, in which Ctrl-C would print a traceback. `main` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from train.cards import provenance
 from train.errors import UserError
@@ -12,7 +17,7 @@ from train.speed.graphs import GraphError
 from train.training import fitting, interrupt, models
 from train.training.arguments import parse
 from train.training.checkpoint import CheckpointError
-from train.training.progress import NonFiniteLossError
+from train.training.progress import LossError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a mistake of the user's, 1 for a run that failed, 130 for one that was stopped.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt.follow_launcher()
     try:
         args = parse(argv)
@@ -29,11 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fit.py: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteLossError, GraphError, CheckpointError, OSError) as error:  # OSError: a full disk, for example
+    except (LossError, GraphError, CheckpointError, OSError) as error:  # OSError: a full disk, for example
         print(f"fit.py: {error}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as error:
         print(f"fit.py: {error}; the state is saved: the same command with --resume goes on", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:  # before the first step, or after the last
+        print("fit.py: interrupted; where a run has begun, the same command with --resume goes on", file=sys.stderr)
         return 130
     return 0
 

@@ -49,6 +49,8 @@ class RunSettings:
         settings: the recipe's fields, as `recipes.of_settings` reads them.
         pretrained: "published", or the weights that it started from; None for random ones.
         data_options: the fields of `DataOptions` that were set.
+        train_images: how many it was trained on, from which its settings follow; None in runs of versions that did not
+            write it.
     """
 
     model: str
@@ -61,6 +63,7 @@ class RunSettings:
     pretrained: str | None = None
     teacher: TeacherRecord | None = None
     data_options: dict[str, Any] = field(default_factory=dict)
+    train_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,6 @@ class RunDescription(RunSettings):
     class_names: list[str]
     in_chans: int | None = None
     data_dir: str | None = None
-    train_images: int | None = None
     data_sha256: str | None = None
     earlier: list[Earlier] = field(default_factory=list)
 
@@ -126,8 +128,22 @@ class SplitMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """The epoch of a run with the highest validation accuracy, whose weights are in `model.best.safetensors`."""
+
+    epoch: int
+    validation_accuracy: float
+    validation_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunMetrics(SplitMetrics):
-    """`metrics.json` of a run folder: accuracy on the test split, and what the training took."""
+    """`metrics.json` of a run folder: accuracy on the test split, and what the training took.
+
+    Attributes:
+        best: the best epoch; None in runs of versions that did not keep it.
+    """
 
     validation_accuracy: float
     train_accuracy: float
@@ -146,6 +162,7 @@ class RunMetrics(SplitMetrics):
     versions: dict[str, str]
     git_commit: str | None
     resumed_at_commits: list[str | None] = field(default_factory=list)
+    best: BestEpoch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,12 +181,13 @@ TIMES = {"seconds", "images_per_second", "train_seconds", "host_memory_bytes", "
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]], dict[str, Any]]:
-    """A finished run's weights, log and metrics, without what depends on the clock."""
+    """A finished run's weights, logs and metrics, without what depends on the clock."""
     with (folder / "log.csv").open() as file:
         log = [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics = {name: value for name, value in metrics.items() if name not in TIMES}
-    return (folder / "model.safetensors").read_bytes(), log, metrics
+    files = ("model.safetensors", "model.best.safetensors", "steps.csv")
+    return b"".join((folder / name).read_bytes() for name in files), log, metrics
 
 
 @pytest.fixture(scope="session", name="outcome")

@@ -1,6 +1,7 @@
 """`train/fit.py` as its user meets it: what it leaves, goes on with, and keeps apart."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -19,15 +21,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import CACHE, SAMPLES, one_line, reset_accelerate
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from train import evaluate, fit, records
 from train.cards import evaluation
 from train.data import loading
-from train.training import arguments, loop, measure, models, plots, run_folder
-from train.training.progress import NonFiniteLossError
+from train.training import arguments, fitting, loop, measure, models, plots, run_folder
+from train.training.progress import LossError
 from zoo.catalog import DATASETS
 
+FULL = "No space left on device"
 TINY = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES)
 SHORT = (*TINY, "--epochs", 1, "--seed", 3, "--batch-size", 32, "--learning-rate", 0.05)
 Run = Callable[..., tuple[int, str, str]]
@@ -49,11 +53,17 @@ def test_leaves_a_complete_run_folder(finished: Path) -> None:
     assert run["class_names"] == list("0123456789")
     assert run["settings"]["epochs"] == 1
     with (finished / "log.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        (log,) = csv.DictReader(file)
     columns = (
         "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy images_per_second seconds"
     )
-    assert list(row) == columns.split()
+    assert list(log) == columns.split()
+    # 52 steps: a row for every second one.
+    with (finished / "steps.csv").open() as file:
+        steps = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in steps] == list(range(2, 53, 2))
+    assert sum(row["train_loss"] for row in steps) / len(steps) == pytest.approx(float(log["train_loss"]), rel=1e-3)
+    assert max(row["learning_rate"] for row in steps) == pytest.approx(0.05, rel=0.1)
     with PIL.Image.open(finished / "curves.png") as picture:
         picture.load()
         assert min(picture.size) > 200
@@ -73,7 +83,7 @@ def test_metrics_are_complete_and_agree_with_each_other(finished: Path) -> None:
     model, _ = models.load_run(finished)
     assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert metrics["train_seconds"] > 0
-    # Thirteen batches of 128; the three images left are too few for another.
+    # 52 batches of 32; the three images left are too few for another.
     assert metrics["images_per_second"] == pytest.approx(1664 / metrics["train_seconds"])
     assert (metrics["seed"], metrics["epochs"], metrics["train_images"]) == (3, 1, 1667)
     assert metrics["device"]
@@ -282,9 +292,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_overfit_learns_few_images_by_heart(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = ("--overfit", 16, "--epochs", 60, "--learning-rate", 0.05, "--output-dir", folder)
-    status, _, errors = run(*TINY, *arguments)
+    status, output, errors = run(*TINY, "--overfit", 16, "--output-dir", folder)
     assert (status, errors) == (0, "")
+    assert "To learn 16 images by heart: batches of 16, 250 epochs (250 steps)" in output
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["train_images"], metrics["validation_accuracy"]) == (16, 100)
 
@@ -307,7 +317,7 @@ def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeyp
 
     def noted(*_: object, **__: object) -> None:
         drawn.append(torch.rand(1).item())
-        raise NonFiniteLossError("enough")
+        raise LossError("enough")
 
     monkeypatch.setattr(loop.Run, "train", noted)
     for number in range(2):
@@ -318,6 +328,113 @@ def test_each_process_draws_dropout_of_its_own(run: Run, tmp_path: Path, monkeyp
         monkeypatch.setattr(AcceleratorState, "process_index", property(index), raising=False)
         assert run(*TINY, "--overfit", 16, "--output-dir", tmp_path / str(number))[0] == 1
     assert drawn[0] != drawn[1]
+
+
+def test_the_weights_of_the_best_epoch_are_kept(run: Run, tmp_path: Path, mnist: loading.Dataset) -> None:
+    """At a rate that goes up to the end of the run, the last epoch is not the best."""
+    folder = tmp_path / "run"
+    arguments = ("--overfit", 200, "--epochs", 6, "--learning-rate", 3, "--seed", 1, "--output-dir", folder)
+    status, output, _ = run(*TINY, *arguments)
+    assert status == 0
+    with (folder / "log.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    found = metrics["best"]
+    assert (found["epoch"], found["validation_accuracy"]) == (best["epoch"], best["validation_accuracy"])
+    reset_accelerate()
+    model = models.create("tiny_net", "mnist", 10, 1, str(folder / "model.best.safetensors"))
+    right = (evaluation.torch_outputs(model.eval(), mnist.test).argmax(1) == mnist.test.labels.numpy()).mean()
+    assert found["test_accuracy"] == pytest.approx(100 * right, abs=0.01)
+    better = found["validation_accuracy"] > metrics["validation_accuracy"]
+    assert ("Best epoch on validation" in output) == better
+
+
+def test_a_run_that_diverges_stops(run: Run, tmp_path: Path) -> None:
+    arguments = ("--mixed-precision", "no", "--learning-rate", 30, "--epochs", 2)
+    status, _, errors = run(*TINY, *arguments, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "diverged" in one_line(errors)
+    assert "--learning-rate below 30" in errors
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("place", ["make_accelerator", "test"])
+def test_ctrl_c_at_the_start_or_the_end_is_no_traceback(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("--overfit", 16, "--epochs", 2, "--output-dir", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, place, pressed)
+        status, _, errors = run(*TINY, *arguments)
+    assert status == 130
+    assert "interrupted" in one_line(errors)
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert run(*TINY, *arguments, "--resume")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel what the process has loaded")
+def test_ctrl_c_while_the_libraries_are_imported_is_no_traceback(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "train/fit.py", "--help"], cwd=models.REPOSITORY, stdout=output, stderr=output
+        )
+    end = time.monotonic() + 120
+    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes() and time.monotonic() < end:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (-signal.SIGINT, 130)
+    assert (tmp_path / "output").read_text() == ""
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("error", "why", "words"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), FULL, FULL),
+        (SafetensorError("Error while serializing: I/O error"), FULL, FULL),
+        (OSError(errno.ENOSPC, FULL), None, FULL),  # space was freed in the meantime
+        (PermissionError(errno.EACCES, "Permission denied"), None, "Permission denied"),
+        (RuntimeError("CUDA error"), None, "CUDA error"),
+    ],
+)
+def test_a_full_disk_is_named(
+    error: Exception, why: str | None, words: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "why_unwritable", lambda _: why)
+    monkeypatch.setattr(accelerate.Accelerator, "save_state", fail)
+    status, _, errors = run(*TINY, "--overfit", 16, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert words in one_line(errors)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_disk_that_is_full_at_the_end_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(fitting, "save_model", fail)
+    monkeypatch.setattr(fitting, "why_unwritable", lambda _: FULL)
+    status, _, errors = run(*TINY, "--overfit", 16, "--epochs", 1, "--output-dir", tmp_path / "run")
+    assert status == 1
+    assert "cannot write" in one_line(errors)
+    assert FULL in errors
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_few_epochs_are_drawn_by_their_steps(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, _: drawn.append(len(figure.axes[0].lines)))
+    row = {"train_loss": 1.0, "validation_loss": 1.0, "train_accuracy": 50.0, "validation_accuracy": 50.0}
+    rows = [row | {"epoch": float(epoch + 1)} for epoch in range(epochs)]
+    plots.curves(rows, "a run", tmp_path / "curves.png", [{"epoch": 0.5, "train_loss": 1.2}])
+    assert drawn == [3 if epochs < 3 else 2]
 
 
 @pytest.mark.slow
@@ -337,5 +454,8 @@ def test_the_command_of_the_readme(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"args.json", "log.csv", "metrics.json", "model.safetensors", "states", "curves.png"}
+    assert left == {
+        "args.json", "log.csv", "steps.csv", "metrics.json", "model.safetensors", "model.best.safetensors", "states",
+        "curves.png",
+    }  # fmt: skip
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["parameters"] > 5e6

@@ -31,6 +31,9 @@ class TinyNet(nn.Module):
         if aux:
             self.aux1, self.aux2 = nn.Linear(16, num_classes), nn.Linear(16, num_classes)
 
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
     def forward_features(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.norm(self.conv1(x)))))
 

@@ -10,9 +10,10 @@ from train.data.reference import FLAGS as DATA_FLAGS
 from train.data.reference import recorded
 from train.files import sha256
 from train.records import CardMetrics, Earlier, RunDescription, RunMetrics, RunSettings
-from train.training import models, recipes
+from train.training import defaults, models, recipes
 
-# Settings of a recipe that a flag of train/fit.py overrides with a value; `--full-size` is another such flag.
+# Settings of a recipe that a flag of train/fit.py overrides with a value; `--full-size`, `--freeze` and `--flip` are
+# other such flags.
 FLAGS = {
     "epochs": "--epochs",
     "batch_size": "--batch-size",
@@ -85,21 +86,31 @@ def _without_paths(run: RunSettings) -> RunSettings:
         pretrained=run.pretrained and name(run.pretrained),
         teacher=run.teacher,
         data_options=run.data_options,
+        train_images=run.train_images,
     )
 
 
 def changed_settings(run: RunSettings) -> set[str]:
-    """Return the settings in which a run differs from today's recipe of the same name."""
-    today = recipes.get(run.recipe, run.model, run.dataset)
+    """Return the settings in which a run differs from today's recipe of the same name, fitted to as many images."""
     # Compared as JSON values: a run's settings hold lists where a recipe holds tuples.
-    before, now = map(recipes.as_settings, (recipes.of_settings(run.settings), today))
-    changed = {name for name in now if before[name] != now[name]}
-    return changed - {"augmentation"} if run.overfit else changed
+    before = recipes.as_settings(recipes.of_settings(run.settings))
+    now = recipes.as_settings(defaults.of_run(run))
+    changed = {"batch_size"} if before["batch_size"] != now["batch_size"] else set()
+    # Other settings follow from the batch size.
+    now = recipes.as_settings(defaults.of_run(run, batch_size=before["batch_size"]))
+    changed |= {name for name in now if before[name] != now[name]}
+    if run.pretrained:
+        changed -= {"fit_classifier"}  # it follows from the classes of the weights
+    if before["freeze"]:
+        changed -= {"freeze"}  # `command` says so
+    if before["augmentation"] | {"flip": None} == now["augmentation"] | {"flip": None}:
+        changed = changed - {"augmentation"} | ({"flip"} if "augmentation" in changed else set())
+    return changed
 
 
 def changed_beyond_flags(run: RunSettings) -> set[str]:
     """Return those of the changed settings that no flag of train/fit.py restores."""
-    beyond = changed_settings(run) - FLAGS.keys()
+    beyond = changed_settings(run) - FLAGS.keys() - {"flip"}
     return beyond - {"sizes"} if _full_size(run) else beyond
 
 
@@ -124,9 +135,7 @@ def command(run: RunSettings) -> str:
         # After a `git checkout` the flags override the recipe of that commit, which is not known here.
         if name in changed or beyond_flags:
             words += [flag, str(run.settings[name])]
-    if _full_size(run) and "sizes" in changed:
-        words.append("--full-size")
-    words += ["--seed", str(run.seed)]
+    words += [*_switches(run, changed), "--seed", str(run.seed)]
     if run.overfit:
         words += ["--overfit", str(run.overfit)]
     if run.pretrained:
@@ -135,6 +144,16 @@ def command(run: RunSettings) -> str:
         words += ["--teacher", teacher.name]
         words += ["--teacher-share", f"{teacher.share:g}", "--temperature", f"{teacher.temperature:g}"]
     return f"accelerate launch train/fit.py {shlex.join(words)}"
+
+
+def _switches(run: RunSettings, changed: set[str]) -> list[str]:
+    """Return the flags for settings that are no numbers."""
+    words = ["--full-size"] if _full_size(run) and "sizes" in changed else []
+    if "flip" in changed:
+        words += ["--flip", "none" if run.settings["augmentation"]["flip"] == "none" else "horizontal"]
+    if run.settings.get("freeze"):
+        words.append("--freeze")
+    return words
 
 
 def fine_tuned(metrics: CardMetrics) -> bool:

@@ -5,8 +5,8 @@ from train.records import CardMetrics, RunMetrics
 from train.training import recipes
 
 __all__ = [
-    "augmentation", "duration", "epoch_count", "epochs", "input_sizes", "learning_rate", "memory", "precision",
-    "recipe_and_teacher", "size", "throughput",
+    "augmentation", "duration", "epoch_count", "epochs", "fine_tuning", "input_sizes", "learning_rate", "memory",
+    "precision", "recipe_and_teacher", "size", "throughput",
 ]  # fmt: skip
 
 FLIPS = {"random": "random horizontal flip", "alternating": "horizontal flip in every other epoch"}
@@ -59,11 +59,25 @@ def epoch_count(number: int) -> str:
 def learning_rate(recipe: recipes.Recipe) -> str:
     """Return the schedule of the learning rate."""
     if recipe.schedule == "one-cycle":
-        return f"one cycle with a peak of {recipe.learning_rate:g}"
+        peak = f"one cycle with a peak of {recipe.learning_rate:g}"
+        usual = recipe.warm_up == recipes.Recipe.warm_up
+        return peak if usual else f"{peak}, reached after {100 * recipe.warm_up:g} % of the steps"
     if recipe.schedule == "milestones":
         milestones = ", ".join(map(str, recipe.milestones))
         return f"{recipe.learning_rate:g}, divided by ten at the start of epochs {milestones}"
     return f"{recipe.learning_rate:g}, constant"
+
+
+def fine_tuning(recipe: recipes.Recipe) -> list[str]:
+    """Return a phrase for each way in which a run treated the weights that it started from."""
+    phrases = []
+    if recipe.fit_classifier:
+        phrases.append("the classifier was first fitted to the features of the initial weights")
+    if recipe.freeze:
+        phrases.append("all other layers were frozen")
+    if recipe.keep_statistics:
+        phrases.append("BatchNorm kept the initial running statistics")
+    return phrases
 
 
 def input_sizes(recipe: recipes.Recipe, full: tuple[int, int]) -> str:

@@ -12,9 +12,8 @@ import torch
 from accelerate.utils import parse_flag_from_env
 
 from train.data import reference
-from train.data.augment import Augmentation
 from train.errors import UserError
-from train.training import distillation, recipes
+from train.training import defaults, distillation, recipes
 from zoo.catalog import NETWORKS
 
 # Arguments of `timm.create_model` that other flags decide, or that would leave no classifier to train.
@@ -22,6 +21,8 @@ DECIDED = (
     "model_name", "num_classes", "in_chans", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
     "checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "img_size",
 )  # fmt: skip
+# In the help: the default of what `defaults.fitted` derives.
+DERIVED = "the recipe's; other data than the paper's in full: derived from the number of images"
 
 
 class UsageError(UserError):
@@ -53,6 +54,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         test_share=args.test_split,
         skip_unreadable=args.skip_unreadable,
     )
+    if args.freeze and not args.pretrained:
+        parser.error("--freeze: there are no --pretrained weights to freeze")
     # A folder becomes an absolute path: the run may be used from another working directory.
     args.dataset = reference.resolve(args.dataset).name
     if args.pretrained and args.pretrained != "published" and Path(args.pretrained).exists():
@@ -100,15 +103,23 @@ def _parser() -> Parser:
     )  # fmt: skip
     how = parser.add_argument_group("how to train it")
     how.add_argument("--recipe", default="fast", help="paper (its section 5.1) or fast (default: fast)")
-    how.add_argument("--epochs", type=int, metavar="N", help="(default: the recipe's)")
+    how.add_argument("--epochs", type=int, metavar="N", help=f"(default: {DERIVED})")
     how.add_argument(
-        "--batch-size", type=int, metavar="N", help="images per step over all processes (default: the recipe's)"
+        "--batch-size", type=int, metavar="N", help=f"images per step over all processes (default: {DERIVED})"
     )
-    how.add_argument("--learning-rate", type=float, metavar="X", help="(default: the recipe's)")
+    how.add_argument("--learning-rate", type=float, metavar="X", help=f"(default: {DERIVED})")
     how.add_argument(
         "--full-size", action="store_true",
         help="begin at the full input size, where the recipe's images grow on the way: for weights that know it",
     )  # fmt: skip
+    how.add_argument(
+        "--flip", choices=["none", "horizontal"],
+        help="mirror images or not (default: the recipe's for mnist and cifar10; none for other images, as the mirror "
+        "image of a letter may be another one)",
+    )  # fmt: skip
+    how.add_argument(
+        "--freeze", action="store_true", help="train the classifier alone, on the features of --pretrained weights"
+    )
     how.add_argument(
         "--teacher", metavar="NAME",
         help="learn from this network's outputs too: a published model, as improved_vgg16.cifar10, or a run folder",
@@ -123,8 +134,9 @@ def _parser() -> Parser:
     )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     how.add_argument(
-        "--overfit", type=int, metavar="N", help="sanity check: overfit N training images, without augmentation"
-    )
+        "--overfit", type=int, metavar="N",
+        help="sanity check: learn N training images by heart, with settings of its own; should end at 100 %%",
+    )  # fmt: skip
     hardware = parser.add_argument_group("on what")
     hardware.add_argument(
         "--mixed-precision",
@@ -197,16 +209,45 @@ def model_kwargs(pairs: list[str]) -> dict[str, Any]:
     return kwargs
 
 
-def recipe_for(args: argparse.Namespace) -> recipes.Recipe:
-    """Return the recipe with the command line's overrides."""
+def recipe_for(
+    args: argparse.Namespace,
+    images: int | None = None,
+    new_classifier: bool = True,
+    recorded: recipes.Recipe | None = None,
+) -> recipes.Recipe:
+    """Return the recipe, fitted to the data, with the command line's overrides.
+
+    Args:
+        args: as `parse` gives them.
+        images: that are trained on; None leaves the recipe as it is.
+        new_classifier: as `defaults.fitted` takes it.
+        recorded: the settings of a run that is resumed, in place of those that would be derived today.
+    """
     recipe = recipes.get(args.recipe, args.model, args.dataset)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    mirrored = recipe.augmentation.flip if recipe.augmentation.flip != "none" else "alternating"
+    if images is not None and defaults.follows_from_data(args.recipe, args.dataset, images, args.overfit):
+        if recorded is not None:
+            recipe = recorded
+        elif args.overfit:
+            recipe = defaults.by_heart(recipe, images, **given)
+        else:
+            recipe = defaults.fitted(
+                recipe,
+                dataset=args.dataset,
+                images=images,
+                pretrained=args.pretrained is not None,
+                new_classifier=new_classifier,
+                **given,
+            )
     if args.full_size:
         changes["sizes"] = ()
-    if args.overfit:
-        changes["augmentation"] = Augmentation()
-        changes["batch_size"] = min(args.overfit, changes.get("batch_size", recipe.batch_size))
+    if args.flip:
+        flip = mirrored if args.flip == "horizontal" else "none"
+        changes["augmentation"] = dataclasses.replace(recipe.augmentation, flip=flip)
+    if args.freeze:
+        changes["freeze"] = True
     # `accelerate launch` sets this to "no" by default too: only another value was asked for.
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     default = "no" if recipe.mixed_precision == "bf16" and emulates_bf16() else recipe.mixed_precision

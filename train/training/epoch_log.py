@@ -1,4 +1,4 @@
-"""`log.csv`, the log of a run: a row for each epoch."""
+"""`log.csv`, the log of a run: a row for each epoch; and `steps.csv`, the training loss within the epochs."""
 
 import csv
 import io

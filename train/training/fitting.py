@@ -1,6 +1,7 @@
 """What `train/fit.py` does: check that the run is possible, claim its folder, train, measure, save."""
 
 import argparse
+import copy
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 
@@ -16,13 +18,25 @@ from train import records
 from train.data import loading
 from train.data.preprocess import Preprocess
 from train.data.reference import recorded
-from train.files import atomic_write
-from train.records import Earlier, RunDescription, RunMetrics
+from train.files import atomic_write, why_unwritable
+from train.records import BestEpoch, Earlier, RunDescription, RunMetrics
 from train.speed import convolution
 from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold, unfold
-from train.training import distillation, epoch_log, loop, measure, models, recipes, run_folder
+from train.training import (
+    checkpoint,
+    defaults,
+    distillation,
+    epoch_log,
+    fine_tuning,
+    loop,
+    measure,
+    models,
+    recipes,
+    run_folder,
+)
 from train.training.arguments import UsageError, model_kwargs, recipe_for
+from train.training.best import best_row
 from train.training.distillation import Teacher
 from train.training.predict import predict
 from train.training.progress import Progress
@@ -39,11 +53,12 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
     Raises:
         UserError: it is not possible, or the run folder belongs to another run.
     """
-    recipe = recipe_for(args)
+    recipe = recipe_for(args)  # as far as it is known before the data are
     title = f"{args.model}.{recorded(args.dataset).tag}"
     folder = args.output_dir or Path("runs") / run_folder.name(title, args.recipe, args.seed)
     accelerator = make_accelerator(args, recipe, folder)
     dataset = load_dataset(args, recipe, accelerator)
+    recipe = fit_recipe(args, folder, dataset, accelerator)
     class_names, in_chans = list(dataset.class_names), dataset.train.images.shape[1]
     kwargs = model_kwargs(args.model_kwargs)
 
@@ -54,6 +69,8 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
             args.model, args.dataset, len(class_names), in_chans, args.pretrained, recipe.side, class_names, **kwargs
         )
         _say_whose_classifier(args, class_names, accelerator)
+        if recipe.freeze:
+            fine_tuning.freeze(model)
         models.try_out(model)  # before there is a folder, which would hold a run that cannot be
     trained = distillation.load(args.teacher, class_names, in_chans) if args.teacher else None
     share, temperature = args.teacher_share or distillation.SHARE, args.temperature or distillation.TEMPERATURE
@@ -84,14 +101,36 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
     claimed = run_folder.claimed(folder, description, args.resume, dataset.files)
     with claimed if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
-        model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
+        model, best_model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
         metrics = test(args, accelerator, dataset, model, progress)
+        if best_model is not None:
+            metrics = dataclasses.replace(metrics, best=test_best(args, accelerator, dataset, best_model, progress))
         if accelerator.is_main_process:
-            with atomic_write(folder / "model.safetensors") as temporary:
-                save_model(model.cpu().to(memory_format=torch.contiguous_format), str(temporary))
+            if best_model is not None:
+                save_weights(best_model, folder / "model.best.safetensors")
+            save_weights(model, folder / "model.safetensors")
             records.write(metrics, folder / "metrics.json")
             print(f"Test accuracy {metrics.test_accuracy:.2f} % on {metrics.test_images:,} images; run folder {folder}")
+            if metrics.best and metrics.best.validation_accuracy > metrics.validation_accuracy:
+                print(
+                    f"Best epoch on validation: {metrics.best.epoch} with {metrics.best.validation_accuracy:.2f} % "
+                    f"(the last: {metrics.validation_accuracy:.2f} %); test accuracy {metrics.best.test_accuracy:.2f} "
+                    "%; weights in model.best.safetensors"
+                )
         accelerator.end_training()
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Write a model's weights.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    try:
+        with atomic_write(file) as temporary:
+            save_model(model.cpu().to(memory_format=torch.contiguous_format), str(temporary))
+    except (OSError, SafetensorError) as error:
+        raise checkpoint.CheckpointError(f"cannot write {file}: {why_unwritable(file.parent) or error}") from error
 
 
 def make_accelerator(args: argparse.Namespace, recipe: recipes.Recipe, folder: Path) -> Accelerator:
@@ -116,13 +155,35 @@ def make_accelerator(args: argparse.Namespace, recipe: recipes.Recipe, folder: P
         raise UsageError(f"--cuda-graphs: the device is {accelerator.device}, and no CUDA GPU")
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    return accelerator
+
+
+def fit_recipe(
+    args: argparse.Namespace, folder: Path, dataset: loading.Dataset, accelerator: Accelerator
+) -> recipes.Recipe:
+    """Fit the recipe to the data, and say what was derived; a run that is resumed keeps what it recorded.
+
+    Raises:
+        UserError: the run is not possible with it, or the description of the run to resume is damaged.
+    """
+    images, file, recorded, new_classifier = len(dataset.train), folder / "args.json", None, True
+    if args.resume and file.is_file():
+        recorded = recipes.of_settings(records.read(RunDescription, file).settings, file)
+    elif args.pretrained:
+        names = models.classes_of(args.pretrained, models.tagged(args.model, args.dataset))
+        new_classifier = names != list(dataset.class_names)
+    recipe = recipe_for(args, images, new_classifier, recorded)
     parts = accelerator.num_processes * args.micro_batches
     # The rest of an epoch counts as a batch from half of one on, and BatchNorm needs two images in each of its pieces.
     if recipe.batch_size < 4 * parts:
-        flag = "--overfit" if args.overfit == recipe.batch_size else "--batch-size"
         pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
-        raise UsageError(f"{flag} {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
-    return accelerator
+        raise UsageError(f"--batch-size {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
+    if recorded is None:
+        if defaults.follows_from_data(args.recipe, args.dataset, images, args.overfit):
+            accelerator.print(defaults.in_words(recipe, images, bool(args.pretrained), bool(args.overfit)))
+        if warning := defaults.warning(recipe, images):
+            accelerator.print(warning)
+    return recipe
 
 
 def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: Accelerator) -> loading.Dataset:
@@ -166,9 +227,16 @@ def train(
     teacher: Teacher | None,
     folder: Path,
     title: str,
-) -> tuple[nn.Module, Progress]:
-    """Train the model; return it as it is after the last epoch, and the run's progress."""
+) -> tuple[nn.Module, nn.Module | None, Progress]:
+    """Train the model; return it as it is after the last epoch and after the best, and the run's progress.
+
+    The best is None where a run was resumed whose best weights were lost.
+    """
+    if recipe.fit_classifier:
+        fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, accelerator.device)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
+    if recipe.freeze:
+        fine_tuning.freeze(model)  # the folded layer too
     set_seed(args.seed, device_specific=True)  # each process its own dropout
     if args.tracker:
         config = {"model": args.model, "dataset": args.dataset, "recipe": args.recipe}
@@ -189,20 +257,22 @@ def train(
         title=title,
     )
     run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
-    return unfold(run.train()), run.progress
+    last, best = run.train(), None
+    if run.best.row is best_row(run.progress.rows):
+        best = copy.deepcopy(last)
+        best.load_state_dict(run.best.weights)
+        best = unfold(best)
+    return unfold(last), best, run.progress
 
 
 def test(
     args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
 ) -> RunMetrics:
     """Measure the accuracy on the test split, and gather what the training took."""
-    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
-    split = dataset.test.to(accelerator.device)
-    with nullcontext() if args.compile else convolution.faster(model):
-        logits = predict(model, split, preprocess, accelerator)
+    logits = test_logits(args, accelerator, dataset, model)
     last = progress.rows[-1]
     return RunMetrics(
-        **measure.accuracies(logits.cpu().numpy(), split.labels.cpu().numpy(), list(dataset.class_names)),
+        **measure.accuracies(logits.cpu().numpy(), dataset.test.labels.numpy(), list(dataset.class_names)),
         validation_accuracy=last["validation_accuracy"],
         train_accuracy=last["train_accuracy"],
         parameters=measure.parameters(model),
@@ -217,3 +287,26 @@ def test(
         git_commit=progress.commits[0],
         resumed_at_commits=progress.commits[1:],
     )
+
+
+def test_best(
+    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
+) -> BestEpoch:
+    """Measure the best epoch's model on the test split."""
+    row = best_row(progress.rows)
+    right = test_logits(args, accelerator, dataset, model).argmax(1).cpu() == dataset.test.labels
+    return BestEpoch(
+        epoch=int(row["epoch"]),
+        validation_accuracy=row["validation_accuracy"],
+        validation_loss=row["validation_loss"],
+        test_accuracy=round(100 * float(right.sum()) / len(right), 4),
+    )
+
+
+def test_logits(
+    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module
+) -> torch.Tensor:
+    """Compute a trained model's logits of the test split."""
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
+    with nullcontext() if args.compile else convolution.faster(model):
+        return predict(model, dataset.test.to(accelerator.device), preprocess, accelerator)

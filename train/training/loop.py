@@ -17,8 +17,10 @@ from train.data.batches import batches, shares
 from train.data.loading import Dataset
 from train.data.preprocess import Preprocess
 from train.speed import convolution, graphs, norms
-from train.training import checkpoint, epoch_log, interrupt, measure, plots
+from train.training import checkpoint, epoch_log, fine_tuning, interrupt, measure, plots
+from train.training.best import Best
 from train.training.distillation import Teacher
+from train.training.health import Health
 from train.training.models import pretrained_cfg
 from train.training.objective import loss_sum, make_optimizer
 from train.training.predict import predict
@@ -27,6 +29,8 @@ from train.training.recipes import Recipe, input_size, learning_rate
 
 # To read a number off a GPU, or to ask the processes of other GPUs, makes the host wait: not every step.
 STEPS_BETWEEN_CHECKS = 50
+# Of a short run more often: `steps.csv` has at least as many rows, where there are as many steps.
+ROWS_OF_STEPS = 20
 # Share of `save_minutes`: how old the newest state must be at an epoch's end for another one to be saved.
 SHARE_AT_EPOCH_END = 0.1
 
@@ -59,7 +63,7 @@ class Run:
 
     Args:
         model: on any device; one of `zoo`'s, or any timm model that takes the dataset's images.
-        folder: gets `log.csv`, `curves.png` and `states/`.
+        folder: gets `log.csv`, `steps.csv`, `curves.png` and `states/`.
         teacher: to learn from beside the labels.
     """
 
@@ -94,6 +98,11 @@ class Run:
         graphed = options.cuda_graphs and graphs.possible(accelerator)
         self.steps = graphs.GraphedSteps(device, recipe.batch_size) if graphed else graphs.Steps()
         self.progress = Progress()
+        self.total_steps = recipe.epochs * len(self.batches)
+        self.steps_between_checks = max(1, min(STEPS_BETWEEN_CHECKS, self.total_steps // ROWS_OF_STEPS))
+        classes = len(dataset.class_names)
+        self.health = Health(self.images.labels, self.validation.labels, classes, recipe, len(self.batches))
+        self.best = Best(folder / "states" / "best.safetensors")
         accelerator.register_for_checkpointing(self.progress)
         self.saved = time.monotonic()
         torch.backends.cudnn.benchmark = True  # all batches have one size
@@ -104,7 +113,7 @@ class Run:
         Raises:
             graphs.GraphError: something in the model cannot be captured.
             interrupt.Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-            NonFiniteLossError: naming the step.
+            LossError: it became infinite or diverged; naming the step.
             checkpoint.CheckpointError: a state cannot be written, or none can be read.
         """
         with interrupt.on_signals() as stop:
@@ -112,6 +121,8 @@ class Run:
             while self.progress.epoch < self.recipe.epochs:
                 self.epoch(stop)
                 self.end_epoch(self.validate())
+        if warning := self.health.at_end(self.progress.rows):
+            self.accelerator.print(warning, flush=True)
         # As it will be used: without mixed precision's wrapper, and with PyTorch's own operators.
         model: nn.Module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         convolution.use_own(model)
@@ -126,6 +137,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.options.resume and (found := checkpoint.load_newest(self.accelerator, states)):
             self.accelerator.print(f"Resuming from {found}: epoch {progress.epoch + 1}, batch {progress.batch + 1}")
+            self.best.load(progress.rows)
         if (commit := measure.git_commit()) not in progress.commits:
             progress.commits.append(commit)
 
@@ -135,8 +147,11 @@ class Run:
         draws = draw(len(self.images), recipe.augmentation, self.options.seed, progress.epoch).to(accelerator.device)
         draws = self.steps.draws(draws)
         preprocess = self.preprocess()
+        self.tell_of_size(preprocess.size)
         self.tally.begin(progress)
         self.model.train()
+        if recipe.keep_statistics or recipe.freeze:
+            fine_tuning.keep_statistics(self.model)
         bar = tqdm(
             total=self.batches[-1].stop,
             initial=progress.seen,
@@ -154,9 +169,11 @@ class Run:
                 progress.batch, progress.seen = number + 1, batch.stop
                 progress.epoch_seconds = earlier + time.perf_counter() - started
                 bar.update(batch.stop - batch.start)
-                check = (step + 1) % STEPS_BETWEEN_CHECKS == 0
+                check = (step + 1) % self.steps_between_checks == 0 or step + 1 == self.total_steps
                 if check:
                     self.tally.collect(progress)
+                    progress.log_step(step + 1, learning_rate(recipe, step, len(self.batches)))
+                    self.health.check(progress.steps)
                     bar.set_postfix(loss=f"{progress.loss_sum / progress.seen:.4f}")
                 # On CPUs a step is long enough to ask at each: torchrun waits for half a minute, not for 50 steps.
                 if check or accelerator.num_processes == 1 or accelerator.device.type == "cpu":
@@ -223,11 +240,14 @@ class Run:
         """Move on to the next epoch: write the log; where a state is due, draw the curves and save."""
         accelerator, progress, epochs = self.accelerator, self.progress, self.recipe.epochs
         progress.end_epoch(row)
+        self.best.offer(accelerator.unwrap_model(self.model), progress.rows)
         save = self.save_due(SHARE_AT_EPOCH_END) or progress.epoch == epochs
         if accelerator.is_main_process:  # before saving: a run that is cut off in between writes them again
             epoch_log.write(progress.rows, self.folder / "log.csv")
+            self.write_steps()
             if save:  # drawing takes time too
-                plots.curves(progress.rows, self.options.title, self.folder / "curves.png")
+                steps = [row | {"epoch": row["step"] / len(self.batches)} for row in progress.steps]
+                plots.curves(progress.rows, self.options.title, self.folder / "curves.png", steps)
         if save:
             self.save()
         accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=progress.epoch)
@@ -238,6 +258,22 @@ class Run:
             f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s{self.time_left()}",
             flush=True,
         )
+        if warning := self.health.after_epoch(progress.rows):
+            accelerator.print(warning, flush=True)
+
+    def tell_of_size(self, size: tuple[int, int]) -> None:
+        """Say where an epoch begins with another input size than the one before."""
+        progress = self.progress
+        before = input_size(self.recipe, progress.epoch - 1, self.full_size.size) if progress.epoch else None
+        if progress.batch == 0 and size != (before or self.full_size.size):
+            self.accelerator.print(
+                f"Input size from epoch {progress.epoch + 1} on: {size[1]}x{size[0]} pixels", flush=True
+            )
+
+    def write_steps(self) -> None:
+        """Write the training loss within the epochs so far."""
+        if self.progress.steps:
+            epoch_log.write(self.progress.steps, self.folder / "steps.csv")
 
     def preprocess(self) -> Preprocess:
         """Return the preprocessing to the input size of the current epoch."""
@@ -252,6 +288,9 @@ class Run:
         if self.progress.batch:
             self.tally.collect(self.progress)
         step = self.progress.epoch * len(self.batches) + self.progress.batch
+        if self.accelerator.is_main_process:
+            self.write_steps()
+            self.best.write()
         checkpoint.save(self.accelerator, self.folder / "states", step)
         self.saved = time.monotonic()
 

@@ -19,6 +19,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     for module in model.modules():
         scale = recipe.linear_lr_scale if isinstance(module, nn.Linear) else 1.0
         for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:  # frozen
+                continue
             decays = recipe.decay_norms_and_biases or parameter.ndim > 1
             groups.setdefault((recipe.weight_decay if decays else 0.0, scale), []).append(parameter)
     return torch.optim.SGD(

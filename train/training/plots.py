@@ -15,13 +15,26 @@ from train.training.fonts import drawable
 # The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
 
+EPOCHS_OF_A_CURVE = 3
 
-def curves(rows: list[dict[str, float]], title: str, path: Path) -> None:
-    """Plot loss and accuracy over the epochs, training and validation (as in the paper's Figures 5 to 8)."""
+
+def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dict[str, float]] | None = None) -> None:
+    """Plot loss and accuracy over the epochs, training and validation (as in the paper's Figures 5 to 8).
+
+    Args:
+        rows: of the epochs.
+        title: of the whole plot.
+        path: of the file.
+        steps: the training loss within the epochs, by "epoch"; drawn where one or two epochs make no curve.
+    """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _draw(axes, rows, metric)
+        if metric == "loss" and steps and len(rows) < EPOCHS_OF_A_CURVE:
+            axes.plot(
+                [row["epoch"] for row in steps], [row["train_loss"] for row in steps], color=COLOURS["train"], alpha=0.5
+            )
         axes.legend(loc="lower right" if metric == "accuracy" else "upper right")
     _save(figure, path)
 

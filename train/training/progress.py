@@ -9,7 +9,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 
-class NonFiniteLossError(RuntimeError):
+class LossError(RuntimeError):
+    """A loss that ends the run; its message is one line for the user."""
+
+
+class NonFiniteLossError(LossError):
     """The loss became infinite or not a number."""
 
 
@@ -23,6 +27,9 @@ class Progress:
         train_seconds: of all epochs that are done.
         epoch_seconds: of the current epoch so far.
         rows: of `log.csv`.
+        steps: the rows of `steps.csv`.
+        unlogged_loss, unlogged: sum and number of the losses of earlier epochs that are in no row of it yet.
+        logged_loss, logged: of the current epoch that are.
         commits: of the code that the run was started and resumed with.
     """
 
@@ -34,15 +41,36 @@ class Progress:
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
+    steps: list[dict[str, float]] = field(default_factory=list)
+    unlogged_loss: float = 0.0
+    unlogged: int = 0
+    logged_loss: float = 0.0
+    logged: int = 0
     commits: list[str | None] = field(default_factory=list)
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Add an epoch's row, and move on to the next one."""
         self.rows.append(row)
+        self.unlogged_loss += self.loss_sum - self.logged_loss
+        self.unlogged += self.seen - self.logged
+        self.logged_loss, self.logged = 0.0, 0
         self.train_seconds += self.epoch_seconds
         self.epoch += 1
         self.batch = self.seen = self.correct = 0
         self.loss_sum = self.epoch_seconds = 0.0
+
+    def log_step(self, step: int, learning_rate: float) -> None:
+        """Add a row for the images since the last one.
+
+        Args:
+            step: the number of steps that are done.
+            learning_rate: of the last one.
+        """
+        loss = self.unlogged_loss + self.loss_sum - self.logged_loss
+        images = self.unlogged + self.seen - self.logged
+        self.steps.append({"step": step, "learning_rate": learning_rate, "train_loss": loss / images})
+        self.unlogged_loss, self.unlogged = 0.0, 0
+        self.logged_loss, self.logged = self.loss_sum, self.seen
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a state keeps, as Accelerate asks for it."""
@@ -102,6 +130,7 @@ class Tally:
             epoch = bad_step // self._steps_per_epoch + 1
             where = f"step {bad_step} (epoch {epoch})" if bad_step >= 0 else "this step or before"
             raise NonFiniteLossError(
-                f"the loss is not finite at {where}: try a learning rate below {self._learning_rate:g}"
+                f"the loss is not finite at {where}: the learning rate is probably too high: try --learning-rate "
+                f"below {self._learning_rate:g}"
             )
         progress.loss_sum, progress.correct = loss, round(correct)

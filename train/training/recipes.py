@@ -38,6 +38,10 @@ class Recipe:
         sizes: progressive input sizes: (share of the epochs, share of the side) pairs, each in force until its share
             of the epochs is done; then the full size. See `input_size`.
         mixed_precision: the default; `--mixed-precision` and `accelerate launch` override it.
+        warm_up: share of the one-cycle schedule in which the rate rises.
+        fit_classifier: begin with a classifier fitted to frozen features (`fine_tuning.fit_classifier`).
+        keep_statistics: leave BatchNorm's running statistics as they are (`fine_tuning.keep_statistics`).
+        freeze: train the classifier alone (`fine_tuning.freeze`).
     """
 
     epochs: int
@@ -56,6 +60,10 @@ class Recipe:
     sizes: Sizes = ()
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    warm_up: float = 0.2
+    fit_classifier: bool = False
+    keep_statistics: bool = False
+    freeze: bool = False
 
 
 def of_settings(settings: dict[str, Any], source: Path = Path("args.json")) -> Recipe:
@@ -222,7 +230,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         epoch = step // steps_per_epoch + 1
         return recipe.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in recipe.milestones)
     done = (step + 0.5) / (recipe.epochs * steps_per_epoch)
-    up = 0.2  # of the run, linearly; then half a cosine down to nothing
+    up = recipe.warm_up  # of the run, linearly; then half a cosine down to nothing
     return recipe.learning_rate * (done / up if done < up else 0.5 * (1 + math.cos(math.pi * (done - up) / (1 - up))))
 
 

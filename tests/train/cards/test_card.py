@@ -37,10 +37,12 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     args = parsed(metrics)
     assert (args.model, args.dataset, args.seed, args.pretrained) == ("tiny_net", run["dataset"], 0, None)
     assert (args.batch_size, args.learning_rate, args.epochs) == (32, 0.05, 2)
-    assert json.loads(json.dumps(vars(arguments.recipe_for(args)), default=vars)) == run["settings"]
+    images = run["train_images"]
+    assert json.loads(json.dumps(vars(arguments.recipe_for(args, images)), default=vars)) == run["settings"]
     assert "git checkout" not in (card / "README.md").read_text()
 
     metrics["model"] = "improved_resnet18"  # its images grow
+    metrics["train_images"] = DATASETS[run["dataset"]].train_images - DATASETS[run["dataset"]].validation_images
     grown = recipes.as_settings(recipes.get("fast", metrics["model"], run["dataset"]))
     args = parsed(metrics | {"settings": grown | {"sizes": []}})
     assert args.full_size
@@ -54,6 +56,44 @@ def test_training_command_repeats_the_run(card: Path, run_folder: Path, monkeypa
     assert arguments.model_kwargs(args.model_kwargs) == more["model_kwargs"]
     assert (args.pretrained, args.overfit) == ("published", 32)
     assert parsed(metrics | {"pretrained": "colour"}).pretrained == "colour"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--epochs", "5"],
+        ["--batch-size", "64"],
+        ["--batch-size", "64", "--learning-rate", "0.01", "--epochs", "7"],
+        ["--pretrained"],
+        ["--pretrained", "--freeze", "--flip", "horizontal"],
+        ["--overfit", "32", "--batch-size", "8"],
+        ["--recipe", "paper", "--flip", "none"],
+    ],
+)
+def test_training_command_repeats_a_run_on_own_images(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings follow from the number of images, other than those that its flags override."""
+    monkeypatch.setattr(arguments, "emulates_bf16", lambda: False)
+    args = arguments.parse(["--model", "improved_resnet18", "--dataset", "owner/birds", *flags])
+    images = args.overfit or 300
+    settings = recipes.as_settings(arguments.recipe_for(args, images))
+    run = records.RunSettings(
+        model=args.model,
+        dataset=args.dataset,
+        recipe=args.recipe,
+        settings=settings,
+        seed=0,
+        overfit=args.overfit,
+        pretrained=args.pretrained,
+        train_images=images,
+    )
+    command = provenance.command(run)
+    again = arguments.parse(shlex.split(command.partition("train/fit.py ")[2]))
+    assert recipes.as_settings(arguments.recipe_for(again, images)) == settings
+    assert not provenance.changed_beyond_flags(run)
+    assert {flag for flag in flags if flag.startswith("--")} <= set(command.split())
+    if not flags:
+        assert "--epochs" not in command
 
 
 TEACHER = {"name": "a_net.mnist", "share": 0.9, "temperature": 2, "test_accuracy": 99.0, "published": True}

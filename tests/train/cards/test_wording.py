@@ -31,6 +31,10 @@ OTHER_RECIPE: dict[str, Any] = {
     "sizes": ((0.5, 0.5),),
     "mixed_precision": "bf16",
     "augmentation": Augmentation(rotation=10),
+    "warm_up": 0.5,
+    "fit_classifier": True,
+    "keep_statistics": True,
+    "freeze": True,
 }
 OTHER_AUGMENTATION: dict[str, Any] = {
     "flip": "random",
@@ -73,6 +77,7 @@ def settings_in(card: Path, recipe: Recipe) -> str:
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
 @pytest.mark.parametrize("field", OTHER_RECIPE)
 def test_a_card_words_every_field_of_a_recipe(twin: Path, field: str) -> None:
-    before = settings_in(twin, RECIPE)
+    recipe = dataclasses.replace(RECIPE, schedule="one-cycle") if field == "warm_up" else RECIPE
+    before = settings_in(twin, recipe)
     assert before
-    assert settings_in(twin, dataclasses.replace(RECIPE, **{field: OTHER_RECIPE[field]})) != before
+    assert settings_in(twin, dataclasses.replace(recipe, **{field: OTHER_RECIPE[field]})) != before

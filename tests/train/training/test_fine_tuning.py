@@ -48,12 +48,17 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path, tmp_path: Path) -> None:
     """From a run with ten classes to three: the head is new, everything else begins where the run ended."""
     own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run)
-    status, _, errors = run(*own, "--epochs", 1, "--learning-rate", 1e-9, "--output-dir", tmp_path / "still")
+    status, output, errors = run(*own, "--epochs", 1, "--learning-rate", 1e-9, "--output-dir", tmp_path / "still")
     assert (status, errors) == (0, "")
+    assert "Derived from 72 training images and pretrained weights: " in output
     before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "still"))
     assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
     assert torch.allclose(before["conv2.weight"], after["conv2.weight"], atol=1e-6)
     assert after["fc.weight"].shape[0] == 3
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert torch.equal(before[name], after[name])
+    # The classifier was fitted to frozen features before: the rate above teaches nothing.
+    assert json.loads((tmp_path / "still" / "metrics.json").read_text())["validation_accuracy"] > 80
 
     status, _, errors = run(
         *own, "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--output-dir", tmp_path / "tuned"
@@ -72,6 +77,30 @@ def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path,
     assert torch.equal(
         again.get_parameter("fc.weight"), model.get_parameter("fc.weight")
     )  # a card of as many classes: its classifier is kept
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_frozen_weights_stay_what_they_were(
+    run: Run, colour_run: Path, pictures: Path, tmp_path: Path, compiled: bool
+) -> None:
+    own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run, "--epochs", 3)
+    more = ("--freeze", "--learning-rate", 0.1, "--output-dir", tmp_path / "run", *(["--compile"] if compiled else []))
+    status, output, errors = run(*own, *more)
+    assert status == 0, errors  # the compiler may warn of a missing GPU
+    assert "all other layers frozen" in output
+    before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "run"))
+    same = {
+        name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])
+    }
+    assert before.keys() - same == {"fc.weight", "fc.bias"}
+
+
+def test_the_same_classes_keep_their_classifier(run: Run, colour_run: Path, tmp_path: Path) -> None:
+    arguments = ("--model", "tiny_net", "--dataset", "cifar10", "--data-dir", SAMPLES, "--pretrained", colour_run)
+    more = ("--epochs", 1, "--learning-rate", 1e-30, "--output-dir", tmp_path / "run")
+    assert run(*arguments, *more)[0] == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "run"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_overfitting_a_folder_takes_all_classes(

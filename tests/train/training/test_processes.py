@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SAMPLES, Child
 from safetensors.torch import load_file
 
@@ -18,7 +20,7 @@ ARGUMENTS = (
     # With BatchNorm; each process drops units of its own.
     *("--model", "tiny_net", "--model-kwargs", "drop_rate=0.0", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
     *("--mixed-precision", "no"),
-    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05"),
+    *("--recipe", "fast", "--epochs", "2", "--seed", "3", "--learning-rate", "0.05", "--batch-size", "128"),
 )
 
 
@@ -92,6 +94,23 @@ def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tm
     compare(tmp_path / "one", tmp_path / "two")
     losses = [rows(folder)[-1]["train_loss"] for folder in (one, tmp_path / "one")]
     assert abs(losses[0] - losses[1]) > 0.01  # it has its say
+
+
+@pytest.mark.parametrize("flags", [(), ("--freeze",)])
+def test_two_processes_fine_tune(
+    start: Callable[..., Child], one: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """With BatchNorm's statistics kept, and a classifier that is fitted first."""
+    weights = Path(shutil.copytree(one, tmp_path / "weights"))
+    run = json.loads((weights / "args.json").read_text())
+    (weights / "args.json").write_text(json.dumps(run | {"class_names": list("abcdefghij")}))
+    more = ("--pretrained", weights, *flags)
+    child = start(*ARGUMENTS, *more, "--output-dir", tmp_path / "one")
+    assert child.wait() == 0, child.text()
+    two(start, tmp_path / "two", *more)
+    compare(tmp_path / "one", tmp_path / "two")
+    means = [load_file(folder / "model.safetensors")["norm.running_mean"] for folder in (weights, tmp_path / "two")]
+    assert torch.equal(*means)
 
 
 @pytest.mark.slow

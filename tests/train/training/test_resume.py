@@ -1,5 +1,6 @@
 """A run stopped in whatever way and resumed ends as the uninterrupted one: weights, log and metrics, bit for bit."""
 
+import json
 import os
 import random
 import signal
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import tiny_networks
+import torch
 from conftest import SAMPLES, Child, outcome
+from safetensors.torch import load_file
 
 from train.training import checkpoint
 
 ARGUMENTS = (
     *("--model", "tiny_net", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
-    *("--recipe", "fast", "--epochs", "3", "--seed", "7", "--learning-rate", "0.05"),
+    *("--recipe", "fast", "--epochs", "3", "--seed", "7", "--learning-rate", "0.05", "--batch-size", "128"),
 )
 EVERY_STEP = ("--save-minutes", "0")
 
@@ -69,6 +72,31 @@ def test_interrupted_by_ctrl_c_before_any_state_was_due(
     assert states(folder)
     finish(start, folder)
     assert outcome(folder) == uninterrupted
+
+
+def test_fine_tuning_is_resumed_bit_for_bit(start: Callable[..., Child], tmp_path: Path) -> None:
+    """From weights whose classes have other names, so that a classifier is fitted first."""
+    first = tmp_path / "first"
+    child = start(*ARGUMENTS, "--output-dir", first)
+    assert child.wait() == 0, child.text()
+    run = json.loads((first / "args.json").read_text())
+    (first / "args.json").write_text(json.dumps(run | {"class_names": list("abcdefghij")}))
+    tuning = (*ARGUMENTS, "--pretrained", first, "--output-dir")
+    child = start(*tuning, tmp_path / "whole")
+    assert child.wait() == 0, child.text()
+    assert "classifier fitted to frozen features" in child.text()
+    norms = [load_file(folder / "model.safetensors")["norm.running_mean"] for folder in (first, tmp_path / "whole")]
+    assert torch.equal(*norms)
+    folder = tmp_path / "run"
+    for step in (5, 20):
+        child = start(*tuning, folder, *EVERY_STEP, "--resume")
+        child.wait_for(lambda step=step: bool(states(folder)) and int(states(folder)[-1].name) >= step)
+        child.process.kill()
+        assert child.wait() == -signal.SIGKILL
+    child = start(*tuning, folder, "--resume")
+    assert child.wait() == 0, child.text()
+    assert "Derived" not in child.text()
+    assert outcome(folder) == outcome(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
