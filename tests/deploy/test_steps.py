@@ -27,7 +27,7 @@ from dockerfile import ROOT, Stage
 RELEASES = {(3, 11): "bookworm", (3, 13): "trixie"}
 MODEL = ROOT / "model_cards" / "improved_googlenet.mnist"
 DIGIT = ROOT / "serve" / "examples" / "digit-4-of-mnist.png"
-# Bytes of the environment with the CPU runtime. SciPy, Gradio, NumPy and ONNX Runtime are most of it. torch has no room.
+# Bytes of the environment with the CPU runtime: SciPy, Gradio, NumPy and ONNX Runtime for the most part.
 MOST = 500e6
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("serve")]
