@@ -27,7 +27,7 @@ from dockerfile import ROOT, Stage
 RELEASES = {(3, 11): "bookworm", (3, 13): "trixie"}
 MODEL = ROOT / "model_cards" / "improved_googlenet.mnist"
 DIGIT = ROOT / "serve" / "examples" / "digit-4-of-mnist.png"
-# Bytes of the environment with the CPU runtime: mostly SciPy, Gradio, NumPy and ONNX Runtime. No room for torch.
+# Bytes of the environment with the CPU runtime: SciPy, Gradio, NumPy and ONNX Runtime for the most part.
 MOST = 500e6
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("serve")]
@@ -143,8 +143,10 @@ def container(root: Path, environment: dict[str, str], port: int) -> Iterator[su
     (entry,) = (one.words for stage in stages for one in stage.of("ENTRYPOINT"))
     (root / "srv" / "models" / MODEL.name).mkdir(parents=True, exist_ok=True)
     mounts = (
-        'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; mount --bind "$0" "$0"; '
-        'mount -o remount,ro,bind "$0"; mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs "$0/tmp"; '
+        # The root first: it would hide what is mounted below it before.
+        'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; '
+        'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; '
+        'mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs "$0/tmp"; '
         'mount --bind "$1" "$0/srv/models/$2"; mount -o remount,ro,bind "$0/srv/models/$2"; '
         'root=$0; shift 2; exec chroot "$root" "$@"'
     )

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from train import evaluate, fit, records
 from train.cards import evaluation
 from train.data import loading
-from train.training import arguments, fitting, loop, measure, models, plots, run_folder
+from train.training import arguments, checkpoint, fitting, loop, measure, models, plots, run_folder
 from train.training.progress import LossError
 from zoo.catalog import DATASETS
 
