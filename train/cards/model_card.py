@@ -11,6 +11,7 @@ from train import records
 from train.cards import provenance, rendering, wording
 from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
+from train.files import FileError
 from train.records import CardConfig, CardMetrics
 from train.training import measure, recipes
 from zoo.catalog import DATASETS, NETWORKS
@@ -32,6 +33,9 @@ def render(folder: Path) -> str:
     _, *full = config.pretrained_cfg["input_size"]
     registered = {f"{model}.{name}" for model in NETWORKS for name in DATASETS}
     accuracies, confusion = metrics.tested_classes, np.array(metrics.confusion_matrix)
+    classes = len(metrics.per_class_accuracy)
+    if confusion.shape != (classes, classes):
+        raise FileError(f"{folder / 'metrics.json'} is damaged: its confusion matrix is not of {classes} classes")
     return TEMPLATES.get_template("model_card.md.j2").render(
         name=folder.name,
         header=_header(folder.name, metrics, dataset),

@@ -259,4 +259,5 @@ def emulates_bf16() -> bool:
     """Tell whether this is a CPU without instructions for bf16, where bf16 takes ten times as long as float32."""
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    # The one private interface of torch that is used here: no public one tells.
     return on_cpu and not (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())

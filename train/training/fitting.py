@@ -215,7 +215,7 @@ def _say_whose_classifier(args: argparse.Namespace, class_names: list[str], acce
         same = (
             "the same classes in another order" if theirs and sorted(theirs) == sorted(class_names) else "other classes"
         )
-        accelerator.print(f"The weights of --pretrained are for {same}: the classifier is trained from the start")
+        accelerator.print(f"The weights of --pretrained are for {same}: the classifier is a new one")
 
 
 def train(

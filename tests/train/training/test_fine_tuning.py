@@ -50,7 +50,7 @@ def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path,
     own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run)
     status, output, errors = run(*own, "--epochs", 1, "--learning-rate", 1e-9, "--output-dir", tmp_path / "still")
     assert (status, errors) == (0, "")
-    assert "Derived from 72 training images and pretrained weights: " in output
+    assert "Derived from 74 training images and pretrained weights: " in output
     before, after = (load_file(folder / "model.safetensors") for folder in (colour_run, tmp_path / "still"))
     assert torch.allclose(before["conv1.weight"], after["conv1.weight"], atol=1e-6)
     assert torch.allclose(before["conv2.weight"], after["conv2.weight"], atol=1e-6)

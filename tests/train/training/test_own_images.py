@@ -208,7 +208,7 @@ def test_a_classifier_of_other_classes_is_not_taken_over(
     (folder / "cow").rename(folder / "a cow")  # is the first one now
     status, output, _ = run(*arguments, "--pretrained", weights, "--output-dir", tmp_path / "third")
     assert status == 0
-    assert "The weights of --pretrained are for other classes: the classifier is trained from the start" in output
+    assert "The weights of --pretrained are for other classes: the classifier is a new one" in output
 
 
 def test_published_weights_of_as_many_other_classes(tmp_path: Path) -> None:
