@@ -8,7 +8,7 @@ import numpy as np
 
 from train.cards import evaluation
 from train.errors import UserError, exit_status
-from train.training import measure
+from train.training.results import measure
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,10 +14,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from train.cards import provenance
 from train.errors import UserError
 from train.speed.graphs import GraphError
-from train.training import fitting, interrupt, models
+from train.training import fitting, models
 from train.training.arguments import parse
-from train.training.checkpoint import CheckpointError
 from train.training.progress import LossError
+from train.training.runs import interrupt
+from train.training.runs.checkpoint import CheckpointError
 
 
 def main(argv: list[str] | None = None) -> int:

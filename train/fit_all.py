@@ -12,7 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from train.training import recipes, run_queue
+from train.training import recipes
+from train.training.runs import run_queue
 from zoo.catalog import DATASETS, NETWORKS
 
 FIT = Path(__file__).resolve().parent / "fit.py"

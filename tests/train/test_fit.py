@@ -27,8 +27,10 @@ from safetensors.torch import load_file
 from train import evaluate, fit, records
 from train.cards import evaluation
 from train.data import loading
-from train.training import arguments, checkpoint, fitting, loop, measure, models, plots, run_folder
+from train.training import arguments, fitting, loop, models
 from train.training.progress import LossError
+from train.training.results import measure, plots
+from train.training.runs import checkpoint, run_folder
 from zoo.catalog import DATASETS
 
 FULL = "No space left on device"

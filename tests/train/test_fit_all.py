@@ -17,7 +17,8 @@ import pytest
 from train import fit_all, records
 from train.onnx_export import build
 from train.records import RunDescription, RunMetrics
-from train.training import recipes, run_folder, run_queue
+from train.training import recipes
+from train.training.runs import run_folder, run_queue
 from zoo.catalog import DATASETS, NETWORKS
 
 # In the place of fit.py: an epoch a line of its log, as told by a file for each model. It imports nothing of the

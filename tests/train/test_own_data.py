@@ -20,7 +20,8 @@ from train.data import loading
 from train.data.reference import DataError
 from train.onnx_export import build, metadata, quantize
 from train.paper import paper
-from train.training import distillation, models, run_data
+from train.training import distillation, models
+from train.training.runs import run_data
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

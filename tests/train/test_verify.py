@@ -16,7 +16,9 @@ from train import evaluate, export, records, verify
 from train.cards import checks
 from train.onnx_export import metadata
 from train.paper import paper
-from train.training import epoch_log, models, plots, recipes
+from train.training import models, recipes
+from train.training.results import plots
+from train.training.runs import epoch_log
 from zoo.compact import expand
 
 

@@ -15,7 +15,9 @@ from train.data.reference import DataOptions, recorded
 from train.files import FileError, read_json, sha256, write_json, write_text
 from train.onnx_export import build, metadata, runtime
 from train.records import CardConfig, CardMetrics, Published
-from train.training import epoch_log, measure, models, recipes, run_data
+from train.training import models, recipes
+from train.training.results import measure
+from train.training.runs import epoch_log, run_data
 
 # The share of the images that another processor may classify differently; one image is always allowed. Float sums
 # differ in their last bits, which decides for an image on the border of two classes; quantised activations can be

@@ -14,7 +14,7 @@ from train.data.preprocess import Preprocess
 from train.speed import convolution
 from train.speed.fold import DistinctCells, fold
 from train.training.models import pretrained_cfg
-from train.training.predict import fitting_batch
+from train.training.results.predict import fitting_batch
 from zoo.catalog import NETWORKS
 from zoo.compact import to_blocks
 from zoo.vgg import PooledVGG

@@ -16,9 +16,11 @@ from train.onnx_export import metadata
 from train.onnx_export.runtime import predict
 from train.records import SplitMetrics, as_dict
 from train.speed import convolution
-from train.training import epoch_log, measure, models, plots, run_data
-from train.training.predict import BATCH
-from train.training.predict import predict as predict_split
+from train.training import models
+from train.training.results import measure, plots
+from train.training.results.predict import BATCH
+from train.training.results.predict import predict as predict_split
+from train.training.runs import epoch_log, run_data
 
 RUNTIMES = ("torch", "onnx", "onnx-int8")
 # How many of the most confident mistakes are shown.

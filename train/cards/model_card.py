@@ -13,7 +13,8 @@ from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
 from train.files import FileError
 from train.records import CardConfig, CardMetrics
-from train.training import measure, recipes
+from train.training import recipes
+from train.training.results import measure
 from zoo.catalog import DATASETS, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")

@@ -25,7 +25,9 @@ from train.data.reference import DataError, DataOptions, recorded, resolve
 from train.files import atomic_write, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import RunDescription, RunMetrics
-from train.training import models, plots, run_data
+from train.training import models
+from train.training.results import plots
+from train.training.runs import run_data
 
 # Training images that give the principal directions of VGG16's linear layers.
 PCA_IMAGES = 4000

@@ -15,7 +15,9 @@ from train.data.reference import DataOptions, recorded
 from train.files import atomic_write
 from train.onnx_export import graph, quantize, runtime, small_maps, tiles
 from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, NO_INT8, files, metadata, stated
-from train.training import measure, models, run_data
+from train.training import models
+from train.training.results import measure
+from train.training.runs import run_data
 
 # The share of the validation images that int8 may get wrong beyond those of fp32; one image is always allowed.
 INT8_LOSS = 0.02

@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from train.training.predict import fitting_batch
+from train.training.results.predict import fitting_batch
 
 BATCH = 100
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from train.paper import paper, tables
 from train.paper.ours import Entries
 from train.records import CardMetrics, Earlier, PaperRun, RunMetrics
-from train.training import plots
+from train.training.results import plots
 from zoo.catalog import DATASETS, NETWORKS
 
 

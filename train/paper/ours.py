@@ -13,7 +13,8 @@ from train.errors import UserError
 from train.files import read_json, write_json, write_text
 from train.paper import paper
 from train.records import CardMetrics, PaperRun, RunMetrics, RunSettings
-from train.training import epoch_log, models, recipes
+from train.training import models, recipes
+from train.training.runs import epoch_log
 from zoo.catalog import DATASETS
 
 Metrics_co = TypeVar("Metrics_co", bound=RunMetrics, covariant=True)

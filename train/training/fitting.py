@@ -23,23 +23,14 @@ from train.records import BestEpoch, Earlier, RunDescription, RunMetrics
 from train.speed import convolution
 from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold, unfold
-from train.training import (
-    checkpoint,
-    defaults,
-    distillation,
-    epoch_log,
-    fine_tuning,
-    loop,
-    measure,
-    models,
-    recipes,
-    run_folder,
-)
+from train.training import defaults, distillation, fine_tuning, loop, models, recipes
 from train.training.arguments import UsageError, model_kwargs, recipe_for
-from train.training.best import best_row
 from train.training.distillation import Teacher
-from train.training.predict import predict
 from train.training.progress import Progress
+from train.training.results import measure
+from train.training.results.predict import predict
+from train.training.runs import checkpoint, epoch_log, run_folder
+from train.training.runs.best import best_row
 from zoo.catalog import NETWORKS
 
 

@@ -17,15 +17,17 @@ from train.data.batches import batches, shares
 from train.data.loading import Dataset
 from train.data.preprocess import Preprocess
 from train.speed import convolution, graphs, norms
-from train.training import checkpoint, epoch_log, fine_tuning, interrupt, measure, plots
-from train.training.best import Best
+from train.training import fine_tuning
 from train.training.distillation import Teacher
 from train.training.health import Health
 from train.training.models import pretrained_cfg
 from train.training.objective import loss_sum, make_optimizer
-from train.training.predict import predict
 from train.training.progress import Progress, Tally
 from train.training.recipes import Recipe, input_size, learning_rate
+from train.training.results import measure, plots
+from train.training.results.predict import predict
+from train.training.runs import checkpoint, epoch_log, interrupt
+from train.training.runs.best import Best
 
 # To read a number off a GPU, or to ask the processes of other GPUs, makes the host wait: not every step.
 STEPS_BETWEEN_CHECKS = 50

@@ -21,10 +21,11 @@ from train.data import loading
 from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
 from train.paper import paper
-from train.training import distillation, models, objective, plots
+from train.training import distillation, models, objective
 from train.training.distillation import SoftTargets, Teacher
 from train.training.loop import Options, Run
 from train.training.recipes import Recipe
+from train.training.results import plots
 from zoo.googlenet import AUX_LOSS_WEIGHT
 
 Fit = Callable[..., tuple[int, str, str]]

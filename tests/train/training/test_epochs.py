@@ -15,10 +15,12 @@ from accelerate import Accelerator
 from conftest import reset_accelerate
 
 from train.data import loading
-from train.training import interrupt, loop, models, plots
+from train.training import loop, models
 from train.training.loop import Options, Run
 from train.training.progress import Progress
 from train.training.recipes import Recipe
+from train.training.results import plots
+from train.training.runs import interrupt
 
 PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
 

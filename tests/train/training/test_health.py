@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.training import epoch_log, health, models
+from train.training import health, models
 from train.training.health import DivergedError, Health
 from train.training.recipes import Recipe
+from train.training.runs import epoch_log
 
 LABELS = torch.arange(1000) % 10
 RECIPE = Recipe(epochs=10, learning_rate=0.5, schedule="one-cycle")

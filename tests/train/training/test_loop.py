@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from train.data import augment, loading
 from train.data.augment import Augmentation
 from train.data.preprocess import Preprocess
-from train.training import checkpoint, interrupt, loop, models, objective, plots
+from train.training import loop, models, objective
 from train.training.loop import Options, Run
-from train.training.predict import predict
 from train.training.progress import NonFiniteLossError, Progress
 from train.training.recipes import Recipe
+from train.training.results import plots
+from train.training.results.predict import predict
+from train.training.runs import checkpoint, interrupt
 
 PLAIN = Recipe(epochs=2, learning_rate=0.05, schedule="fixed", batch_size=32)
 # Training and validation losses of two epochs, and the sum of the weights' absolute values.

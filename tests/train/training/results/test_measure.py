@@ -6,8 +6,9 @@ import pytest
 from train import records
 from train.cards import evaluation
 from train.data import loading
-from train.training import measure, models
-from train.training.predict import fitting_batch
+from train.training import models
+from train.training.results import measure
+from train.training.results.predict import fitting_batch
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
@@ -70,7 +71,7 @@ def test_large_images_are_evaluated_in_smaller_batches() -> None:
 def test_evaluation_never_takes_more_images_at_a_time(
     batch_size: int | None, largest: int, mnist: loading.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.training.predict.PIXELS", 7 * 28 * 28 + 1)
+    monkeypatch.setattr("train.training.results.predict.PIXELS", 7 * 28 * 28 + 1)
     model, seen = models.create("tiny_net", "mnist", 10, 1), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     split = mnist.test.take(slice(20))

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from train.files import atomic_write
-from train.training.fonts import drawable
+from train.training.results.fonts import drawable
 
 # The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from train.training import run_queue
+from train.training.runs import run_queue
 
 
 def test_who_does_not_stop_is_killed(

@@ -10,7 +10,8 @@ from conftest import SAMPLES, Child
 
 from train import records
 from train.records import Earlier, RunDescription
-from train.training import recipes, run_folder
+from train.training import recipes
+from train.training.runs import run_folder
 
 ARGUMENTS = ("--model", "tiny_net", "--dataset", "mnist", "--data-dir", SAMPLES, "--learning-rate", 0.05)
 

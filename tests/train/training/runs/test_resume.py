@@ -13,7 +13,7 @@ import torch
 from conftest import SAMPLES, Child, outcome
 from safetensors.torch import load_file
 
-from train.training import checkpoint
+from train.training.runs import checkpoint
 
 ARGUMENTS = (
     *("--model", "tiny_net", "--dataset", "mnist", "--data-dir", str(SAMPLES)),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.training.cores import usable_cores
+from train.training.runs.cores import usable_cores
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import font_manager
 
-from train.training import fonts, plots
+from train.training.results import fonts, plots
 
 # In a font that comes with matplotlib, but not in its default one.
 RARE = next(

@@ -12,9 +12,10 @@ from pathlib import Path
 from train import records
 from train.errors import UserError
 from train.records import RunMetrics
-from train.training import epoch_log, interrupt, recipes
-from train.training import run_folder as run_folders
-from train.training.cores import usable_cores
+from train.training import recipes
+from train.training.runs import epoch_log, interrupt
+from train.training.runs import run_folder as run_folders
+from train.training.runs.cores import usable_cores
 
 SECONDS_BETWEEN_REPORTS = 60
 # Time for a run to save and end: a validation of improved_vgg16, slow beside other runs, may have to end first.
