@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from train.files import FileError, write_json
+from train.files import FileError, read_json, write_json
 
 Record = TypeVar("Record")
 
@@ -252,15 +252,7 @@ def read(kind: type[Record], file: Path) -> Record:
     Raises:
         FileError: the file is missing or damaged, or a key is missing or has a value of the wrong type.
     """
-    try:
-        values = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise FileError(f"{file.parent} has no {file.name}") from None
-    except ValueError as error:
-        raise FileError(f"{file} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise FileError(f"{file} is damaged: it holds no object")
-    return parse(kind, values, file)
+    return parse(kind, read_json(file), file)
 
 
 def as_dict(record: Any) -> dict[str, Any]:
