@@ -1,4 +1,4 @@
-"""Overload, memory and processor time of real processes."""
+"""Overload, memory and idleness of real processes."""
 
 import asyncio
 import json
@@ -104,17 +104,19 @@ def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None
         assert server.memory() - before < 20e6
 
 
-@pytest.mark.parametrize(("app", "share"), [("--app", 0.01), ("--no-app", 0.001)])
-def test_idle_it_uses_no_processor(
-    tiny: Any, tmp_path: Path, running: Any, encode: Encode, app: str, share: float
-) -> None:
+@pytest.mark.parametrize(("app", "most"), [("--app", 6), ("--no-app", 1)])
+def test_idle_it_does_nothing(tiny: Any, tmp_path: Path, running: Any, encode: Encode, app: str, most: int) -> None:
+    """uvicorn's own server would wake up ten times a second, and Gradio's queue twenty times.
+
+    Gradio looks once a second for values of visitors who have left.
+    """
     model = tiny(tmp_path / "model").write()
     with running("--models", tmp_path, app) as server:
         post(f"{server.url}/classify/model", content=encode(model.images(1)[0]))
         time.sleep(0.5)
-        before = server.processor_seconds()
+        before = server.wake_ups()
         time.sleep(3)
-        assert server.processor_seconds() - before < 3 * share
+        assert server.wake_ups() - before <= most
 
 
 def test_images_cost_less_than_300_megabytes(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
