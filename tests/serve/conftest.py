@@ -175,7 +175,7 @@ class Running:
     def wake_ups(self) -> int:
         """How many times its threads have stopped working so far because they had nothing to do."""
         statuses = Path(f"/proc/{self.process.pid}/task").glob("*/status")
-        return sum(int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)$", one.read_text(), re.M)[0]) for one in statuses)
+        return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", one.read_text())[0]) for one in statuses)
 
 
 # Tests with these fixtures start processes. They run one after another, as each of them can use all cores. So do the

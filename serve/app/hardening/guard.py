@@ -31,8 +31,6 @@ OPEN_ROUTES = frozenset((
     "api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset",
     "run", "startup-events", "theme.css", "upload", "upload_progress",
 ))  # fmt: skip
-# Routes whose bodies are calls: an error in one of them is the client's mistake.
-CALLS = frozenset(("api", "call", "queue", "run"))
 # Routes whose responses to GET do not end by themselves.
 STREAMING = frozenset(("call", "heartbeat", "queue", "upload_progress"))
 # The most bytes of a call, which is a drawing and some words. Gradio holds it whole, and parses it as JSON.
@@ -40,6 +38,8 @@ CALL_BYTES = 2 * 2**20
 # The most bytes of a call that waits in a queue: the names of a file and of a model. The page's calls do not wait.
 QUEUED_BYTES = 16 * 2**10
 QUEUED = frozenset(("call", "cancel", "queue", "reset"))
+# Routes whose bodies are JSON for a call: an error in one of them is the client's mistake.
+CALLS = QUEUED | {"api", "run"}
 # The most bytes that a form adds to its files.
 FORM_BYTES = 64 * 2**10
 
