@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -116,7 +117,8 @@ class Strangers:
         return await asyncio.open_connection(self._host, self._port)
 
     def _request(self, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
-        sent = {"Host": "localhost", "Content-Length": str(len(body)), **headers}
+        """Write a request; names of headers have `_` for `-`, and one without a value is left out."""
+        sent = {"Host": "localhost", "Content_Length": str(len(body)), **headers}
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in sent.items() if value)
         return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
@@ -188,11 +190,11 @@ class Strangers:
         try:
             writer.write(self._request("POST", path, Content_Length="100"))
             reading = asyncio.create_task(self._read(reader, "POST"))
-            for _ in range(self._random.choice([0, 5, 50])):
+            bytes_left = self._random.choice([0, 5, 50])
+            while bytes_left and not reading.done():
+                bytes_left -= 1
                 writer.write(b" ")
                 await asyncio.wait([reading], timeout=0.2)
-                if reading.done():
-                    break
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
         finally:
@@ -240,7 +242,9 @@ class Strangers:
 
     async def send_json(self, _: str, path: str) -> None:
         """A call of the app or of the API, with values that do not belong there."""
-        value = self._random.choice([None, 0, -1, 1e300, "x" * 1000, [[]] * 500, {"path": "/etc/passwd"}, {"": {}}])
+        value: Any = self._random.choice(
+            [None, 0, -1, 1e300, "x" * 1000, [[]] * 500, {"path": "/etc/passwd"}, {"": {}}]
+        )
         tensor = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [0] * 3072}
         call = {"data": [value, ""], "fn_index": self._random.randrange(40), "session_hash": self._word()}
         message = self._random.choice(
@@ -256,14 +260,19 @@ class Strangers:
         )
         body = json.dumps(message).encode()
         body = self._random.choice([body, body[:-1], b"[" * 5000, b'{"a":' * 5000])
-        headers = {"Inference_Header_Content_Length": self._random.choice(["", "", "0", "-1", "99999999"])}
-        await self._send(self._request("POST", path, body, Content_Type="application/json", **headers))
+        length = self._random.choice(["", "", "0", "-1", "99999999"])
+        await self._send(
+            self._request("POST", path, body, Content_Type="application/json", Inference_Header_Content_Length=length)
+        )
 
     async def send_from_another_origin(self, method: str, path: str) -> None:
-        origin = {"Origin": "https://evil.example", "Sec_Fetch_Site": self._random.choice(["cross-site", ""])}
-        asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-any"}
-        method, more = self._random.choice([(method, {}), ("OPTIONS", asked)])
-        await self._send(self._request(method, path, **origin, **more), method=method)
+        origin: dict[str, Any] = {
+            "Origin": "https://evil.example",
+            "Sec_Fetch_Site": self._random.choice(["cross-site", ""]),
+        }
+        asked: dict[str, Any] = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-any"}
+        method, headers = self._random.choice([(method, origin), ("OPTIONS", origin | asked)])
+        await self._send(self._request(method, path, **headers), method=method)
 
     async def send_a_pipeline(self, method: str, path: str) -> None:
         count = self._random.choice([1, 5, 30])
@@ -286,7 +295,7 @@ class Strangers:
         )
 
     async def send_odd_heads(self, method: str, path: str) -> None:
-        headers = self._random.choice(
+        headers: dict[str, Any] = self._random.choice(
             [
                 {"X": "y" * 70_000},
                 {"Content_Length": "-1"},
@@ -322,9 +331,9 @@ class Strangers:
 
     # What only the app has; the route that is given does not matter.
 
-    async def send_calls_and_forget_them(self, *_: str) -> None:
+    async def send_calls_and_forget_them(self, _: str, __: str) -> None:
         """Each by a session of its own; some clients open the stream with the results, and leave it."""
-        for _ in range(5):
+        for _number in range(5):
             session = self._word()
             body = json.dumps({"data": [], "fn_index": self._random.randrange(40), "session_hash": session}).encode()
             for path in ("/gradio_api/queue/join", "/gradio_api/call/models", "/gradio_api/run/models"):
@@ -333,7 +342,7 @@ class Strangers:
                 stream = f"/gradio_api/{self._random.choice(['queue/data?session_hash=', 'heartbeat/'])}{session}"
                 await self._send(self._request("GET", stream))
 
-    async def send_uploads_and_forget_them(self, *_: str) -> None:
+    async def send_uploads_and_forget_them(self, _: str, __: str) -> None:
         image = self._random.choice(self._images)
         body = form(b'name="files"; filename="%s.png"\r\n\r\n' % self._word().encode() + image + b"\r\n")
         path = f"/gradio_api/upload?upload_id={self._word()}"
