@@ -27,8 +27,10 @@ Encode = Callable[..., bytes]
 CLIENTS = 32
 # The most threads that all pools may have: asyncio's, AnyIO's, and those that decode images or load models.
 POOLS = min(32, (os.cpu_count() or 1) + 4) + 40 + (os.cpu_count() or 1) + 2
-# Bytes that memory may grow. Ten minutes are some 28,000 attacks: more than a kilobyte left by each would exceed it.
-GROWTH = 32e6
+# Bytes that memory may grow. Sessions and unread results take 34 MB until they reach their bounds, the largest bodies 34,
+# images 13, uploads and responses 17; a second round of all adds 4. Ten minutes are some 28,000 attacks, so that 2 KB left
+# by each would exceed it.
+GROWTH = 150e6
 SECONDS = int(os.environ.get("SOAK_SECONDS", "600"))
 # Bytes of uploads that the server keeps. With its own 256 MiB, uploads would be deleted too rarely to see it.
 KEPT = 16 * 2**20
@@ -174,7 +176,6 @@ class Held:
     "seconds", [15, pytest.param(SECONDS, marks=[pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 600)])]
 )
 def test_strangers_leave_nothing_behind(tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: int) -> None:
-    """Memory is compared with that after a fifth of the time before, when what has a bound is nearly full."""
     folder = tmp_path / "models"
     model = tiny(folder / "improved_resnet18.cifar10").write()
     digits = tiny(
@@ -199,16 +200,16 @@ def test_strangers_leave_nothing_behind(tiny: Any, tmp_path: Path, running: Any,
             assert eventually(lambda: Held(server).descriptors == new.descriptors), Held(server).descriptors
             return Held(server)
 
-        full, end = strain(seconds / 5), strain(seconds)
+        end = strain(seconds)
         print(
             f"{sum(strangers.seen.values())} attacks, {sorted(strangers.statuses.items())}; {visitor.answers} answers"
         )
-        print(f"MB: {new.memory / 1e6:.0f}, {full.memory / 1e6:.0f}, {end.memory / 1e6:.0f}; threads: {end.threads}")
+        print(f"MB: {new.memory / 1e6:.0f}, {end.memory / 1e6:.0f}; threads: {new.threads}, {end.threads}")
         assert visitor.wrong == []
         assert strangers.wrong == []
         assert all(strangers.seen[route] for route in routes())
         assert sample(server.url, 'serve_requests_total{model="",outcome="failed"') == 0
-        assert end.memory - full.memory < GROWTH
+        assert end.memory - new.memory < GROWTH
         assert end.threads <= new.threads + POOLS
         assert list(temporary.iterdir()) == []
         (own,) = uploads.iterdir()
