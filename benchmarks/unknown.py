@@ -33,8 +33,13 @@ from train.files import atomic_write
 from train.onnx_export import metadata, runtime
 from train.training import models
 
-KEPT_SHARE = 0.95
+# The shares of the validation images that a threshold keeps.
+KEPT = (0.95, 0.99)
 NEIGHBOURS = 10
+
+
+# By half ("choose", "report"), score and set: AUROC, false positives, and the shares flagged at the thresholds of KEPT.
+Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 def false_positives(known: np.ndarray, unknown: np.ndarray) -> float:
     """The share of unknown images above the score that 95 % of the known ones have."""
-    return float((unknown >= np.quantile(known, 1 - KEPT_SHARE)).mean())
+    return float((unknown >= np.quantile(known, 1 - KEPT[0])).mean())
 
 
 class Outputs:
@@ -170,27 +175,31 @@ def fit(outputs: Outputs, dataset: loading.Dataset, validation: Split, train_ima
     return Fit(temperature, means, np.linalg.pinv(within, hermitian=True), unit(features))
 
 
-def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """By half, "choose" and "report", by score, by set: AUROC, false positives, share flagged at the threshold."""
+def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Results:
+    """Measure the scores of one model, on what the choice is made by and on what is reported."""
     outputs = Outputs(name, args.precision, args.kept, args.features)
     validation, test = dataset.validation.spread(args.known), dataset.test.spread(args.known)
     fitted = fit(outputs, dataset, validation, args.known)
     known = {"choose": outputs(pixels(validation)), "report": outputs(pixels(test))}
-    scores = SCORES | (OF_FEATURES if args.features else {})
-    found: dict[str, dict[str, dict[str, list[float]]]] = {"choose": {}, "report": {}}
-    for half in found:
-        for score, function in scores.items():
-            threshold = np.quantile(function(known["choose"], fitted), 1 - KEPT_SHARE)
+    groups = {group: outputs(unknown_images.make(dataset.name, group, args.unknown)) for group in sets(dataset.name)}
+    found: Results = {"choose": {}, "report": {}}
+    for score, function in (SCORES | (OF_FEATURES if args.features else {})).items():
+        thresholds = np.quantile(function(known["choose"], fitted), [1 - share for share in KEPT])
+        for half in found:
             right = function(known[half], fitted)
-            row = {"known": [float((right < threshold).mean())]}
-            for group in unknown_images.SETS[dataset.name]:
-                images = unknown_images.make(dataset.name, group, args.unknown)
-                rows = slice(0, len(images) // 2) if half == "choose" else slice(len(images) // 2, None)
-                wrong = function(outputs(images).part(rows), fitted)
-                flagged = float((wrong < threshold).mean())
-                row[group] = [auroc(right, wrong), false_positives(right, wrong), flagged]
+            row = {"known": [0.0, 0.0, *((right < threshold).mean() for threshold in thresholds)]}
+            for group, both in groups.items():
+                middle = len(both.logits) // 2
+                part = both.part(slice(0, middle) if half == "choose" else slice(middle, None))
+                wrong = function(part, fitted)
+                flagged = ((wrong < threshold).mean() for threshold in thresholds)
+                row[group] = [auroc(right, wrong), false_positives(right, wrong), *flagged]
             found[half][score] = row
     return found
+
+
+def sets(dataset: str) -> list[str]:
+    return list(unknown_images.SETS[dataset])
 
 
 def mean(row: dict[str, list[float]], index: int) -> float:
@@ -217,26 +226,30 @@ def main() -> None:
             report(dataset_name, {name: results(name, dataset, args) for name in mine})
 
 
-def report(dataset: str, found: dict[str, dict[str, dict[str, dict[str, list[float]]]]]) -> None:
-    """Print the scores with their means over models and sets, then the chosen one's results for each model and set."""
+def report(dataset: str, found: dict[str, Results]) -> None:
+    """Print the scores with their means over models and sets, then each one's results for each model and set."""
     scores = list(next(iter(found.values()))["choose"])
-    print(f"\n{dataset}, mean of {len(found)} models and {len(unknown_images.SETS[dataset])} sets\n")
-    print("| score | AUROC, to choose | AUROC | FPR at 95 % TPR, to choose | FPR at 95 % TPR |\n|---|---|---|---|---|")
+    print(f"\n{dataset}: mean of {len(found)} models and {len(sets(dataset))} sets, %; to choose / reported\n")
+    print("| score | AUROC | FPR at 95 % TPR | flagged, 95 % kept | flagged, 99 % kept |\n|---|---|---|---|---|")
     for score in scores:
-        cells = [
-            100 * np.mean([mean(one[half][score], index) for one in found.values()])
-            for index in (0, 1)
-            for half in ("choose", "report")
-        ]
-        print(f"| {score} | " + " | ".join(f"{value:.2f}" for value in cells) + " |")
+        cells = []
+        for index in range(4):
+            halves = [
+                100 * np.mean([mean(one[half][score], index) for one in found.values()])
+                for half in ("choose", "report")
+            ]
+            cells.append(" / ".join(f"{value:.1f}" for value in halves))
+        print(f"| {score} | {' | '.join(cells)} |")
     for score in scores:
-        print(f"\n{dataset}, {score}: AUROC / share flagged where 95 % of the validation images are kept, %\n")
-        sets = list(unknown_images.SETS[dataset])
-        print(f"| model | known | {' | '.join(sets)} |\n|{'---|' * (len(sets) + 2)}")
+        print(f"\n{dataset}, {score}: AUROC / flagged where 95 % / 99 % of the validation images are kept, %\n")
+        print(f"| model | known images | {' | '.join(sets(dataset))} |\n|{'---|' * (len(sets(dataset)) + 2)}")
         for name, one in found.items():
             row = one["report"][score]
-            cells = [f"{100 * row[group][0]:.1f} / {100 * row[group][2]:.0f}" for group in sets]
-            print(f"| {name} | {100 * row['known'][0]:.1f} | {' | '.join(cells)} |")
+            cells = [" / ".join(f"{100 * value:.1f}" for value in row["known"][2:])]
+            for group in sets(dataset):
+                area, _, low, high = (100 * value for value in row[group])
+                cells.append(f"{area:.1f} / {low:.0f} / {high:.0f}")
+            print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

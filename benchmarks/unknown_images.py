@@ -110,8 +110,8 @@ SHAPES: dict[str, list[np.ndarray]] = {
     "heart": [_heart()],
     "smiley": [
         _ring(30),
-        _ring(8, (0.1,)) + [-0.35, -0.3],
-        _ring(8, (0.1,)) + [0.35, -0.3],
+        _ring(8, (0.1,)) + np.array([-0.35, -0.3]),
+        _ring(8, (0.1,)) + np.array([0.35, -0.3]),
         np.stack([0.5 * np.cos(t := np.linspace(0.3, math.pi - 0.3, 12)), 0.55 * np.sin(t)], 1),
     ],
     "triangle": [_ring(3)],
@@ -124,7 +124,7 @@ SHAPES: dict[str, list[np.ndarray]] = {
     "wave": [_wave()],
     "spiral": [_spiral()],
     "stick figure": [
-        _ring(16, (0.28,)) + [0, -0.7],
+        _ring(16, (0.28,)) + np.array([0, -0.7]),
         np.array([[0, -0.4], [0, 0.3]]),
         np.array([[-0.5, -0.1], [0.5, -0.1]]),
         np.array([[-0.4, 1], [0, 0.3], [0.4, 1]]),
@@ -269,7 +269,7 @@ def textures(rng: np.random.Generator, count: int) -> Images:
 
 
 def photos(rng: np.random.Generator, count: int) -> Images:
-    """Parts of photos of none of the classes: coffee, coins, stars, the moon, tissue, a retina; a building, a flower."""
+    """Parts of photos of none of the classes: coffee, coins, stars, the moon, tissue, a retina, a house, a flower."""
     from skimage import data
     from sklearn.datasets import load_sample_images
 
