@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument(
         "--features", action="store_true", help="also scores of the pooled features, which take PyTorch"
     )
-    parser.add_argument("--known", type=int, default=1000, help="images of the validation and the test split")
+    parser.add_argument("--known", type=int, default=5000, help="images of the validation and the test split")
     parser.add_argument("--unknown", type=int, default=400, help="images of each set")
     parser.add_argument("--kept", type=Path, default=models.REPOSITORY / "runs" / "unknown")
     args = parser.parse_args()
