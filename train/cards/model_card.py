@@ -44,6 +44,7 @@ def render(folder: Path) -> str:
         # Computed here: cards of versions that did not write them have them too.
         macro_f1=measure.macro_f1(confusion),
         balanced_accuracy=measure.balanced_accuracy(confusion) if measure.uneven(confusion) else None,
+        calibration=metrics.calibration,
         recipe=recipe,
         description=network.description if network else metrics.model,
         title=dataset.title,

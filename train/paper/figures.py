@@ -20,6 +20,18 @@ def write(published: Entries[CardMetrics], reproduced: Entries[PaperRun], folder
             title = f"{entry.title}, the paper's recipe"
             _curves(reproduced, {}, dataset, title, folder / f"{dataset}-paper", marked=True)
         _class_accuracies(published, dataset, folder / f"{dataset}-classes.png")
+        _reliability(published, dataset, folder / f"{dataset}-reliability.png")
+
+
+def _reliability(published: Entries[CardMetrics], dataset: str, file: Path) -> None:
+    """Plot the reliability diagrams of a dataset's networks, the vanilla ones above the improved ones."""
+    panels = {
+        NETWORKS[model].title: found
+        for name, model in tables.in_order(published)
+        if name == dataset and (found := published[name, model].metrics.calibration)
+    }
+    if panels:
+        plots.reliability(panels, f"{DATASETS[dataset].title}: accuracy by probability, test split", file)
 
 
 def _class_accuracies(published: Entries[CardMetrics], dataset: str, file: Path) -> None:

@@ -36,6 +36,7 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
         reproductions=tables.reproductions(reproduced),
         same_epochs=tables.same_epochs(reproduced),
         parameters={model: entry.metrics.parameters for (name, model), entry in published.items() if name == "cifar10"},
+        calibration=tables.calibration(published),
         costs=tables.costs(published),
         **_validation_in_the_logs(),
     )

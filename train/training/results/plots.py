@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from train.files import atomic_write
+from train.records import FilesCalibration
 from train.training.results.fonts import drawable
 
 # The colour of each split's curve.
@@ -131,6 +132,44 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     axes.set_ylabel("True")
     axes.set_title(title)
     save(figure, path)
+
+
+def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> None:
+    """Plot reliability diagrams: the accuracy of each bin of the highest probability, before and after calibration.
+
+    The area of a mark shows how many images the bin has. Marks on the diagonal are calibrated.
+
+    Args:
+        panels: by title.
+        title: of the whole plot.
+        path: of the file.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(4.4, 3.2 * columns), 0.9 + 3.1 * rows), layout="constrained")
+    figure.suptitle(title)
+    for axes, (name, found) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        axes.set_title(name, fontsize=10)
+        axes.plot([0, 100], [0, 100], color="grey", linewidth=1, linestyle=":")
+        for label, bins, ece, colour in (
+            ("softmax of the logits", found.reliability_uncalibrated, found.ece_uncalibrated, "tab:orange"),
+            ("calibrated", found.reliability, found.ece, "tab:blue"),
+        ):
+            images = sum(row.images for row in bins)
+            points = [(100 * row.probability, 100 * row.accuracy) for row in bins]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=f"{label}, ECE {100 * ece:.2f} %")
+            sizes = [4 + 160 * row.images / images for row in bins]
+            axes.scatter(*zip(*points, strict=True), sizes, color=colour, alpha=0.6, linewidths=0)
+        axes.set_xlim(0, 102)
+        axes.set_ylim(0, 102)
+        axes.set_aspect("equal")
+        axes.set_xlabel("Highest probability, %")
+        axes.set_ylabel("Accuracy, %")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", fontsize=7)
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    _save(figure, path)
 
 
 def mistakes(
