@@ -1,9 +1,10 @@
 """Compare scores that tell images of none of the classes from those of the classes.
 
 `python benchmarks/unknown.py [MODEL ...] --data-dir DATA`: for each score the area under the ROC curve (AUROC) and the
-share of unknown images that are taken for known ones where 95 % of the known ones are kept (FPR at 95 % TPR), on the sets
-of benchmarks/unknown_images.py. The score is chosen on the validation split and the first half of each set; what is
-printed is of the test split and the other half. Logits and features are kept in `--kept`: a second run takes seconds.
+share of unknown images that are taken for known ones where 95 % of the known ones are kept (FPR at 95 % TPR), on the
+sets of benchmarks/unknown_images.py. A score is to be chosen by the validation split and the first half of each set;
+what is reported is of the test split and the other half. Logits and features are kept in `--kept`: a second run takes
+seconds.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from pathlib import Path
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
 
 import numpy as np
+import onnxruntime
 import torch
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import rankdata
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import unknown_images
 
@@ -31,13 +32,18 @@ from train.data import loading
 from train.data.loading import Split
 from train.files import atomic_write
 from train.onnx_export import metadata, runtime
+from train.records import CalibrationFit
 from train.training import models
+from train.training.results import calibration
+from zoo.calibration import calibrated
 
 # The shares of the validation images that a threshold keeps.
 KEPT = (0.95, 0.99)
 NEIGHBOURS = 10
 
 
+# The score that the server abstains by: its results also have the share below the model's `abstain_below`.
+ANSWERED = "probability, calibrated"
 # By half ("choose", "report"), score and set: AUROC, false positives, and the shares flagged at the thresholds of KEPT.
 Results = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -55,25 +61,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Fit:
-    """What is fitted on images of the classes: the temperature on validation, the rest on training images."""
+    """What is fitted on images of the classes: the calibration on validation, the rest on training images."""
 
-    temperature: float
+    calibration: CalibrationFit
     means: np.ndarray | None = None
     precision: np.ndarray | None = None
     train: np.ndarray | None = None
 
 
-def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least cross-entropy."""
-
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_temperature), 1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(minimize_scalar(loss, (-1, 1)).x))
-
-
-def unit(features: np.ndarray) -> np.ndarray:
+def unit(features: np.ndarray | None) -> np.ndarray:
+    assert features is not None  # scores of features are left out without them
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+
+
+def confidence(logits: np.ndarray, fit: CalibrationFit) -> np.ndarray:
+    """The highest probability, as the ONNX files and the server give it."""
+    probabilities = calibrated(torch.from_numpy(logits).float(), fit.temperature, fit.curvature)
+    return probabilities.amax(1).numpy()
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
@@ -92,15 +96,16 @@ def nearest(found: Found, fit: Fit) -> np.ndarray:
 
 # Higher for images of the classes.
 SCORES: dict[str, Callable[[Found, Fit], np.ndarray]] = {
-    "probability": lambda found, fit: softmax(found.logits, 1).max(1),
-    "probability, calibrated": lambda found, fit: softmax(found.logits / fit.temperature, 1).max(1),
-    "entropy": lambda found, fit: -entropy(found.logits),
-    "entropy, calibrated": lambda found, fit: -entropy(found.logits / fit.temperature),
-    "logit": lambda found, fit: found.logits.max(1),
-    "logit above the mean": lambda found, fit: found.logits.max(1) - found.logits.mean(1),
-    "margin of logits": lambda found, fit: -np.diff(np.sort(found.logits, 1)[:, -2:][:, ::-1], axis=1)[:, 0],
-    "energy": lambda found, fit: logsumexp(found.logits, 1),
-    "energy, calibrated": lambda found, fit: fit.temperature * logsumexp(found.logits / fit.temperature, 1),
+    "probability": lambda found, _: softmax(found.logits, 1).max(1),
+    "probability, calibrated": lambda found, fit: confidence(found.logits, fit.calibration),
+    "entropy": lambda found, _: -entropy(found.logits),
+    "entropy, temperature": lambda found, fit: -entropy(found.logits / fit.calibration.temperature),
+    "logit": lambda found, _: found.logits.max(1),
+    "logit above the mean": lambda found, _: found.logits.max(1) - found.logits.mean(1),
+    "margin of logits": lambda found, _: -np.diff(np.sort(found.logits, 1)[:, -2:][:, ::-1], axis=1)[:, 0],
+    "energy": lambda found, _: logsumexp(found.logits, 1),
+    "energy, temperature": lambda found, fit: logsumexp(found.logits / fit.calibration.temperature, 1),
+    "z-score of the logit": lambda found, _: (found.logits.max(1) - found.logits.mean(1)) / found.logits.std(1),
 }
 OF_FEATURES: dict[str, Callable[[Found, Fit], np.ndarray]] = {
     "cosine to class means": lambda found, fit: (unit(found.features) @ unit(fit.means).T).max(1),
@@ -129,8 +134,8 @@ class Outputs:
         self.stated = metadata.stated(self.file)
         self.folder = kept / f"{self.card.name}.{precision}"
         self.with_features = with_features
-        self._session = None
-        self._model = None
+        self._session: onnxruntime.InferenceSession | None = None
+        self._model: torch.nn.Module | None = None
 
     def __call__(self, pixels: np.ndarray) -> Found:
         """The outputs for images, uint8 [n, H, W, C]."""
@@ -165,14 +170,14 @@ def pixels(split: Split) -> np.ndarray:
 
 def fit(outputs: Outputs, dataset: loading.Dataset, validation: Split, train_images: int) -> Fit:
     known = outputs(pixels(validation))
-    temperature = fitted_temperature(known.logits, validation.labels.numpy())
+    fitted, _ = calibration.fit(known.logits, validation.labels.numpy(), dataset.name)
     if known.features is None:
-        return Fit(temperature)
+        return Fit(fitted)
     train = dataset.train.spread(train_images)
     features, labels = outputs(pixels(train)).features, train.labels.numpy()
     means = np.stack([features[labels == label].mean(0) for label in range(10)])
     within = np.cov((features - means[labels]).T) + 1e-6 * np.eye(features.shape[1])
-    return Fit(temperature, means, np.linalg.pinv(within, hermitian=True), unit(features))
+    return Fit(fitted, means, np.linalg.pinv(within, hermitian=True), unit(features))
 
 
 def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Results:
@@ -185,6 +190,8 @@ def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Re
     found: Results = {"choose": {}, "report": {}}
     for score, function in (SCORES | (OF_FEATURES if args.features else {})).items():
         thresholds = np.quantile(function(known["choose"], fitted), [1 - share for share in KEPT])
+        if score == ANSWERED:
+            thresholds = np.append(thresholds, fitted.calibration.abstain_below or 0)
         for half in found:
             right = function(known[half], fitted)
             row = {"known": [0.0, 0.0, *((right < threshold).mean() for threshold in thresholds)]}
@@ -241,14 +248,15 @@ def report(dataset: str, found: dict[str, Results]) -> None:
             cells.append(" / ".join(f"{value:.1f}" for value in halves))
         print(f"| {score} | {' | '.join(cells)} |")
     for score in scores:
-        print(f"\n{dataset}, {score}: AUROC / flagged where 95 % / 99 % of the validation images are kept, %\n")
+        last = " / below abstain_below" if score == ANSWERED else ""
+        print(f"\n{dataset}, {score}: AUROC / flagged where 95 % / 99 % of validation are kept{last}, %\n")
         print(f"| model | known images | {' | '.join(sets(dataset))} |\n|{'---|' * (len(sets(dataset)) + 2)}")
         for name, one in found.items():
             row = one["report"][score]
             cells = [" / ".join(f"{100 * value:.1f}" for value in row["known"][2:])]
             for group in sets(dataset):
-                area, _, low, high = (100 * value for value in row[group])
-                cells.append(f"{area:.1f} / {low:.0f} / {high:.0f}")
+                area, _, *flagged = (100 * value for value in row[group])
+                cells.append(" / ".join([f"{area:.1f}", *(f"{value:.0f}" for value in flagged)]))
             print(f"| {name} | {' | '.join(cells)} |")
 
 

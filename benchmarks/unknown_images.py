@@ -28,7 +28,7 @@ LETTER_FONTS = (
 )  # fmt: skip
 # Without those that may be taken for a digit: B D G I J L O Q S Z b g i j l o q s t y z.
 LETTERS = "ACEFHKMNPRTUVWXYacdefhkmnprtuvwx"
-SYMBOLS = "+=×÷?#%&@$€*<>^~!§¶←↑→↓↔♥★☺♪♠♣♦✓✗∞∑π∂√"
+SYMBOLS = "+=\N{MULTIPLICATION SIGN}÷?#%&@$€*<>^~!§¶←↑→↓↔♥★☺♪♠♣♦✓✗∞∑π∂√"
 SYMBOL_FONT = "DejaVuSans"
 WORDS = ("the", "image", "deep", "Net", "text", "read", "2026", "VGG", "stop", "open", "GmbH", "#42", "e-mail", "sale")
 INK = 20  # the longer side of a digit of MNIST, in pixels
@@ -36,7 +36,7 @@ COARSE = 4  # drawings are made at four times their size
 
 
 def _centred(drawing: Image.Image) -> Images:
-    """Bring white on black into the form of MNIST's digits: 20 pixels on the longer side, centre of mass in the middle."""
+    """Bring white on black into MNIST's form: 20 pixels on the longer side, the centre of mass in the middle."""
     ink = drawing.crop(drawing.getbbox())
     scale = INK / max(ink.size)
     small = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)

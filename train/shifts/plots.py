@@ -49,9 +49,7 @@ def corruptions(rows: Mapping[str, Robustness], title: str, path: Path) -> None:
     figure = Figure(figsize=(2.6 + 0.52 * (len(names) + 2), 2.2 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     _heat_map(axes, cells, list(rows), ["clean", "mean", *names])
-    axes.tick_params(axis="x", rotation=50)
-    for label in axes.get_xticklabels():
-        label.set_ha("right")
+    axes.set_xticks(range(len(names) + 2), ["clean", "mean", *names], rotation=50, ha="right")
     axes.set_title(title)
     save(figure, path)
 

@@ -9,17 +9,20 @@ from statistics import fmean
 
 import numpy as np
 import onnxruntime
+import torch
 from tqdm import tqdm
 
 from train import records
 from train.data import loading
 from train.errors import UserError
-from train.files import atomic_write
+from train.files import atomic_write, sha256
 from train.onnx_export import build, metadata, runtime
-from train.records import CardConfig
+from train.records import CalibrationFit, CardConfig
 from train.shifts.corruptions import catalog
 from train.shifts.corruptions.catalog import CORRUPTIONS
 from train.training import models
+from train.training.results import calibration
+from zoo.calibration import calibrated
 
 FILE = "robustness.json"
 # The condition of images as they are. Its logits also tell whether earlier ones are of the same network.
@@ -56,7 +59,7 @@ class Robustness:
     Attributes:
         precision: of the ONNX file that was measured.
         test_images: how many; 1,000 are those that ship with the project.
-        temperature: of the probabilities whose calibration error it states.
+        temperature: of the calibration whose error is stated; the next one too.
         safetensors_sha256: of the weights.
         clean: on the images as they are.
         mean: over all corruptions, each the mean of its severities.
@@ -66,6 +69,7 @@ class Robustness:
     precision: str
     test_images: int
     temperature: float
+    curvature: float
     safetensors_sha256: str
     clean: Score
     mean: Score
@@ -100,7 +104,7 @@ def measure(
     """Measure published models and write each one's `robustness.json`.
 
     The logits of every corruption and severity are kept. A run that was stopped goes on where it was, and one whose
-    models have other temperatures now only computes the calibration errors again.
+    models are calibrated otherwise now only computes the calibration errors again.
 
     Args:
         cards: folders of published models of MNIST and CIFAR-10.
@@ -206,11 +210,10 @@ def _keep(file: Path, logits: np.ndarray) -> None:
 
 def _result(subject: Subject, precision: str, labels: np.ndarray) -> Robustness:
     """Compute the scores of kept logits."""
-    stated = metadata.stated(subject.card / metadata.FILES[precision])
-    temperature = float(stated.get("temperature", 1))
+    config = records.read(CardConfig, subject.card / "config.json")
 
     def score(file: Path) -> Score:
-        return scored(np.load(file), labels, temperature)
+        return scored(np.load(file), labels, config)
 
     found = {}
     for corruption in CORRUPTIONS[subject.dataset]:
@@ -221,20 +224,17 @@ def _result(subject: Subject, precision: str, labels: np.ndarray) -> Robustness:
     return Robustness(
         precision=precision,
         test_images=len(labels),
-        temperature=temperature,
-        safetensors_sha256=stated["safetensors_sha256"],
+        temperature=config.temperature,
+        curvature=config.curvature,
+        safetensors_sha256=sha256(subject.card / "model.safetensors"),
         clean=score(clean),
         mean=Scores(accuracy=[one.accuracy for one in means], ece=[one.ece for one in means]).mean,
         corruptions=found,
     )
 
 
-def scored(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Score:
-    """Return accuracy and expected calibration error (15 bins) of logits, float32 [n, classes]."""
-    z = (logits / temperature).astype(np.float64)
-    p = np.exp(z - z.max(1, keepdims=True))
-    top = p.max(1) / p.sum(1)
-    right = logits.argmax(1) == labels
-    bins = np.minimum((top * 15).astype(int), 14)
-    ece = np.abs(np.bincount(bins, right - top, 15)).sum() / len(labels)
-    return Score(accuracy=round(100 * float(right.mean()), 4), ece=round(float(ece), 6))
+def scored(logits: np.ndarray, labels: np.ndarray, fit: CalibrationFit) -> Score:
+    """Return accuracy and expected calibration error of logits, float32 [n, classes], by a card's calibration."""
+    probabilities = calibrated(torch.from_numpy(logits).float(), fit.temperature, fit.curvature).double().numpy()
+    accuracy = float((logits.argmax(1) == labels).mean())
+    return Score(accuracy=round(100 * accuracy, 4), ece=round(calibration.ece(probabilities, labels), 6))

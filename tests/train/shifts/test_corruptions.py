@@ -6,7 +6,7 @@ from conftest import SAMPLES
 
 from train.data import loading
 from train.shifts.corruptions import filters
-from train.shifts.corruptions.catalog import CORRUPTIONS, UnknownCorruptionError, corrupt
+from train.shifts.corruptions.catalog import CORRUPTIONS, Corruption, UnknownCorruptionError, corrupt
 
 EVERY = [(dataset, corruption) for dataset, known in CORRUPTIONS.items() for corruption in known]
 
@@ -22,7 +22,7 @@ def images() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("dataset", "corruption"), EVERY, ids=lambda value: getattr(value, "name", value))
-def test_depends_on_the_image_alone(dataset: str, corruption, images: dict[str, np.ndarray]) -> None:
+def test_depends_on_the_image_alone(dataset: str, corruption: Corruption, images: dict[str, np.ndarray]) -> None:
     mine = images[dataset]
     severity = corruption.severities[-1]
     together = corrupt(mine, dataset, corruption.name, severity)
@@ -39,7 +39,9 @@ def test_depends_on_the_image_alone(dataset: str, corruption, images: dict[str, 
     [(dataset, one) for dataset, one in EVERY if len(one.levels) > 1 and one.name != "elastic_transform"],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_the_highest_severity_is_worse_than_the_first(dataset, corruption, images: dict[str, np.ndarray]) -> None:
+def test_the_highest_severity_is_worse_than_the_first(
+    dataset: str, corruption: Corruption, images: dict[str, np.ndarray]
+) -> None:
     mine = images[dataset].astype(float)
     low, high = (
         np.abs(corrupt(images[dataset], dataset, corruption.name, severity) - mine).mean() for severity in (1, 5)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SAMPLES
 
 from train import records, robustness
+from train.data import loading
 from train.onnx_export import runtime
 from train.shifts import robustness as shifts
 from train.shifts.corruptions.catalog import CORRUPTIONS, corrupt
@@ -29,7 +31,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     seen: list[np.ndarray] = []
     whole = runtime.logits
 
-    def counted(session, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    def counted(session: Any, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         seen.append(pixels)
         return whole(session, pixels, batch_size)
 
@@ -37,7 +39,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return seen
 
 
-def test_measures_every_corruption_and_severity(twin: Path, tmp_path: Path, dataset) -> None:
+def test_measures_every_corruption_and_severity(twin: Path, tmp_path: Path, dataset: loading.Dataset) -> None:
     found = measure(twin, tmp_path / "kept")
     name = dataset.name
     assert {corruption: len(scores.accuracy) for corruption, scores in found.corruptions.items()} == {
@@ -93,7 +95,12 @@ def test_command_prints_a_table(twin: Path, tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], line: str, twin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset
+    arguments: list[str],
+    line: str,
+    twin: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dataset: loading.Dataset,
 ) -> None:
     (twin / "model.onnx").unlink()
     assert robustness.main([str(twin), *arguments, "--logits", str(tmp_path / "kept")]) == 2
@@ -109,8 +116,22 @@ def test_images_of_ones_own_are_refused(own_card: Path, capsys: pytest.CaptureFi
 
 def test_calibration_error_of_known_logits() -> None:
     # Four images with a probability of 0.8 for the first class, of which three are of it.
-    logits = np.log(np.tile([[0.8, 0.2]], (4, 1))).astype(np.float32)
-    found = shifts.scored(logits, np.array([0, 0, 0, 1]), 1.0)
-    assert (found.accuracy, found.ece) == (75.0, pytest.approx(0.05, abs=1e-6))
+    logits, labels = np.log(np.tile([[0.8, 0.2]], (4, 1))).astype(np.float32), np.array([0, 0, 0, 1])
+    found = shifts.scored(logits, labels, records.CalibrationFit())
+    assert found.accuracy == 75
+    assert found.ece == pytest.approx(0.05, abs=1e-6)
     # At half the temperature the probability is 16 / 17.
-    assert shifts.scored(logits, np.array([0, 0, 0, 1]), 0.5).ece == pytest.approx(16 / 17 - 0.75, abs=1e-6)
+    colder = shifts.scored(logits, labels, records.CalibrationFit(temperature=0.5))
+    assert colder.ece == pytest.approx(16 / 17 - 0.75, abs=1e-6)
+
+
+def test_another_calibration_needs_no_new_run(twin: Path, tmp_path: Path, runs: list[np.ndarray]) -> None:
+    first = measure(twin, tmp_path / "kept")
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps({**config, "temperature": 5 * config["temperature"]}))
+    runs.clear()
+    second = measure(twin, tmp_path / "kept")
+    assert len(runs) == 1
+    assert second.clean.accuracy == first.clean.accuracy
+    assert second.clean.ece != first.clean.ece
+    assert second.temperature == 5 * first.temperature

@@ -169,7 +169,7 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> 
         axes.legend(loc="upper left", fontsize=7)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
-    _save(figure, path)
+    save(figure, path)
 
 
 def mistakes(
