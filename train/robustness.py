@@ -1,15 +1,18 @@
 """Measure published models on corrupted test images: `python train/robustness.py improved_resnet18.cifar10 ...`.
 
 The corruptions are those of CIFAR-10-C and MNIST-C, at five severities, of the 1,000 test images that ship with the
-project or of as many as `--images` says. Each model's accuracies and calibration errors are written to its card's
-`robustness.json`. A run that was stopped goes on where it was.
+project or of as many as `--images` says. Accuracies and calibration errors are written to `robustness.json`, a plot and
+the README of the card. A run that was stopped goes on where it was.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from train.cards import model_card
+from train.cards import robustness as cards_robustness
 from train.errors import exit_status
+from train.files import write_text
 from train.onnx_export.metadata import FILES
 from train.shifts import robustness
 from train.shifts.robustness import Robustness
@@ -44,6 +47,8 @@ def _images(text: str) -> int:
 def _main(args: argparse.Namespace) -> int:
     cards = models.chosen(args.models)
     for card, found in robustness.measure(cards, args.precision, args.images, args.data_dir, args.logits):
+        cards_robustness.plot(card)
+        write_text(card / "README.md", model_card.render(card))
         print("\n".join(_lines(card.name, found)), flush=True)
     return 0
 

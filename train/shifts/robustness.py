@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -79,6 +79,12 @@ class Robustness:
     def by_severity(self) -> Scores:
         """The mean, at each severity, of the corruptions that have severities."""
         return _mean([scores for scores in self.corruptions.values() if len(scores.accuracy) > 1])
+
+
+def mean_of(found: Mapping[str, Scores]) -> Score:
+    """Return the mean over corruptions, each the mean of its severities."""
+    means = [scores.mean for scores in found.values()]
+    return Scores(accuracy=[one.accuracy for one in means], ece=[one.ece for one in means]).mean
 
 
 def _mean(rows: Sequence[Scores]) -> Scores:
@@ -220,7 +226,6 @@ def _result(subject: Subject, precision: str, labels: np.ndarray) -> Robustness:
         each = [score(_file(subject, (corruption.name, severity))) for severity in corruption.severities]
         found[corruption.name] = Scores(accuracy=[one.accuracy for one in each], ece=[one.ece for one in each])
     (clean,) = subject.logits.glob(f"{CLEAN}.*.npy")
-    means = [scores.mean for scores in found.values()]
     return Robustness(
         precision=precision,
         test_images=len(labels),
@@ -228,7 +233,7 @@ def _result(subject: Subject, precision: str, labels: np.ndarray) -> Robustness:
         curvature=config.curvature,
         safetensors_sha256=sha256(subject.card / "model.safetensors"),
         clean=score(clean),
-        mean=Scores(accuracy=[one.accuracy for one in means], ece=[one.ece for one in means]).mean,
+        mean=mean_of(found),
         corruptions=found,
     )
 
