@@ -27,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import unknown_images
 
+from train import records
 from train.cards import evaluation
 from train.data import loading
 from train.data.loading import Split
 from train.files import atomic_write
 from train.onnx_export import metadata, runtime
-from train.records import CalibrationFit
+from train.records import CalibrationFit, CardConfig
 from train.training import models
-from train.training.results import calibration
 from zoo.calibration import calibrated
 
 # The shares of the validation images that a threshold keeps.
@@ -61,7 +61,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Fit:
-    """What is fitted on images of the classes: the calibration on validation, the rest on training images."""
+    """What is fitted on images of the classes: the card's calibration, and class means of training images."""
 
     calibration: CalibrationFit
     means: np.ndarray | None = None
@@ -170,14 +170,14 @@ def pixels(split: Split) -> np.ndarray:
 
 def fit(outputs: Outputs, dataset: loading.Dataset, validation: Split, train_images: int) -> Fit:
     known = outputs(pixels(validation))
-    fitted, _ = calibration.fit(known.logits, validation.labels.numpy(), dataset.name)
+    config = records.read(CardConfig, outputs.card / "config.json")
     if known.features is None:
-        return Fit(fitted)
+        return Fit(config)
     train = dataset.train.spread(train_images)
     features, labels = outputs(pixels(train)).features, train.labels.numpy()
     means = np.stack([features[labels == label].mean(0) for label in range(10)])
     within = np.cov((features - means[labels]).T) + 1e-6 * np.eye(features.shape[1])
-    return Fit(fitted, means, np.linalg.pinv(within, hermitian=True), unit(features))
+    return Fit(config, means, np.linalg.pinv(within, hermitian=True), unit(features))
 
 
 def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Results:
