@@ -79,8 +79,10 @@ def _differing(precision: str, claims: CalibrationMetrics, values: CalibrationMe
             yield f"calibration: {name} with {precision} is {value}, the card states {claim}"
 
 
-def contradictions(metrics: CardMetrics, config: CardConfig) -> Iterator[str]:
+def contradictions(folder: Path, metrics: CardMetrics, config: CardConfig) -> Iterator[str]:
     """Yield where a card's calibration contradicts itself."""
+    if metrics.calibration and not (folder / "reliability.png").is_file():
+        yield "reliability.png missing"
     for name in FIELDS:
         if getattr(metrics, name) != getattr(config, name):
             yield f"{name} is {getattr(config, name)} in config.json, {getattr(metrics, name)} in metrics.json"

@@ -31,8 +31,7 @@ STORED, INT8_LOSS, INT8_GAIN = 0.05, 0.2, 0.5
 # The paper's test accuracy for a dataset and a model, in percent; None where it reports none.
 Reported = Callable[[str, str], float | None]
 CARD_FILES = (
-    "config.json", "metrics.json", "log.csv", "model.safetensors", "README.md", "confusion_matrix.png", "curves.png",
-    "reliability.png",
+    "config.json", "metrics.json", "log.csv", "model.safetensors", "README.md", "confusion_matrix.png", "curves.png"
 )  # fmt: skip
 
 
@@ -109,7 +108,7 @@ def differences(
     yield from contradictions(metrics, found)
     if metrics.samples:
         yield from contradictions(metrics.samples, found)
-    yield from calibration.contradictions(metrics, config)
+    yield from calibration.contradictions(folder, metrics, config)
     yield from robustness.differences(folder, metrics, config)
     yield from of_training(metrics, folder / "log.csv", reported)
     if (folder / "README.md").read_text() != model_card.render(folder):
