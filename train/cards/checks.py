@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from train import records
-from train.cards import calibration, evaluation, model_card
+from train.cards import calibration, evaluation, model_card, robustness
 from train.cards.rendering import fixed
 from train.data import loading
 from train.data.batches import batches
@@ -109,6 +109,7 @@ def differences(
     if metrics.samples:
         yield from contradictions(metrics.samples, found)
     yield from calibration.contradictions(folder, metrics, config)
+    yield from robustness.differences(folder, metrics, config)
     yield from of_training(metrics, folder / "log.csv", reported)
     if (folder / "README.md").read_text() != model_card.render(folder):
         yield "README.md is out of date: python train/card.py"

@@ -8,7 +8,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from train import records
-from train.cards import provenance, rendering, wording
+from train.cards import provenance, rendering, robustness, wording
 from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
 from train.files import FileError
@@ -45,6 +45,7 @@ def render(folder: Path) -> str:
         macro_f1=measure.macro_f1(confusion),
         balanced_accuracy=measure.balanced_accuracy(confusion) if measure.uneven(confusion) else None,
         calibration=metrics.calibration,
+        robustness=robustness.read(folder),
         recipe=recipe,
         description=network.description if network else metrics.model,
         title=dataset.title,

@@ -101,6 +101,25 @@ def calibration(published: Entries[CardMetrics]) -> Table:
     return table
 
 
+def robustness(published: Entries[CardMetrics]) -> Table:
+    """Return accuracy and calibration of each published model on clean and on corrupted test images."""
+    table = [["Model", "Clean, %", "Corrupted, %", "Severity 1 / 3 / 5, %", "ECE clean / corrupted, %"]]
+    for dataset, model in in_order(published):
+        if (found := published[dataset, model].robustness) is None:
+            continue
+        by_severity = found.by_severity.accuracy
+        table.append(
+            [
+                title(dataset, model),
+                fixed(found.clean.accuracy),
+                fixed(found.mean.accuracy),
+                " / ".join(fixed(by_severity[severity - 1]) for severity in (1, 3, 5)),
+                f"{fixed(100 * found.clean.ece)} / {fixed(100 * found.mean.ece)}",
+            ]
+        )
+    return table
+
+
 def results(ours: Mapping[str, Entry[RunMetrics]]) -> paper.Results:
     """Return our results as the claims take them: by model, with the mean of the classes, as in the paper's tables."""
     accuracies = {model: entry.metrics.tested_classes for model, entry in ours.items()}

@@ -37,7 +37,7 @@ def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dic
                 [row["epoch"] for row in steps], [row["train_loss"] for row in steps], color=COLOURS["train"], alpha=0.5
             )
         axes.legend(loc="lower right" if metric == "accuracy" else "upper right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def grid_of_curves(
@@ -73,7 +73,7 @@ def grid_of_curves(
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _range(logs: dict[str, list[dict[str, float]]], metric: str) -> tuple[float, float]:
@@ -110,7 +110,7 @@ def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path
     axes.grid(alpha=0.3)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=len(series))
-    _save(figure, path)
+    save(figure, path)
 
 
 def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:
@@ -143,7 +143,7 @@ def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], titl
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_title(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
@@ -164,7 +164,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True")
     axes.set_title(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> None:
@@ -208,7 +208,7 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> 
         axes.legend(loc="upper left", fontsize=7)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
-    _save(figure, path)
+    save(figure, path)
 
 
 def mistakes(
@@ -224,7 +224,7 @@ def mistakes(
     for axes, image, label, prediction in zip(figure.axes, images, labels, predictions, strict=False):
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(f"{class_names[label]} \N{RIGHTWARDS ARROW} {class_names[prediction]}", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
@@ -243,10 +243,11 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     for text in figure.findobj(Text):
         text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
     with atomic_write(path) as temporary:
