@@ -11,7 +11,7 @@ from pathlib import Path
 
 from train import records
 from train.cards import checks, evaluation, publishing, readme_table
-from train.errors import exit_status
+from train.errors import exit_status, program
 from train.paper import paper
 from train.records import CardMetrics
 from train.training import models
@@ -20,7 +20,7 @@ from train.training import models
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python train/publish.py", description="Make the model card folder of a finished run."
+        prog=program("publish.py"), description="Make the model card folder of a finished run."
     )
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--output-dir", type=Path, help="(default: model_cards/<model>.<dataset>)")

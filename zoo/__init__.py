@@ -4,5 +4,7 @@ from importlib import import_module
 
 from zoo.catalog import NETWORKS
 
+__version__ = "0.1.0"  # the project's: pyproject.toml reads it here
+
 for _family in sorted({network.family for network in NETWORKS.values()}):
     import_module(f"zoo.{_family}")

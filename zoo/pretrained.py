@@ -1,7 +1,8 @@
 """What all networks share: timm's `default_cfgs`, the files of published weights, and building a model with them.
 
-A published model is a folder `model_cards/<model>.<dataset>/` with a `model.safetensors`, next to this package in a
-checkout or an editable install. The environment variable `ZOO_MODEL_CARDS` names another folder than `model_cards`.
+A published model is a folder `model_cards/<model>.<dataset>/` with a `model.safetensors`. An installed package has the
+folder `model_cards`; in a checkout or an editable install it is next to the package. The environment variable
+`ZOO_MODEL_CARDS` names another folder.
 """
 
 import os
@@ -17,17 +18,23 @@ from torch import nn
 from zoo.catalog import DATASETS, DEFAULT_DATASET
 from zoo.compact import expand
 
-__all__ = ["MODEL_CARDS", "build_model", "dataset_cfgs", "published_models", "weights_file"]
+__all__ = ["MODEL_CARDS", "PACKAGED_CARDS", "build_model", "dataset_cfgs", "published_models", "weights_file"]
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-# Absolute: timm opens a weights file when a model is built, and the working directory may have changed by then.
-MODEL_CARDS = (
-    Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
-    .expanduser()
-    .resolve()
-)
+PACKAGED_CARDS = Path(__file__).resolve().parent / "model_cards"
+"""Where an installed package holds the published models (see setup.py)."""
+
+
+def _model_cards() -> Path:
+    """Return the folder of the published models."""
+    here = PACKAGED_CARDS if PACKAGED_CARDS.is_dir() else PACKAGED_CARDS.parent.parent / "model_cards"
+    # Absolute: timm opens a weights file when a model is built, and the working directory may have changed by then.
+    return Path(os.environ.get("ZOO_MODEL_CARDS") or here).expanduser().resolve()
+
+
+MODEL_CARDS = _model_cards()
 
 
 def weights_file(model_name: str, dataset: str) -> str | None:

@@ -60,7 +60,7 @@ def reproductions() -> dict[tuple[str, str], Entry[PaperRun]]:
 
 def folder() -> Path:
     """Return the folder where reproductions are kept."""
-    return models.REPOSITORY / "docs" / "report" / "paper"
+    return models.PROJECT / "docs" / "report" / "paper"
 
 
 def add_reproduction(run_folder: Path) -> str:
