@@ -64,8 +64,6 @@ class Builder:
             text=True,
             start_new_session=True,
         )
-        with suppress(AttributeError, OSError):  # Windows has no such priorities
-            os.setpriority(os.PRIO_PGRP, self._process.pid, 10)
 
     def built(self) -> Iterator[str]:
         """Log the process's lines, and yield the name of each model whose files are new. End with the process."""

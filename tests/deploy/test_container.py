@@ -109,7 +109,9 @@ def test_packages_and_data_of_the_project_are_copied() -> None:
     needed = re.findall(r'^(?:readme|license-files) = \[?"([^"]+)"', text, re.MULTILINE)
     (packages,) = re.findall(r"^include = (.*)$", text, re.MULTILINE)
     needed += re.findall(r'"(\w+)\*"', packages)
-    assert {"README.md", "LICENSE", "zoo", "train", "serve"} <= set(needed)
+    (modules,) = re.findall(r"^py-modules = (.*)$", text, re.MULTILINE)
+    needed += [f"{name}.py" for name in re.findall(r'"(\w+)"', modules)] + ["setup.py"]
+    assert {"README.md", "LICENSE", "zoo", "train", "serve", "deep_image_zoo.py"} <= set(needed)
     assert set(needed) <= copied
 
 
