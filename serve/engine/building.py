@@ -22,7 +22,16 @@ log = logging.getLogger("serve")
 # Modules of the extra `train` and of the plugin that the export imports.
 NEEDED = ("torch", "timm", "accelerate", "onnx", "onnxscript")
 INSTALL = "pip install 'deep-image-zoo[train]'"
-COMMAND = (sys.executable, "-m", "train.export", "--missing", "--jobs", str(min(2, os.cpu_count() or 1)))
+COMMAND = (
+    sys.executable,
+    "-W",
+    "ignore",
+    "-m",
+    "train.export",
+    "--missing",
+    "--jobs",
+    str(min(2, os.cpu_count() or 1)),
+)
 # What it prints for each model: "ONNX 3/12 improved_vgg16.cifar10 41 s (...)".
 BUILT = re.compile(r"ONNX \d+/\d+ (.+) \d+ s\b")
 
