@@ -15,8 +15,10 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
+from zoo import __version__
 from zoo.catalog import DATASETS, DEFAULT_DATASET
 from zoo.compact import expand
+from zoo.hub import check_download, hub_id
 
 __all__ = ["MODEL_CARDS", "PACKAGED_CARDS", "build_model", "dataset_cfgs", "published_models", "weights_file"]
 
@@ -57,6 +59,7 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
         dataset = DATASETS[tag]
         cfgs[f"{model_name}.{tag}{'*' if tag == DEFAULT_DATASET else ''}"] = {
             "file": weights_file(model_name, tag),
+            "hf_hub_id": hub_id(f"{model_name}.{tag}", __version__),
             "input_size": (dataset.image_size[-1], size, size),
             "pool_size": (size // 32, size // 32),  # after five halvings
             "mean": dataset.mean,
@@ -138,6 +141,8 @@ def build_model(
             f"in a checkout of the project: accelerate launch train/fit.py --model {variant} --dataset {dataset} "
             "--recipe fast"
         )
+    if pretrained and cfg.hf_hub_id and not (cfg.file or cfg.state_dict):
+        check_download(cfg.hf_hub_id)
     model = build_model_with_cfg(
         model_cls,
         variant,
