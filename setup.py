@@ -1,16 +1,36 @@
-"""What pyproject.toml cannot say: a wheel holds the published models, as `zoo/model_cards`.
+"""What pyproject.toml cannot say: a wheel holds the published models, and a README whose links work on PyPI.
 
-In a checkout they lie in `model_cards/`, beside the packages, where an editable install uses them too. ONNX files are
-left out: they are built from the weights.
+In a checkout the models lie in `model_cards/`, beside the packages, where an editable install uses them too. A wheel
+has them as `zoo/model_cards`. ONNX files are left out: they are built from the weights. With ZOO_WITHOUT_WEIGHTS=1 the
+wheel has no models, for a server whose ONNX files are built elsewhere.
 """
 
+import os
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 CARDS = Path("model_cards")
+REPOSITORY: str = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["tool"]["deep-image-zoo"]["repository"]
+
+
+def readme(repository: str) -> str:
+    """Return the README with absolute links; as it is where the project has no address."""
+    text = Path("README.md").read_text("utf-8")
+    if not repository:
+        return text
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{repository}/raw/main/", text)
+    return re.sub(r"(?<!!)(\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{repository}/blob/main/", text)
+
+
+def urls(repository: str) -> dict[str, str]:
+    """Return the project's URLs, all of which follow from that of its repository."""
+    pages = {"Repository": "", "Issues": "/issues", "Changelog": "/blob/main/CHANGELOG.md", "Documentation": "#readme"}
+    return {name: repository + path for name, path in pages.items()} if repository else {}
 
 
 class BuildWithCards(build_py):  # type: ignore[misc]  # setuptools has no type annotations
@@ -18,6 +38,8 @@ class BuildWithCards(build_py):  # type: ignore[misc]  # setuptools has no type 
 
     def _cards(self) -> dict[Path, Path]:
         """The files of all published models, and where they go."""
+        if os.environ.get("ZOO_WITHOUT_WEIGHTS"):
+            return {}
         files = [path for path in sorted(CARDS.glob("*/*")) if path.suffix != ".onnx" and path.name[0] != "."]
         return {path: Path(self.build_lib, "zoo", path) for path in files}
 
@@ -42,4 +64,10 @@ class BuildWithCards(build_py):  # type: ignore[misc]  # setuptools has no type 
         return [*super().get_source_files(), *map(str, self._cards())]
 
 
-setup(cmdclass={"build_py": BuildWithCards})
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_py": BuildWithCards},
+        long_description=readme(REPOSITORY),
+        long_description_content_type="text/markdown",
+        project_urls=urls(REPOSITORY),
+    )
