@@ -1,4 +1,4 @@
-# make demo       install everything, build the ONNX files, serve the pretrained models with the app
+# make demo       install everything, serve the pretrained models with the app, build the ONNX files that are missing
 # make test       install everything, lint, type-check, run the tests
 # make test-slow  the same with the tests that need minutes
 # make check      lint and type-check alone
@@ -21,10 +21,9 @@ export ORT_DISABLE_TELEMETRY := 1
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
 
-# The server says what is wrong with a model whose files could not be built, and serves the others.
+# Each model is served as soon as its ONNX files are built. Those that are there already are served at once.
 demo: $(VENV)/.demo
-	-@$(MAKE) --no-print-directory onnx
-	@$(BIN)/python -m serve $(ARGS)
+	@$(BIN)/python -m serve --build yes $(ARGS)
 
 # Tests that start servers or share the clock keep to one of the processes. OpenMP threads that wait for a core would only spin.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup

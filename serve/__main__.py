@@ -8,13 +8,23 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
+from serve.default_models import default_models, user_models, with_models
 from serve.logs import configure, start_line
 from serve.settings import OPTIONS, PREFIX, Settings, Words, from_environment, variable
 from serve.signals import ending_signals
 
-NAME = "python -m serve"
+# By `deep-image-zoo serve` or `python -m serve`.
+NAME = f"{caller} serve" if (caller := Path(sys.argv[0]).stem) == "deep-image-zoo" else "python -m serve"
+# Modules of the extra `serve`.
+NEEDED = (
+    "fastapi", "fastapi_offline", "filelock", "gradio", "httptools", "numpy", "onnxruntime", "orjson", "PIL",
+    "platformdirs", "prometheus_client", "pydantic", "python_multipart", "starlette", "uvicorn",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +64,7 @@ def settings(arguments: list[str] | None = None, environment: Mapping[str, str] 
     given = vars(parser().parse_args(arguments))
     flags: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
-        return Settings(**from_environment(environment, ignore=flags), **flags)
+        return Settings(**with_models({**from_environment(environment, ignore=flags), **flags}))
     except ValueError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -92,33 +102,55 @@ def bind(chosen: Settings) -> socket.socket:
     return taken
 
 
-def main() -> None:
+def with_build_decided(chosen: Settings) -> Settings:
+    """Decide whether ONNX files are built, and end the process if no model can be served.
+
+    `--build auto` builds in the default folder, if a model there has no ONNX files and the packages are installed.
+    """
+    # Imported here, so that --help and the checks of the arguments take no time.
+    from serve.engine.building import INSTALL, installed, unbuilt
+    from serve.engine.models import find
+
+    folder, build = chosen.models, chosen.build == "yes"
+    if chosen.build == "auto" and folder == default_models() and (waiting := unbuilt(folder)):
+        build = installed()
+        if not build and {*find(folder)} <= {*waiting}:
+            fail(f"the models have no ONNX files, and building them needs more packages: {INSTALL}", chosen)
+    elif build and not installed():
+        fail(f"--build yes needs more packages: {INSTALL}", chosen)
+    if not build and not find(folder):
+        fail(f"{folder} holds no models; build one with: python train/export.py {folder}/NAME", chosen)
+    return replace(chosen, build="yes" if build else "no")
+
+
+def main(argv: list[str] | None = None) -> int:
     """Serve until a signal arrives.
 
     The exit status is 0 after a signal, 1 if it cannot serve or cannot shut down in time, 2 for invalid arguments.
     """
-    chosen = settings()
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        print(f"{NAME}: {', '.join(missing)} not installed: pip install 'deep-image-zoo[serve]'", file=sys.stderr)
+        return 1
+    chosen = settings(argv)
     configure(chosen)
     # Until the server handles them: by default, a container's first process ignores SIGTERM.
     for number in ending_signals():
         signal.signal(number, lambda *_: os._exit(0))
-    if not chosen.models.is_dir() or not os.access(chosen.models, os.R_OK | os.X_OK):
+    readable = chosen.models.is_dir() and os.access(chosen.models, os.R_OK | os.X_OK)
+    if not readable and chosen.models != user_models():  # that one is made when it is needed
         fail(f"{chosen.models} is not a folder that can be read; set the folder with the models by --models", chosen)
     with bind(chosen) as listener:
-        # Imported here, so that --help and the checks of the arguments take no time.
+        chosen = with_build_decided(chosen)
+        # Imported here for the same reason.
         from serve.api import create_app
-        from serve.engine.models import find
         from serve.server import Server
 
-        if not find(chosen.models):
-            fail(
-                f"{chosen.models} holds no models; build one with: python train/export.py {chosen.models}/NAME", chosen
-            )
         server = Server(create_app(chosen), chosen)
         server.run([listener])
     if server.failed:
         fail(f"none of the models in {chosen.models} could be loaded", chosen)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.default_models import with_models
 from serve.engine.batching import Engine
 from serve.http.access import KEYLESS, Access, Sharing
 from serve.http.bodies import Bodies
@@ -66,7 +67,7 @@ class Application(FastAPI):
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...)."""
-    settings = settings or Settings(**from_environment())
+    settings = settings or Settings(**with_models(from_environment()))
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)

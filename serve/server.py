@@ -68,12 +68,16 @@ class Server(ControlledServer):
         with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
             runner.run(self.serve(self._listeners))
             if not self.failed:
-                _leave()  # here, as the runner and the interpreter would wait for all threads
+                self._leave()  # here, as the runner and the interpreter would wait for all threads
+
+    def _leave(self, status: int = 0) -> NoReturn:
+        self.engine.repository.close()
+        os._exit(status)
 
     def _signalled(self, number: int) -> None:
         # A second signal ends the process directly: the event loop may be busy then.
         for later in self._signals:
-            signal.signal(later, lambda *_: _leave())
+            signal.signal(later, lambda *_: self._leave())
         self._linger = 0.0 if number == signal.SIGINT else self._settings.linger
         self._stop.set()
 
@@ -113,10 +117,6 @@ class Server(ControlledServer):
         for task in self._streams:
             task.cancel()
         asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
-        last = threading.Timer(seconds + LAST_RESORT, os._exit, [1])
+        last = threading.Timer(seconds + LAST_RESORT, self._leave, [1])
         last.daemon = True
         last.start()
-
-
-def _leave() -> NoReturn:
-    os._exit(0)

@@ -70,6 +70,15 @@ class Settings:
             "auto: int8 on a CPU with AVX2 or 8-bit dot products, else fp32", SERVED, choices=("auto", "fp32", "int8")
         ),
     ] = "auto"
+    build: Annotated[
+        str,
+        Option(
+            "yes: build ONNX files that are missing or out of date while serving; this needs the extra train. auto: if "
+            "no folder is named and a model has none",
+            SERVED,
+            choices=("auto", "yes", "no"),
+        ),
+    ] = "auto"
     app: Annotated[bool, Option("the app at /", SERVED)] = True
     model_control: Annotated[
         str,

@@ -2,10 +2,17 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(ValueError):
     """A mistake that the user can correct; its message is one line."""
+
+
+def program(script: str, launcher: str = "python") -> str:
+    """Return what the user called a command by: `deep-image-zoo COMMAND`, or `python train/SCRIPT`."""
+    caller = Path(sys.argv[0]).stem
+    return f"{caller} {Path(script).stem}" if caller == "deep-image-zoo" else f"{launcher} train/{script}"
 
 
 def exit_status(script: str, command: Callable[[], int]) -> int:

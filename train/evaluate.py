@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from train.cards import evaluation
-from train.errors import UserError, exit_status
+from train.errors import UserError, exit_status, program
 from train.training.results import measure
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python train/evaluate.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("evaluate.py"), description=__doc__)
     parser.add_argument("model", help="a published model's name or folder, or a run folder")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: what a run used)")
     parser.add_argument("--runtime", choices=evaluation.RUNTIMES, default="torch", help="(default: torch)")

@@ -7,10 +7,9 @@ are built, not tracked: the same weights give the same files again. Their metada
 
 import argparse
 import sys
+from pathlib import Path
 
-from tqdm import tqdm
-
-from train.errors import exit_status
+from train.errors import exit_status, program
 from train.onnx_export.build import export_all
 from train.onnx_export.metadata import outdated
 from train.training import models
@@ -18,9 +17,7 @@ from train.training import models
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python train/export.py", description="Build the ONNX files of published models."
-    )
+    parser = argparse.ArgumentParser(prog=program("export.py"), description="Build the ONNX files of published models.")
     parser.add_argument(
         "models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all published)"
     )
@@ -38,16 +35,25 @@ def _main(args: argparse.Namespace) -> int:
     cards = models.chosen(args.models)
     if args.missing:
         cards = [card for card in cards if outdated(card)]
+    # The quickest first, so that somebody who waits for them can begin.
+    cards = sorted(cards, key=_size)
     failed = False
-    with tqdm(total=len(cards), unit="model", disable=None) as bar:
-        for card, paths, error in export_all(cards, args.jobs):
-            for path in paths:
-                bar.write(f"{path} ({path.stat().st_size / 1e6:.1f} MB)", file=sys.stdout)
-            if error:
-                failed = True
-                bar.write(f"export.py: {card.name}: {error}", file=sys.stderr)
-            bar.update()
+    for number, built in enumerate(export_all(cards, args.jobs), start=1):
+        if built.error:
+            failed = True
+            print(f"export.py: {built.card.name}: {built.error}", file=sys.stderr, flush=True)
+            continue
+        files = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in built.files)
+        # `python -m serve` reads this line: serve/engine/building.py.
+        print(f"ONNX {number}/{len(cards)} {built.card.name} {built.seconds:.0f} s ({files})", flush=True)
     return 1 if failed else 0
+
+
+def _size(card: Path) -> int:
+    try:
+        return (card / "model.safetensors").stat().st_size
+    except OSError:  # `export` says what is wrong
+        return 0
 
 
 if __name__ == "__main__":

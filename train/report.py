@@ -9,14 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from train.errors import exit_status
+from train.errors import exit_status, program
 from train.paper import report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python train/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("report.py"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER", help="a finished run of recipe paper")
     args = parser.parse_args(argv)

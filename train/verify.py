@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from train.cards import checks, evaluation, readme_table, updating
-from train.errors import UserError, exit_status
+from train.errors import UserError, exit_status, program
 from train.files import FileError
 from train.paper import paper
 from train.training import models
@@ -22,7 +22,7 @@ from train.training import models
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python train/verify.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("verify.py"), description=__doc__)
     parser.add_argument("models", nargs="*", help="names like improved_googlenet.mnist, or folders (default: all)")
     parser.add_argument("--samples", action="store_true", help="measure only on the images that ship with the project")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: $ZOO_DATA_DIR, or the Hub)")

@@ -1,5 +1,7 @@
 """The networks of "Deep Networks for Image Classification". Importing this package registers them with timm."""
 
+__version__ = "0.1.0"  # the project's: pyproject.toml reads it here
+
 from importlib import import_module
 
 from zoo.calibration import probabilities

@@ -5,10 +5,16 @@ A new network is its family file, a row in `NETWORKS` and its model card: see "A
 
 from dataclasses import dataclass
 
-__all__ = ["DATASETS", "DEFAULT_DATASET", "NETWORKS", "PAPER", "Dataset", "Network"]
+__all__ = ["DATASETS", "DEFAULT_DATASET", "HUB_ORG", "NETWORKS", "PAPER", "Dataset", "Network"]
 
 PAPER = "Deep Networks for Image Classification"
 """The title of the paper (Skoularikis, 2021)."""
+
+HUB_ORG = ""
+"""Whose repositories on the Hugging Face Hub hold the weights, each named like its card; empty: nobody's yet.
+
+The environment variable `ZOO_HUB_ORG` names another. `python train/publish.py CARD --push ORG/CARD` fills them.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What all networks share: timm's `default_cfgs`, the files of published weights, and building a model with them.
 
-A published model is a folder `model_cards/<model>.<dataset>/` with a `model.safetensors`, next to this package in a
-checkout or an editable install. The environment variable `ZOO_MODEL_CARDS` names another folder than `model_cards`.
+A published model is a folder `model_cards/<model>.<dataset>/` with a `model.safetensors`. An installed package has the
+folder `model_cards`; in a checkout or an editable install it is next to the package. The environment variable
+`ZOO_MODEL_CARDS` names another folder.
 """
 
 import os
@@ -15,20 +16,30 @@ from timm.models._hub import download_from_hf
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
+from zoo import __version__
 from zoo.catalog import DATASETS, DEFAULT_DATASET
 from zoo.compact import expand
+from zoo.hub import check_download, hub_id
 
-__all__ = ["MODEL_CARDS", "build_model", "config_file", "dataset_cfgs", "published_models", "weights_file"]
+__all__ = [
+    "MODEL_CARDS", "PACKAGED_CARDS", "build_model", "config_file", "dataset_cfgs", "published_models", "weights_file",
+]  # fmt: skip
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-# Absolute: timm opens a weights file when a model is built, and the working directory may have changed by then.
-MODEL_CARDS = (
-    Path(os.environ.get("ZOO_MODEL_CARDS") or Path(__file__).resolve().parent.parent / "model_cards")
-    .expanduser()
-    .resolve()
-)
+PACKAGED_CARDS = Path(__file__).resolve().parent / "model_cards"
+"""Where an installed package holds the published models (see setup.py)."""
+
+
+def _model_cards() -> Path:
+    """Return the folder of the published models."""
+    here = PACKAGED_CARDS if PACKAGED_CARDS.is_dir() else PACKAGED_CARDS.parent.parent / "model_cards"
+    # Absolute: timm opens a weights file when a model is built, and the working directory may have changed by then.
+    return Path(os.environ.get("ZOO_MODEL_CARDS") or here).expanduser().resolve()
+
+
+MODEL_CARDS = _model_cards()
 
 
 def weights_file(model_name: str, dataset: str) -> str | None:
@@ -51,6 +62,7 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
         dataset = DATASETS[tag]
         cfgs[f"{model_name}.{tag}{'*' if tag == DEFAULT_DATASET else ''}"] = {
             "file": weights_file(model_name, tag),
+            "hf_hub_id": hub_id(f"{model_name}.{tag}", __version__),
             "input_size": (dataset.image_size[-1], size, size),
             "pool_size": (size // 32, size // 32),  # after five halvings
             "mean": dataset.mean,
@@ -143,6 +155,8 @@ def build_model(
             f"in a checkout of the project: accelerate launch train/fit.py --model {variant} --dataset {dataset} "
             "--recipe fast"
         )
+    if pretrained and cfg.hf_hub_id and not (cfg.file or cfg.state_dict):
+        check_download(cfg.hf_hub_id)
     model = build_model_with_cfg(
         model_cls,
         variant,

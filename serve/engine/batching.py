@@ -67,7 +67,7 @@ class Engine:
         self.repository.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until every model of the folder is loaded or known to be broken; False after `timeout` seconds."""
+        """Block until `repository.settled`; False after `timeout` seconds."""
         return self.repository.settled.wait(timeout)
 
     def abandon(self) -> None:
@@ -79,7 +79,8 @@ class Engine:
         _deliver((job, Overloaded("the server is shutting down")) for job in left)
 
     def close(self) -> None:
-        """Refuse all waiting requests, and end the threads after their current runs."""
+        """Refuse all waiting requests, stop building, and end the threads after their current runs."""
+        self.repository.close()
         self.abandon()
         for _ in self._threads:
             self._wake.put(None)

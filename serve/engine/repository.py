@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from serve.engine.building import Builder, unbuilt
 from serve.engine.models import Model, find, load
 from serve.engine.processor import usable_cores
 from serve.errors import ModelLoadError, ModelNotFound, ModelNotReady
 from serve.settings import Settings
 
 log = logging.getLogger("serve")
+BUILDING = "its ONNX files are being built"
 # An absolute path; the group is its last part.
 PATH = re.compile(r"""(?<![\w./:])(?:/[^\s/:;,'"]+)+/([^\s/:;,'"]*)""")
 
@@ -34,10 +36,12 @@ class Entry:
 class Repository:
     """The folder's models.
 
-    `load` and `unload` run in the caller's thread, one at a time. Reading never waits for them.
+    `load` and `unload` run in the caller's thread, one at a time. Reading never waits for them. With `settings.build`,
+    models whose ONNX files are missing or out of date are loaded when they are built.
 
     Attributes:
-        settled: set once every model of the folder was tried.
+        settled: set once every model of the folder was tried, except for those that are being built while another is
+            ready.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,41 +49,71 @@ class Repository:
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._change = threading.Lock()
+        self._builder: Builder | None = None
 
     def start(self) -> None:
         """Start to load all models of the folder in threads, and return at once. Called again, it reloads them."""
-        names = find(self._settings.models)
-        if not names:
-            log.warning("no models can be found in %s", self._settings.models)
+        folder, build = self._settings.models, self._settings.build == "yes"
+        waiting = set(unbuilt(folder)) if build else set()
+        names = [name for name in find(folder) if name not in waiting]
+        if not names and not waiting:
+            log.warning("no models can be found in %s", folder)
         self._entries = {name: Entry(name, "LOADING") for name in names}
+        self._entries |= {name: Entry(name, "LOADING", BUILDING) for name in waiting}
         # A new event each time: an earlier start may still be loading, and will set its own.
         self.settled = threading.Event()
-        _thread(self._load_all, names, self.settled).start()
+        self._builder = Builder(folder) if build else None
+        _thread(self._start, names, self.settled, self._builder).start()
 
-    def _load_all(self, names: list[str], settled: threading.Event) -> None:
+    def close(self) -> None:
+        """Stop building ONNX files."""
+        if self._builder:
+            self._builder.stop()
+
+    def _start(self, names: list[str], settled: threading.Event, builder: Builder | None) -> None:
+        try:
+            self._load_all(names)
+            if builder:
+                self._load_built(builder, settled)
+        finally:
+            settled.set()
+
+    def _load_built(self, builder: Builder, settled: threading.Event) -> None:
+        """Load each model that the builder has built."""
+        if self.ready():
+            settled.set()
+        for name in builder.built():
+            with self._change:
+                self._try(name)
+            if self.ready():
+                settled.set()
+        for name, entry in list(self._entries.items()):
+            if entry.reason == BUILDING:
+                self._entries[name] = Entry(name, "UNAVAILABLE", "its ONNX files could not be built")
+
+    def _load_all(self, names: list[str]) -> None:
         left: SimpleQueue[str] = SimpleQueue()
         for name in names:
             left.put(name)
         loaders = [_thread(self._load_each, left) for _ in range(min(usable_cores(), len(names)))]
-        try:
-            with self._change:
-                for loader in loaders:
-                    loader.start()
-                for loader in loaders:
-                    loader.join()
-        finally:
-            settled.set()
+        with self._change:
+            for loader in loaders:
+                loader.start()
+            for loader in loaders:
+                loader.join()
 
     def _load_each(self, left: SimpleQueue[str]) -> None:
         with suppress(Empty):
             while True:
-                name = left.get_nowait()
-                try:
-                    self._swap(name)
-                except ModelLoadError:
-                    pass  # logged already
-                except Exception:
-                    log.exception("%s does not load", name)
+                self._try(left.get_nowait())
+
+    def _try(self, name: str) -> None:
+        try:
+            self._swap(name)
+        except ModelLoadError:
+            pass  # logged already
+        except Exception:
+            log.exception("%s does not load", name)
 
     def get(self, name: str) -> Model:
         """Return the ready model `name`.

@@ -76,10 +76,12 @@ def test_packages_and_data_of_the_project_are_copied() -> None:
     """What the wheel is built from, as `packages` copies it."""
     copied = {word for copy in STAGES["packages"].of("COPY") for word in copy.words[:-1]}
     text = (ROOT / "pyproject.toml").read_text()
-    needed = re.findall(r'^(?:readme|license-files) = \[?"([^"]+)"', text, re.MULTILINE)
+    needed = ["README.md", *re.findall(r'^license-files = \["([^"]+)"', text, re.MULTILINE)]
     (packages,) = re.findall(r"^include = (.*)$", text, re.MULTILINE)
     needed += re.findall(r'"(\w+)\*"', packages)
-    assert {"README.md", "LICENSE", "zoo", "train", "serve"} <= set(needed)
+    (modules,) = re.findall(r"^py-modules = (.*)$", text, re.MULTILINE)
+    needed += [f"{name}.py" for name in re.findall(r'"(\w+)"', modules)] + ["setup.py"]
+    assert {"README.md", "LICENSE", "zoo", "train", "serve", "deep_image_zoo.py"} <= set(needed)
     assert set(needed) <= copied
 
 

@@ -122,7 +122,8 @@ def test_nothing_is_fitted_on_the_test_split(
             dataset = real(*arguments)
             split = getattr(dataset, changed)
             other = loading.Split(255 - split.images, (split.labels + 1) % len(dataset.class_names))
-            return dataclasses.replace(dataset, **{changed: other})
+            splits: dict[str, Any] = {changed: other}
+            return dataclasses.replace(dataset, **splits)
 
         with monkeypatch.context() as patched:
             patched.setattr(loading, "load", load)

@@ -21,7 +21,7 @@ def card(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = timm.create_model("vanilla_resnet18", in_chans=1)
     folder = tmp_path / "card"
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    timm.models.save_for_hf(model, str(folder), safe_serialization=True)
     (folder / "pytorch_model.bin").unlink(missing_ok=True)
     change(folder, **NUMBERS._asdict())
     return folder
@@ -46,8 +46,13 @@ def test_probabilities_of_a_card(card: Path) -> None:
 def test_the_hub_is_asked_for_its_config(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = timm.create_model(f"local-dir:{card}", pretrained=True)
     model.pretrained_cfg |= {"source": "hf-hub", "hf_hub_id": "owner/model", "file": None}
-    asked = []
-    monkeypatch.setattr(pretrained, "download_from_hf", lambda *names: asked.append(names) or card / "config.json")
+    asked: list[tuple[str, ...]] = []
+
+    def download(*names: str) -> Path:
+        asked.append(names)
+        return card / "config.json"
+
+    monkeypatch.setattr(pretrained, "download_from_hf", download)
     assert of_weights(model) == NUMBERS
     assert asked == [("owner/model", "config.json")]
 

@@ -34,7 +34,7 @@ def earlier_runs(full_name: str, weights: str | None) -> list[Earlier]:
     """
     if weights == "published":
         cfg = timm.get_pretrained_cfg(full_name)
-        folder = models.MODEL_CARDS / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
+        folder = models.model_cards() / f"{full_name.partition('.')[0]}.{cfg.tag if cfg else ''}"
         if not (folder / "metrics.json").is_file():  # one of timm's own models
             return []
         return _of_card(folder)

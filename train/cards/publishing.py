@@ -46,7 +46,7 @@ def publish(
 
     Args:
         run_folder: of a finished run.
-        target: the card folder to make; None for the model's place in `models.MODEL_CARDS`.
+        target: the card folder to make; None for the model's place in `models.published_to()`.
         data_dir: as `data.load` takes it; None for the folder that the run read its dataset from.
         full_precision: keep the weights in float32.
         reported: the paper's test accuracy for a dataset and a model.
@@ -65,7 +65,7 @@ def publish(
             f"{run_folder} is of recipe 'paper', which is for the report: python train/report.py {run_folder}, or name "
             "the folder to publish it in by --output-dir"
         )
-    target = (target or models.MODEL_CARDS / f"{run.model}.{recorded(name).tag}").resolve()
+    target = (target or models.published_to() / f"{run.model}.{recorded(name).tag}").resolve()
     _refuse_a_part(target, run_folder, run)
     _refuse_to_replace(target, run_folder)
     channels, _, side = models.pretrained_cfg(model)["input_size"]

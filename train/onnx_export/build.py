@@ -1,8 +1,10 @@
 """Build the ONNX files of published models from their safetensors. The same weights give the same files again."""
 
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -106,34 +108,48 @@ def _save(proto: onnx.ModelProto, file: Path, properties: dict[str, str]) -> Non
         onnx.save(proto, temporary)
 
 
-def export_all(cards: list[Path], jobs: int) -> Iterator[tuple[Path, list[Path], str]]:
+@dataclass(frozen=True)
+class Built:
+    """A card whose export has ended: the paths of its files, or without paths the error in one line."""
+
+    card: Path
+    files: list[Path]
+    error: str
+    seconds: float
+
+
+def export_all(cards: list[Path], jobs: int) -> Iterator[Built]:
     """Export several published models, `jobs` at a time, each in a process of its own.
 
     Yields:
-        Each card as soon as it is done, with the paths of its files, or without paths and with the error in one line.
+        Each card as soon as it is done.
     """
     if jobs == 1 or len(cards) < 2:
-        yield from ((card, *_attempt(card)) for card in cards)
+        yield from map(_attempt, cards)
         return
     # torch starts threads, and a fork of a process with threads can hang.
     with ProcessPoolExecutor(jobs, get_context("spawn"), _share_cores, (jobs,)) as pool:
         tasks = {pool.submit(_attempt, card): card for card in cards}
         for task in as_completed(tasks):
             try:
-                yield (tasks[task], *task.result())
+                yield task.result()
             except BrokenExecutor:  # killed, for example when memory runs out
-                yield tasks[task], [], "the process that built it, or one beside it, was killed; try --jobs 1"
+                killed = "the process that built it, or one beside it, was killed; try --jobs 1"
+                yield Built(tasks[task], [], killed, seconds=0)
 
 
 def _share_cores(jobs: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
-def _attempt(card: Path) -> tuple[list[Path], str]:
+def _attempt(card: Path) -> Built:
+    began = time.perf_counter()
+    files, failure = [], ""
     try:
-        return export(card), ""
+        files = export(card)
     except Exception as error:  # torch's exporter raises nearly anything; the other models still get their files
-        return [], _first_line(error)
+        failure = _first_line(error)
+    return Built(card, files, failure, time.perf_counter() - began)
 
 
 def _first_line(error: Exception) -> str:

@@ -194,7 +194,7 @@ def _variant(name: str, model: str, dataset: str, chosen: list[Change], every: t
 
 def folder() -> Path:
     """Return the folder of the results that the report takes in."""
-    return models.REPOSITORY / "docs" / "report" / "ablation"
+    return models.PROJECT / "docs" / "report" / "ablation"
 
 
 def file_name(model: str, dataset: str, epochs: int) -> str:

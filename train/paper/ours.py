@@ -70,7 +70,7 @@ def of_another_reading(run: PaperRun) -> bool:
 
 def folder() -> Path:
     """Return the folder where reproductions are kept."""
-    return models.REPOSITORY / "docs" / "report" / "paper"
+    return models.PROJECT / "docs" / "report" / "paper"
 
 
 def add_reproduction(run_folder: Path) -> str:

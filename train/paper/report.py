@@ -102,10 +102,10 @@ def write(finished: list[Path]) -> int:
     published, reproduced = ours.published(models.cards()), ours.reproductions()
     if not published:
         raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-    figures.write(published, reproduced, models.REPOSITORY / "docs" / "report")
+    figures.write(published, reproduced, models.PROJECT / "docs" / "report")
     for results in ablation.published():
-        ablation_report.write_plot(results, models.REPOSITORY / "docs" / "report")
-    write_text(models.REPOSITORY / "REPORT.md", render(published, reproduced))
+        ablation_report.write_plot(results, models.PROJECT / "docs" / "report")
+    write_text(models.PROJECT / "REPORT.md", render(published, reproduced))
     every = len(ours.ALL)
     print(f"REPORT.md: {len(published)} of {every} models, {len(reproduced)} of {every} runs of the paper's recipe")
     return 0

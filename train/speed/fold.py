@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from zoo.compact import repeat_cells
 from zoo.vgg import AdaptiveAvgPool2d, AdaptiveMaxPool2d, PooledVGG, pool_slices, windows
 
+# Columns of the first attempt to find a layer's range: more than the rank that train/cards/compact.py stores.
+FIRST_COLUMNS = 128
+
 
 def groups(length: int, size: int) -> list[int]:
     """Number the distinct cells of a pool along one side, for a map of `length`: 2, 5 -> [0, 0, 1, 2, 2]."""
@@ -114,12 +117,17 @@ def _factors(layer: nn.Linear) -> nn.Module:
     most = out * inputs // (2 * (out + inputs))
     generator = torch.Generator().manual_seed(0)
     weight = layer.weight.double()
-    # The range of W is that of W times a random matrix with more columns than the rank.
-    basis = torch.linalg.qr(weight @ torch.randn(inputs, most + 8, generator=generator, dtype=weight.dtype)).Q
-    left, values, right = torch.linalg.svd(basis.T @ weight, full_matrices=False)
-    rank = int((values > 1e-6 * values[0]).sum())
-    if rank > most:
-        return layer
+    # The range of W is that of W times a random matrix with more columns than the rank. Few columns are tried first, as
+    # the time grows with the square of their number.
+    columns, rank = 0, 0
+    while rank == columns:
+        if rank > most:
+            return layer
+        columns = min(4 * columns or FIRST_COLUMNS, most + 1)
+        sketch = weight @ torch.randn(inputs, columns, generator=generator, dtype=weight.dtype)
+        basis = torch.linalg.qr(sketch).Q
+        left, values, right = torch.linalg.svd(basis.T @ weight, full_matrices=False)
+        rank = int((values > 1e-6 * values[0]).sum())
     # A random rotation: directions that share a scale when they are quantised should have similar sizes.
     turn = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=weight.dtype)).Q
     root = values[:rank].sqrt()

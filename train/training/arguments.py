@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 
 from train.data import reference
-from train.errors import UserError
+from train.errors import UserError, program
 from train.training import defaults, distillation, recipes
 from zoo.catalog import NETWORKS
 
@@ -69,7 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="accelerate launch train/fit.py",
+        prog=program("fit.py", "accelerate launch"),
         description="Train a model and leave a run folder with its weights, log, curves and metrics.",
         epilog="Example: accelerate launch train/fit.py --model improved_resnet18 --dataset cifar10 --recipe fast",
     )

@@ -15,15 +15,19 @@ from train.data.reference import DataOptions
 from train.errors import UserError
 from train.files import read_json, sha256
 from train.records import RunDescription, RunMetrics, TeacherRecord
-from train.training import recipes
+from train.training import recipes, user_cards
+from zoo import pretrained
 from zoo.catalog import NETWORKS
-from zoo.pretrained import MODEL_CARDS as MODEL_CARDS
 
 # `Preprocess` in the terms of a `pretrained_cfg`.
 AS_PREPROCESSED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 # timm and torch raise these for arguments and weights that do not fit.
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, SafetensorError)
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Of an installed package, the user's copies of the published models: see `user_cards`.
+MODEL_CARDS = user_cards.USER_CARDS if pretrained.MODEL_CARDS == pretrained.PACKAGED_CARDS else pretrained.MODEL_CARDS
+# Where commands write what belongs to the project as a whole: the checkout, or the working directory.
+PROJECT = REPOSITORY if (REPOSITORY / "pyproject.toml").is_file() else Path.cwd()
 
 
 class ModelError(UserError):
@@ -314,9 +318,21 @@ def load(name: str) -> Trained:
     return Trained(model, config["label_names"], config["dataset"], folder, published=True, data_options=options)
 
 
+def model_cards() -> Path:
+    """Return the folder of the published models; of an installed package, with up-to-date copies in it."""
+    if MODEL_CARDS == user_cards.USER_CARDS:
+        user_cards.refresh(pretrained.PACKAGED_CARDS, MODEL_CARDS)
+    return MODEL_CARDS
+
+
+def published_to() -> Path:
+    """Return the folder that new cards go to; of an installed package `model_cards` in the working directory."""
+    return PROJECT / "model_cards" if MODEL_CARDS == user_cards.USER_CARDS else MODEL_CARDS
+
+
 def cards() -> list[Path]:
     """List the folders of all published models, also of those whose weights are missing."""
-    return sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
+    return sorted(path.parent for path in model_cards().glob("*/README.md"))
 
 
 def chosen(names: list[str]) -> list[Path]:
@@ -342,7 +358,7 @@ def card(name: str) -> Path:
     Raises:
         ModelError: there is none.
     """
-    for folder in (MODEL_CARDS / name, Path(name)):
+    for folder in (model_cards() / name, Path(name)):
         if is_card(folder):
             return folder
     published = ", ".join(folder.name for folder in cards()) or "none"

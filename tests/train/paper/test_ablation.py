@@ -169,7 +169,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "variants.json").write_text(json.dumps(variants))
     (tmp_path / "args.json").write_text(json.dumps({"dataset": "cifar10", "recipe": "paper", "class_names": []}))
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(models, "PROJECT", tmp_path / "repository")
     words = ["--model", "improved_resnet18", "--dataset", "cifar10", "--epochs", "5"]
     return [*words, "--runs-dir", str(tmp_path / "runs"), "--launcher", f"{sys.executable} {stub}"]
 
@@ -229,7 +229,7 @@ def test_mistakes_are_one_line(command: list[str], words: list[str], said: str, 
 
 @pytest.mark.slow
 def test_real_runs_on_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(models, "PROJECT", tmp_path / "repository")
     words = ["--model", "improved_resnet18", "--dataset", "cifar10", "--epochs", "1", "--runs-dir", str(tmp_path)]
     words += ["--variants", "vanilla+initialisation", "improved-stem", "--", "--data-dir", str(SAMPLES)]
     assert ablate.main(words) == 0

@@ -155,7 +155,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The report of this checkout's published models and reproductions, written again."""
     if ours.folder().is_dir():
         shutil.copytree(ours.folder(), tmp_path / "docs" / "report" / "paper")
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(models, "PROJECT", tmp_path)
     assert report.main([]) == 0
     return (tmp_path / "REPORT.md").read_text()
 
@@ -254,7 +254,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_of_the_papers_recipe_is_added(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(models, "PROJECT", tmp_path)
     assert report.main([str(run)]) == 0
     assert report.main([]) == 0  # kept
     text = (tmp_path / "REPORT.md").read_text()
@@ -300,7 +300,7 @@ def test_runs_that_differ_from_the_papers_are_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, file: str, changes: dict,
     words: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(models, "PROJECT", tmp_path)
     if file == "log.csv":
         (run / file).write_text("\n".join((run / file).read_text().splitlines()[:2]))
     else:
@@ -330,7 +330,7 @@ def test_a_run_of_the_papers_recipe_does_not_replace_published_weights(
 
 
 def test_no_published_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(models, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(models, "PROJECT", tmp_path)
     monkeypatch.setattr(models, "MODEL_CARDS", tmp_path / "model_cards")
     assert report.main([]) == 2
     assert "no published models" in capsys.readouterr().err

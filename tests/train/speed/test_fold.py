@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import zoo  # noqa: F401
-from train.speed.fold import DistinctCells, fold, groups, unfold
+from train.speed import fold as folding
+from train.speed.fold import DistinctCells, factor, fold, groups, unfold
 
 
 def narrow_vgg(name: str) -> Any:
@@ -84,6 +85,30 @@ def test_training_the_folded_network_is_training_the_whole_one(name: str, native
         unfolded = unfold(folded).double()
         torch.testing.assert_close(unfolded(x), after, atol=1e-6, rtol=1e-4)
     assert {k: v.shape for k, v in unfolded.state_dict().items()} == {k: v.shape for k, v in whole.state_dict().items()}
+
+
+@pytest.mark.parametrize("rank", [3, 128, 200, 255])
+def test_layers_of_low_rank_become_two(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the first attempt finds the range, or a later one."""
+    model = narrow_vgg("vanilla_vgg16").eval()
+    torch.manual_seed(rank)
+    low, whole = nn.Linear(1024, 1024), nn.Linear(1024, 1024)
+    low.weight.data = torch.randn(1024, rank) @ torch.randn(rank, 1024) / 32
+    model.pre_logits.fc1, model.pre_logits.fc2 = low, whole
+    tried: list[int] = []
+    real = torch.linalg.svd
+
+    def svd(matrix: torch.Tensor, **how: bool) -> Any:
+        tried.append(len(matrix))
+        return real(matrix, **how)
+
+    monkeypatch.setattr(torch.linalg, "svd", svd)
+    factored: Any = factor(model)
+    assert tried == [*((folding.FIRST_COLUMNS,) if rank < 128 else (128, 257)), 128, 257]
+    assert [tuple(layer.weight.shape) for layer in factored.pre_logits.fc1] == [(rank, 1024), (1024, rank)]
+    assert factored.pre_logits.fc2.weight.shape == whole.weight.shape
+    x = torch.randn(5, 1024)
+    torch.testing.assert_close(factored.pre_logits.fc1(x), low(x), atol=1e-3, rtol=1e-3)
 
 
 def test_a_folded_layer_starts_with_the_variance_of_the_whole_one() -> None:
