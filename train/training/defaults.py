@@ -72,6 +72,7 @@ def fitted(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    pieces: int = 1,
 ) -> Recipe:
     """Fit recipe `fast` to a dataset other than the paper's in full.
 
@@ -85,9 +86,10 @@ def fitted(
         epochs: the command line's; None: what follows from the data. So are the next two.
         batch_size: images per optimiser step.
         learning_rate: the peak rate.
+        pieces: that each batch is cut into, by processes and micro-batches. A derived batch has four images for each.
     """
     many = images >= MANY_IMAGES and not pretrained  # about as many as the recipe was chosen for
-    batch = batch_size or (recipe.batch_size if many else _batch_size(images))
+    batch = batch_size or max(recipe.batch_size if many else _batch_size(images), least_batch(pieces))
     steps = steps_per_epoch(images, batch)
     peak = recipe.learning_rate if many else _peak(recipe, batch, images, pretrained)
     return replace(
@@ -109,6 +111,14 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     """Count the batches of an epoch: a remainder of less than half a batch is left out (`batches.batches`)."""
     whole, rest = divmod(images, batch_size)
     return max(1, whole + (2 * rest >= batch_size))
+
+
+def least_batch(pieces: int) -> int:
+    """Return the smallest batch for so many pieces.
+
+    BatchNorm needs two images in each piece, and the rest of an epoch counts as a batch from half of one on.
+    """
+    return 4 * pieces
 
 
 def _batch_size(images: int) -> int:
@@ -153,13 +163,14 @@ def by_heart(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    pieces: int = 1,
 ) -> Recipe:
     """Make a recipe with which each of the six networks learns `images` images by heart (`--overfit`).
 
     Small batches for many steps, and nothing that works against learning by heart: neither augmentation nor label
     smoothing nor weight decay. The clipped gradients let networks without norms take the rates of the others.
     """
-    batch = batch_size or max(4, min(SMALLEST_BATCH, images))
+    batch = batch_size or max(min(SMALLEST_BATCH, images), least_batch(pieces))
     return replace(
         recipe,
         epochs=epochs or math.ceil(BY_HEART_STEPS / steps_per_epoch(images, batch)),
