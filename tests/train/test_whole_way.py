@@ -23,7 +23,7 @@ from train.training import models
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 # As people name their folders.
-CLASSES = ("lily", "o'keeffe \"red\"", "rose & thorn", "tulip 2", "桜")
+CLASSES = ("lily", 'o\'keeffe "red"', "rose & thorn", "tulip 2", "桜")
 
 pytestmark = [
     pytest.mark.xdist_group("serve"),  # it starts a process that can use all cores

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,15 +32,15 @@ from train.training.results import measure
 from train.training.results.predict import following_batch, predict
 from train.training.runs import checkpoint, epoch_log, run_folder
 from train.training.runs.best import best_row
-from zoo.catalog import NETWORKS
 
 
-def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
+def fit(args: argparse.Namespace, earlier: list[Earlier], export_problem: Callable[[nn.Module], str | None]) -> None:
     """Train a model as the command line asks, and leave its run folder.
 
     Args:
         args: as `arguments.parse` gives them.
         earlier: the runs that produced the weights of `--pretrained`.
+        export_problem: says why a model cannot be exported to ONNX.
 
     Raises:
         UserError: it is not possible, or the run folder belongs to another run.
@@ -63,6 +64,8 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         if recipe.freeze:
             fine_tuning.freeze(model)
         models.try_out(model)  # before there is a folder, which would hold a run that cannot be
+        if accelerator.is_main_process:
+            _warn_of_export(args, model, export_problem)
     trained = distillation.load(args.teacher, class_names, in_chans) if args.teacher else None
     share, temperature = args.teacher_share or distillation.SHARE, args.temperature or distillation.TEMPERATURE
     description = RunDescription(
@@ -198,6 +201,20 @@ def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: 
     return dataset
 
 
+def _warn_of_export(
+    args: argparse.Namespace, model: nn.Module, export_problem: Callable[[nn.Module], str | None]
+) -> None:
+    """Say before the training where its result cannot be published; the project's own networks can."""
+    if args.resume or args.overfit or models.is_ours(args.model):
+        return
+    if problem := export_problem(model):
+        print(
+            f"Warning: {args.model} cannot be exported to ONNX, so it can be trained and evaluated, but neither "
+            f"published nor served: {problem}",
+            flush=True,
+        )
+
+
 def _say_whose_classifier(args: argparse.Namespace, class_names: list[str], accelerator: Accelerator) -> None:
     """Say so where pretrained weights are of other classes, whose classifier is not taken over."""
     if not args.pretrained:
@@ -224,9 +241,10 @@ def train(
 
     The best is None where a run was resumed whose best weights were lost.
     """
-    evaluated = eval_batch_size(args, recipe, accelerator, model)
-    if recipe.fit_classifier:
+    evaluated, before = eval_batch_size(args, recipe, accelerator, model), None
+    if recipe.fit_classifier and fine_tuning.classifier(model) is not None:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, accelerator.device, evaluated)
+        before = _validation_accuracy(model, dataset, accelerator, evaluated)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     if recipe.freeze:
         fine_tuning.freeze(model)  # the folded layer too
@@ -247,16 +265,30 @@ def train(
         resume=args.resume,
         save_minutes=args.save_minutes,
         compiled=args.compile,
-        cuda_graphs=args.model in NETWORKS and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
+        cuda_graphs=models.is_ours(args.model) and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
     run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
+    if before is not None:
+        accelerator.print(f"The classifier on frozen features has a validation accuracy of {before:.2f} %")
     last, best = run.train(), None
+    if before is not None and not recipe.freeze and run.progress.rows[-1]["validation_accuracy"] < before:
+        accelerator.print(
+            f"On validation the classifier on frozen features was better ({before:.2f} %): --freeze trains it alone"
+        )
     if run.best.row is best_row(run.progress.rows):
         best = copy.deepcopy(last)
         best.load_state_dict(run.best.weights)
         best = unfold(best)
     return unfold(last), best, run.progress
+
+
+def _validation_accuracy(model: nn.Module, dataset: loading.Dataset, accelerator: Accelerator, evaluated: int) -> float:
+    """Compute a model's accuracy on the validation split in percent, `evaluated` images at a time."""
+    split = dataset.validation.to(accelerator.device)
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
+    logits = predict(model.to(accelerator.device), split, preprocess, accelerator, evaluated)
+    return 100 * int((logits.argmax(1) == split.labels).sum()) / len(split)
 
 
 def eval_batch_size(

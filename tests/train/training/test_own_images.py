@@ -18,7 +18,7 @@ from train.cards import provenance, publishing
 from train.data import manifest
 from train.paper import paper
 from train.records import RunDescription, read
-from train.training import models
+from train.training import fitting, models
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = ("ant", "bee", "cow")
@@ -71,6 +71,23 @@ def test_evaluation_follows_the_training_batch(
     status, _, errors = run(*arguments, "--eval-batch-size", 0)
     assert status == 2
     assert "--eval-batch-size 0: must be at least 1" in one_line(errors)
+
+
+def test_what_the_fitted_classifier_reaches_is_said(
+    run: Run, folder: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what fine-tuning has to exceed; where it does not, a line says so."""
+    assert run(*arguments)[0] == 0
+    (folder / "ant").rename(folder / "ape")
+    more = ("--pretrained", tmp_path / "run")
+    status, output, _ = run(*arguments, *more, "--output-dir", tmp_path / "second")
+    assert status == 0
+    assert "The classifier on frozen features has a validation accuracy of " in output.partition("Epoch 1/")[0]
+    monkeypatch.setattr(fitting, "_validation_accuracy", lambda *_: 100.5)
+    for flags, told in (((), True), (("--freeze",), False)):
+        output = run(*arguments, *more, *flags, "--output-dir", tmp_path / f"third {told}")[1]
+        assert ("the classifier on frozen features was better (100.50 %): --freeze" in output) == told
+    assert "classifier on frozen features" not in run(*arguments, "--output-dir", tmp_path / "random")[1]
 
 
 def test_a_derived_batch_has_four_images_for_each_piece(
