@@ -38,9 +38,10 @@ def export_problem(model: nn.Module) -> str | None:
         try:
             graph.build(copy.deepcopy(model).eval(), (*sides, channels))
         except Exception as error:  # of nearly any type
-            while error.__cause__ is not None:
-                error = error.__cause__
-            return str(error).strip().partition("\n")[0] or type(error).__name__
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            return str(cause).strip().partition("\n")[0] or type(cause).__name__
     return None
 
 
