@@ -136,8 +136,8 @@ def _peak(recipe: Recipe, batch: int, images: int, pretrained: bool) -> float:
     """The peak of the one-cycle schedule, to one digit; it grows with the square root of the batch size.
 
     From pretrained weights, 0.003 for batches of 16 loses little where the images are much like those of before (0.01
-    and 0.03 lose more); where they are not, larger rates may gain more (docs/recipe.md). Below 100 images it falls with their
-    number: a few images tell too little about the features that others are to share.
+    and 0.03 lose more); where they are not, larger rates may gain more (docs/recipe.md). Below 100 images it falls with
+    their number: a few images tell too little about the features that others are to share.
     """
     if pretrained:
         rate = FINE_TUNING_RATE * math.sqrt(batch / SMALLEST_BATCH) * min(1.0, images / 100)
