@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import zoo
 from train import publish
-from train.cards import hub as hub_room
+from train.files import sha256
 from train.training import models
 
 NAME = "vanilla_resnet18.mnist"
