@@ -108,14 +108,26 @@ def main() -> None:
         # Imported here, so that --help and the checks of the arguments take no time.
         from serve.api import create_app
         from serve.engine.models import find
+        from serve.http.listening import CannotListen
         from serve.server import Server
 
+        if chosen.grpc_port:
+            try:
+                import serve.routes.grpc.server  # noqa: F401
+            except (ImportError, RuntimeError) as error:  # tritonclient has the latter for a part of its packages
+                fail(
+                    f"--grpc-port needs more packages: {error}; install them with: pip install 'deep-image-zoo[grpc]'",
+                    chosen,
+                )
         if not find(chosen.models):
             fail(
                 f"{chosen.models} holds no models; build one with: python train/export.py {chosen.models}/NAME", chosen
             )
         server = Server(create_app(chosen), chosen)
-        server.run([listener])
+        try:
+            server.run([listener])
+        except CannotListen as error:
+            fail(str(error), chosen)
     if server.failed:
         fail(f"none of the models in {chosen.models} could be loaded", chosen)
 

@@ -25,6 +25,7 @@ from serve.http.routing import route_first
 from serve.http.workers import workers
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
+from serve.routes.data_plane import DataPlane
 from serve.routes.openapi import with_key
 from serve.routes.table import api_routes
 from serve.routes.v2 import V2
@@ -67,7 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)
-    routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, decoder, _version()), engine.metrics)
+    plane = DataPlane(engine, decoder, _version())
+    routes = api_routes(Classify(engine, bodies, decoder), V2(plane, bodies), engine.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -97,8 +99,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     inner: ASGIApp = Access(route_first(routes, app.behind), settings)
     if settings.allow_origin:
         inner = Sharing(inner, settings)
-    app.front = Forwarded(Gate(inner, engine), settings)
+    gate = Gate(inner, engine)
+    app.front = Forwarded(gate, settings)
     app.state.engine = engine
+    # What gRPC shares with the routes.
+    app.state.plane, app.state.bodies, app.state.accounts = plane, bodies, gate.accounts
     app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end: those of the app, if it is served
     app.router.routes.extend(routes)
     if settings.api_key:
