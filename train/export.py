@@ -2,17 +2,20 @@
 
 The graph takes the dataset's own pixels and contains scaling, resizing, normalisation, network and softmax. The files
 are built, not tracked: the same weights give the same files again. Their metadata state what they were built from, so
-`--missing` rebuilds only those of other weights, another card, other code or other library versions.
+`--missing` rebuilds only those of other weights, another card, other code or other library versions. `--triton FOLDER`
+also writes the models as Triton Inference Server loads them.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
+from train.cards import triton_repository
 from train.errors import exit_status
 from train.onnx_export.build import export_all
-from train.onnx_export.metadata import outdated
+from train.onnx_export.metadata import FILES, outdated
 from train.training import models
 
 
@@ -28,6 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=1, help="models at a time, each in a process of its own (default: 1)"
     )
+    parser.add_argument(
+        "--triton",
+        type=Path,
+        metavar="FOLDER",
+        help="also write the models into this model repository of Triton Inference Server; implies --missing",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=tuple(FILES),
+        default="fp32",
+        help="of the files for Triton; fp32: for GPUs and CPUs, int8: for CPUs with 8-bit dot products (default: fp32)",
+    )
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: must be at least 1")
@@ -35,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    cards = models.chosen(args.models)
-    if args.missing:
-        cards = [card for card in cards if outdated(card)]
+    chosen = cards = models.chosen(args.models)
+    if args.missing or args.triton:
+        cards = [card for card in chosen if outdated(card)]
     failed = False
     with tqdm(total=len(cards), unit="model", disable=None) as bar:
         for card, paths, error in export_all(cards, args.jobs):
@@ -47,6 +62,9 @@ def _main(args: argparse.Namespace) -> int:
                 failed = True
                 bar.write(f"export.py: {card.name}: {error}", file=sys.stderr)
             bar.update()
+    if args.triton and not failed:
+        for card in chosen:
+            print(triton_repository.write(card, args.triton, args.precision))
     return 1 if failed else 0
 
 

@@ -51,17 +51,19 @@ Serving = Callable[..., AbstractAsyncContextManager[tuple[GrpcServer, Any, grpc.
 
 @pytest.fixture
 def serving() -> Serving:
-    """`async with serving(models=folder) as (server, engine, channel)`: a server in this event loop."""
+    """Start a server in the running event loop; yields it, the application's state, and a channel to it."""
 
     @asynccontextmanager
     async def serve(**settings: Any) -> AsyncIterator[tuple[GrpcServer, Any, grpc.aio.Channel]]:
         port = free_port()
         app = create_app(Settings(app=False, grpc_port=port, **settings))
         server = GrpcServer(app.state.plane, app.state.bodies, app.state.accounts)
-        with app.state.engine as engine:
+        with app.state.engine:
             await server.start()
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield server, engine, channel
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    yield server, app.state, channel
+            finally:
                 await server.drain(0)
 
     return serve
