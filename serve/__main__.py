@@ -110,6 +110,7 @@ def main() -> None:
         from serve.engine.models import find
         from serve.http.listening import CannotListen
         from serve.server import Server
+        from serve.tracing import CannotTrace
 
         if chosen.grpc_port:
             try:
@@ -123,10 +124,10 @@ def main() -> None:
             fail(
                 f"{chosen.models} holds no models; build one with: python train/export.py {chosen.models}/NAME", chosen
             )
-        server = Server(create_app(chosen), chosen)
         try:
+            server = Server(create_app(chosen), chosen)
             server.run([listener])
-        except CannotListen as error:
+        except (CannotListen, CannotTrace) as error:
             fail(str(error), chosen)
     if server.failed:
         fail(f"none of the models in {chosen.models} could be loaded", chosen)

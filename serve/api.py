@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve import tracing
 from serve.engine.batching import Engine
 from serve.http.access import KEYLESS, Access, Sharing
 from serve.http.bodies import Bodies
@@ -63,8 +64,13 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...)."""
+    """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...).
+
+    Raises:
+        tracing.CannotTrace: The environment asks for spans that cannot be made.
+    """
     settings = settings or Settings(**from_environment())
+    tracing.start()
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)
@@ -78,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         engine.close()
         decoder.close()
+        await asyncio.to_thread(tracing.stop)
 
     app = Application(
         title=TITLE,

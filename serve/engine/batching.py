@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from serve import tracing
 from serve.engine.metrics import Metrics
 from serve.engine.models import Images, Model, ModelInfo, Scores
 from serve.engine.processor import inference_cores
@@ -274,6 +275,10 @@ class Engine:
             return
         separated = time.perf_counter()
         waits = [began - job.queued for job in jobs]
+        for job in jobs:
+            if job.span is not None:
+                tracing.record(job.span, "queue", job.queued, began)
+                tracing.record(job.span, "run", began, separated, batch_size=len(images))
         # Before the results: a client that has its result finds it counted.
         model.statistics.ran(len(images), waits, (joined - began, ended - joined, separated - ended))
         deliver(zip(jobs, results, strict=True))

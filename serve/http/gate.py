@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve import tracing
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
 from serve.http.responses import OUTCOME, error_response
@@ -96,6 +97,7 @@ class Gate:
         began = time.perf_counter()
         record = Record(request_id(scope["headers"]))
         scope[RECORD] = record
+        trace = tracing.Request(scope["headers"])
         send = self._with_headers(send, record)
         self.accounts.in_flight += 1
         try:
@@ -117,6 +119,15 @@ class Gate:
         finally:
             self.accounts.in_flight -= 1
             seconds = time.perf_counter() - began
+            trace.end(
+                record.route,
+                record.status,
+                http_route=record.route,
+                http_request_method=scope["method"],
+                http_response_status_code=record.status,
+                serve_model=record.model,
+                serve_request_id=record.id,
+            )
             client = scope.get("client")
             self.accounts.close(
                 record, seconds, scope.get(OUTCOME, ""), client[0] if client else "", scope["method"], scope["path"]

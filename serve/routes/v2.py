@@ -12,6 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve import tracing
 from serve.engine.models import ModelInfo
 from serve.errors import ApiError, BadRequest
 from serve.http.bodies import SMALL, Bodies
@@ -86,7 +87,8 @@ class V2:
             del body  # encoded files are copies
             async with ClientWaits(request.receive):
                 result = await self._plane.infer(info, message, began=began)
-        content, json_length = v2_tensors.render(message, result, VERSION)
+        with tracing.Part("encode"):
+            content, json_length = v2_tensors.render(message, result, VERSION)
         headers = {} if json_length is None else {HEADER: str(json_length)}
         return _coded(content, headers, request.headers.get("accept-encoding", ""))
 

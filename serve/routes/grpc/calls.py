@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from starlette.datastructures import Headers
 
+from serve import tracing
 from serve.engine.batching import Engine
 from serve.errors import ApiError, BadRequest
 from serve.http.access import KEY_NEEDED, has_key
@@ -115,6 +116,7 @@ class Calls:
         """Await the response of a call, and account for it; raises only ApiError, and CancelledError."""
         began = time.perf_counter()
         record, outcome = call.record, ""
+        trace = tracing.Request(_pairs(call.context))
         self._accounts.in_flight += 1
         try:
             response = await work
@@ -133,6 +135,14 @@ class Calls:
             raise ApiError(500, f"internal error; the log has it under request id {record.id}") from None
         finally:
             self._accounts.in_flight -= 1
+            trace.end(
+                record.route,
+                record.status,
+                rpc_system="grpc",
+                rpc_method=call.path,
+                serve_model=record.model,
+                serve_request_id=record.id,
+            )
             self._accounts.close(record, time.perf_counter() - began, outcome, call.client, "GRPC", call.path)
 
 

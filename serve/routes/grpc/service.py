@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
 
+from serve import tracing
 from serve.engine.models import ModelInfo
 from serve.errors import ApiError, BadRequest, NotReady
 from serve.routes.data_plane import VERSION, DataPlane
@@ -107,7 +108,8 @@ class Service:
         if left is not None:
             request = replace(request, seconds=left if request.seconds is None else min(left, request.seconds))
         result = await self._plane.infer(info, request, began=began)
-        return response_of(request, result, VERSION)
+        with tracing.Part("encode"):
+            return response_of(request, result, VERSION)
 
     def _info(self, name: str, version: str, call: Call) -> ModelInfo:
         info = self._plane.info(name, version or VERSION)

@@ -165,14 +165,15 @@ def test_statistics(client: triton.InferenceServerClient, models: list[Any]) -> 
 
 def test_errors_have_the_texts_of_http(client: triton.InferenceServerClient, models: list[Any]) -> None:
     pixels = models[0].images(1)
-    for arguments, words, code in [
+    wrong: list[tuple[dict[str, Any], str, str]] = [
         ({"model_name": "third"}, "unknown model 'third'; this server has: first, second", "NOT_FOUND"),
         ({"model_version": "2"}, "unknown version '2' of first", "NOT_FOUND"),
         ({"inputs": [image(models[1].images(1))]}, r"shape of 'image' is \[1, 28, 28, 1\]", "INVALID_ARGUMENT"),
         ({"outputs": [triton.InferRequestedOutput("scores")]}, "output 'scores' is unknown", "INVALID_ARGUMENT"),
         ({"sequence_id": 3}, "sequence_id is not supported", "INVALID_ARGUMENT"),
         ({"inputs": [image(models[0].images(129))]}, "129 images in one request; at most 128", "INVALID_ARGUMENT"),
-    ]:
+    ]
+    for arguments, words, code in wrong:
         with pytest.raises(InferenceServerException, match=words) as caught:
             client.infer(**{"model_name": "first", "inputs": [image(pixels)], **arguments})
         assert caught.value.status() == f"StatusCode.{code}"
