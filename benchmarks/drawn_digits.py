@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 from skimage.morphology import skeletonize
 
-from serve.app.inference import SURE
+from serve.app.verdict import verdict
 from serve.images.digits import prepare
 
 CANVAS = 280
@@ -249,9 +249,8 @@ def main() -> None:
     others = rng.permutation(len(images))
     for one, two in zip(images, images[others], strict=True):
         digit = prepare(touching(one, two, rng))
-        unsure += (
-            digit.problem is not None or session.run(["probabilities"], {"image": digit.pixels[None]})[0].max() < SURE
-        )
+        probabilities = session.run(["probabilities"], {"image": digit.pixels[None]})[0][0]
+        unsure += verdict(probabilities, fits=digit.problem is None).tone != "sure"
     print(f"touching pairs: {100 * unsure / len(images):.1f} % called unsure")
     bare = session.run(["logits"], {"image": images[..., None]})[0].argmax(1)
     print(f"the same digits as they are in MNIST: {100 * np.mean(bare == labels):.1f} % right")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from serve import tracing
 from serve.engine.models import Images, Model, ModelInfo, Scores
@@ -23,6 +24,15 @@ class Result:
     logits: Scores
     probabilities: Scores
     model: ModelInfo
+
+    @property
+    def abstained(self) -> npt.NDArray[np.bool_]:
+        """Tell of each image whether its highest probability is too low for an answer: bool [n]."""
+        threshold = self.model.abstain_below
+        if threshold is None:
+            return np.zeros(len(self.probabilities), np.bool_)
+        answered: npt.NDArray[np.bool_] = self.probabilities.max(axis=1) >= threshold
+        return ~answered  # not "lower than": NaN is no answer
 
 
 def ranked(scores: Scores, most: int | None = None) -> list[int]:

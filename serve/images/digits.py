@@ -7,12 +7,7 @@ one width, because a 40 px brush on a small digit would otherwise give strokes u
 The input may be dark ink on light, light on dark, or a transparent canvas; of any size; a flat canvas or a photo of
 paper with shadows.
 
-SciPy finds connected parts, blurs, closes and measures distances. What is written here instead:
-
-- Otsu's threshold. SciPy has none; this one takes the middle of equally good thresholds and also returns the means and
-  the noise that `find_ink` needs. It takes 0.6 ms of CPU time.
-- Medians and resizing are Pillow's: its 21x21 median of 64x64 pixels takes 6 ms, SciPy's 12 ms.
-- The round brush and thinning (`thinning.py`): 1.4 and 1.0 ms.
+Pillow resizes and takes medians. The rest is NumPy: `filters.py`, `regions.py` and `thinning.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +18,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
+from serve.images.filters import blur, close, dilate
+from serve.images.regions import depth, regions
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]
@@ -65,8 +61,6 @@ SMALLEST_HOLE = 8  # pixels at the scale of THIN
 # 1,000 drawings and photos of a single one.
 CROWDED = 4.5
 
-EIGHT = np.ones((3, 3), bool)  # `ndimage.label` joins pixels that share an edge or a corner
-
 
 @dataclass(frozen=True, eq=False)
 class Digit:
@@ -97,9 +91,7 @@ def prepare(image: Image.Image) -> Digit:
     pixels = redraw(line)
     if several:
         return Digit(pixels, "several")
-    background, _ = ndimage.label(~mask, EIGHT)
-    areas = np.bincount(background.ravel())[1:]
-    holes = int((areas > SMALLEST_HOLE).sum()) - 1  # one is the margin around the digit
+    holes = int((regions(~mask).areas > SMALLEST_HOLE).sum()) - 1  # one is the margin around the digit
     scribble = pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES
     if scribble:
         return Digit(pixels, "scribble")
@@ -158,7 +150,7 @@ def find_ink(grey: Floats) -> tuple[bool, Floats]:
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
     if top < FAINT:
         return flat, np.zeros_like(grey)
-    near = ndimage.maximum_filter(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)), mode="nearest")
+    near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
     threshold, inked, plain, noise = _otsu(contrast[near])
     ink = contrast > threshold
     if inked - plain < max(FAINT, 4 * noise) or ink.mean() > 0.6:
@@ -176,10 +168,10 @@ def _contrast_on_paper(grey: Floats) -> Floats:
     Returns:
         float32 [H, W], 0 to 1.
     """
-    smooth = _blur(grey, max(grey.shape) / 400)
+    smooth = blur(grey, max(grey.shape) / 400)
     sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
     window = _odd(WIDEST * max(grey.shape))
-    paper: Floats = ndimage.grey_closing(sheet, size=(window, window), mode="nearest")
+    paper = close(sheet, window)
     return np.clip((paper - sheet) / np.maximum(paper, DARKEST_PAPER), 0, 1).astype(np.float32)
 
 
@@ -225,26 +217,23 @@ def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     Returns:
         The selected ink, bool [H, W], and whether there are several digits side by side.
     """
-    labels, count = ndimage.label(mask, EIGHT)
-    if not count:
+    parts = regions(mask)
+    if not len(parts):
         return np.zeros_like(mask), False
-    areas = np.bincount(labels.ravel())[1:]
-    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(labels)]
-    top, bottom, left, right = np.array(boxes).T
-    chosen = np.ones(count, bool)
+    areas, top, bottom, left, right = parts.areas, parts.top, parts.bottom, parts.left, parts.right
+    chosen = np.ones(len(parts), bool)
     if on_paper:
         inner = (top > 0) & (left > 0) & (bottom < mask.shape[0]) & (right < mask.shape[1])
         if areas[inner].max(initial=0) >= INNER * areas.max():
             chosen = inner
     largest = areas[chosen].max()
     chosen &= areas >= (SPECK_ON_PAPER if on_paper else SPECK) * largest
-    keep = np.append(False, chosen)[labels]
     heights = bottom - top
     tall = heights[chosen].max()
     digits = np.flatnonzero(chosen & (areas >= DIGIT_AREA * largest) & (heights >= DIGIT_HEIGHT * tall))
     digits = digits[np.argsort(left[digits], kind="stable")]
     gaps = left[digits[1:]] - right[digits[:-1]]
-    return keep, bool((gaps >= GAP * tall).any())
+    return parts.only(chosen), bool((gaps >= GAP * tall).any())
 
 
 def _close_up(ink: Floats) -> Mask:
@@ -255,7 +244,7 @@ def _close_up(ink: Floats) -> Mask:
     size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[0] * scale)))
     padded = np.pad(_resize(np.ascontiguousarray(box), size), 4)
     # Thinning turns a ragged edge into short side branches: smooth it first.
-    mask = _blur(padded, SMOOTH) > 0.5
+    mask = blur(padded, SMOOTH) > 0.5
     return mask if mask.any() else padded >= padded.max()
 
 
@@ -269,11 +258,11 @@ def centre_line(mask: Mask) -> tuple[Floats, float]:
         float32 [n, 2], points (y, x) in pixels, and the largest thickness of the ink as a share of THIN.
     """
     line = thin(mask)
-    depth = ndimage.distance_transform_edt(mask)
+    deep = depth(mask)
     if not line.any():  # Zhang and Suen's rule removes a 2x2 square completely
-        line = depth == depth.max()
-    half = float(np.median(depth[line]))
-    return np.argwhere(line | (depth > BLOB * half)).astype(np.float32), 2 * float(depth.max()) / THIN
+        line = deep == deep.max()
+    half = float(np.median(deep[line]))
+    return np.argwhere(line | (deep > BLOB * half)).astype(np.float32), 2 * float(deep.max()) / THIN
 
 
 def redraw(line: Floats) -> npt.NDArray[np.uint8]:
@@ -284,7 +273,7 @@ def redraw(line: Floats) -> npt.NDArray[np.uint8]:
     # MNIST centres the ink's centre of mass, not its box. A second pass corrects the remaining fraction of a pixel.
     for _ in range(2):
         ink = _stroke(points)
-        points = points + np.float32(SIDE / 2 - 0.5) - np.array(ndimage.center_of_mass(ink), np.float32)
+        points = points + np.float32(SIDE / 2 - 0.5) - _centre_of_mass(ink)
     return np.round(_stroke(points) * 255).astype(np.uint8)[..., None]
 
 
@@ -312,12 +301,13 @@ def _stroke(points: Floats) -> Floats:
     return np.clip((STROKE / 2 - np.sqrt(distance)) / EDGE + 0.5, 0, 1).astype(np.float32)
 
 
+def _centre_of_mass(ink: Floats) -> Floats:
+    """Find the centre of mass of float32 [H, W]: float32 [2], y and x in pixels from the middle of the first one."""
+    y, x = (np.arange(length, dtype=np.float64) for length in ink.shape)
+    return np.array([(ink * y[:, None]).sum() / ink.sum(), (ink * x).sum() / ink.sum()], np.float32)
+
+
 def _resize(values: Floats, size: tuple[int, int]) -> Floats:
     """Resize float32 [H, W] to `size`, width and height."""
     image = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32)
-
-
-def _blur(values: Floats, sigma: float) -> Floats:
-    """Apply a Gaussian blur to float32 [H, W]."""
-    return np.asarray(ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3), np.float32)

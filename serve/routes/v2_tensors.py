@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serve.engine.models import OUTPUTS, Images, Scores
@@ -264,6 +265,8 @@ def _outputs(requested: list[RequestedOutput] | None, binary: bool) -> list[Outp
     for output in requested:
         parameters = output.get("parameters") or {}
         classes = parameters.get("classification", 0)
+        if classes and output["name"] not in OUTPUTS:
+            raise BadRequest(f"parameter classification is for {' and '.join(OUTPUTS)}, not for {output['name']!r}")
         outputs.append(Output(output["name"], parameters.get("binary_data", binary), classes))
     if len({output.name for output in outputs}) < len(outputs):
         raise BadRequest("an output is requested twice")
@@ -289,12 +292,12 @@ def render(request: Request, result: Result, version: str) -> tuple[bytes, int |
     return b"".join([head, *raw]), len(head) if raw else None
 
 
-def tensor_of(output: Output, result: Result) -> tuple[str, list[int], Scores | list[str]]:
-    """Return datatype, shape and values of an output: float32 [n, classes], or a text for each of the best classes."""
-    scores: Scores = getattr(result, output.name)
+def tensor_of(output: Output, result: Result) -> tuple[str, list[int], npt.NDArray[Any] | list[str]]:
+    """Return datatype, shape and values of an output: an array, or a text for each of the best classes."""
+    values: npt.NDArray[Any] = getattr(result, output.name)
     if not output.classes:
-        return "FP32", list(scores.shape), scores
-    rows = _best(scores, result.model.labels, output.classes)
+        return "FP32" if output.name in OUTPUTS else "BOOL", list(values.shape), values
+    rows = _best(values, result.model.labels, output.classes)
     return "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
 
 
@@ -303,8 +306,8 @@ def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
     return [[f"{row[index]:f}:{index}:{labels[index]}" for index in ranked(row, classes)] for row in scores]
 
 
-def raw_bytes(values: Scores | list[str]) -> bytes:
-    """Write a tensor raw: FP32 little-endian; of BYTES each text after its length, four bytes, little-endian."""
+def raw_bytes(values: npt.NDArray[Any] | list[str]) -> bytes:
+    """Write a tensor raw: FP32 little-endian, BOOL a byte each; BYTES each text after its length, four bytes."""
     if isinstance(values, list):
         return b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, values))
-    return values.astype("<f4", copy=False).tobytes()
+    return (values.astype("<f4", copy=False) if values.dtype != np.bool_ else values).tobytes()

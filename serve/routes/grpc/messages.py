@@ -65,7 +65,7 @@ def _as_json(message: Any) -> dict[str, Any]:
             for tensor in message.inputs[:2]
         ],
         "outputs": [
-            {"name": tensor.name, "parameters": _parameters(tensor.parameters)} for tensor in message.outputs[:3]
+            {"name": tensor.name, "parameters": _parameters(tensor.parameters)} for tensor in message.outputs[:4]
         ],
     }
     return {**found, "id": message.id} if message.id else found

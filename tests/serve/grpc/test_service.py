@@ -119,6 +119,13 @@ def test_classification(client: triton.InferenceServerClient, models: list[Any])
     assert result.as_numpy("probabilities").shape == (2, 10)
 
 
+def test_abstained_is_an_output_for_those_that_name_it(client: triton.InferenceServerClient, models: list[Any]) -> None:
+    outputs = [triton.InferRequestedOutput("abstained")]
+    result = client.infer("first", [image(models[0].images(3))], outputs=outputs)
+    assert result.as_numpy("abstained").tolist() == [False, False, False]
+    assert result.get_output("abstained").datatype == "BOOL"
+
+
 def test_requests_side_by_side(client: triton.InferenceServerClient, server: Any, models: list[Any]) -> None:
     """They share the engine's batches, and each has its own result."""
     runs = sample(server.url, 'serve_run_seconds_count{model="first"}')
@@ -226,7 +233,7 @@ def typed(**values: Any) -> dict[str, Any]:
             "'image' has 1 elements; its shape [2] has 2",
         ),
         ({"outputs": [{"name": "logits"}] * 2}, "requested twice"),
-        ({"outputs": [{"name": "logits"}] * 5}, "at most two tensors"),
+        ({"outputs": [{"name": "logits"}] * 5}, "outputs must be a list of at most three tensors"),
         ({"outputs": [{"name": "logits", "parameters": {"classification": {"int64_param": -1}}}]}, "classification is"),
         ({"parameters": {"timeout": {"string_param": "soon"}}}, "timeout is 'soon'"),
         ({"parameters": {"timeout": {"int64_param": -1}}}, "timeout is -1"),
