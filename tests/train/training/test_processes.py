@@ -95,9 +95,7 @@ def test_the_end_of_one_is_the_end_of_all(start: Callable[..., Child], tmp_path:
     for killed, resume in ((1, ()), (0, ("--resume",))):
         before = len(rows(folder)) if resume else 0
         children = begin_two(start, folder, *more, *resume)
-        children[0].wait_for(
-            lambda before=before: (folder / "log.csv").is_file() and len(rows(folder)) > before  # type: ignore[misc]
-        )
+        children[0].wait_for(lambda before=before: (folder / "log.csv").is_file() and len(rows(folder)) > before)
         children[killed].process.kill()
         assert children[1 - killed].wait(60) == 1
         assert children[1 - killed].text().count("fit.py: another process of this run has ended") == 1
