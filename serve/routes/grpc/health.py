@@ -29,7 +29,8 @@ class Health:
     def handler(self) -> Any:
         """Build what the library calls for each method."""
         check = self._calls.unary(f"/{HEALTH}/Check", "health", small(pb.HealthCheckRequest), self._check, keyless=True)
-        watch = grpc.unary_stream_rpc_method_handler(self._watch)
+        # To the library its message is a stream too, so that it is read within the limits.
+        watch = grpc.stream_stream_rpc_method_handler(self._watch)
         return grpc.method_handlers_generic_handler(HEALTH, {"Check": check, "Watch": watch})
 
     def _status(self, service: str) -> Any:
@@ -45,12 +46,12 @@ class Health:
             raise ApiError(404, f"unknown service {message.service!r:.100}; valid are {valid}")
         return pb.HealthCheckResponse(status=status)
 
-    async def _watch(self, body: bytes, context: Any) -> None:
+    async def _watch(self, _: Any, context: Any) -> None:
         call = self._calls.open(context, "health_watch", f"/{HEALTH}/Watch")
         try:
             if self._watches >= MAX_WATCHES:
                 raise Overloaded("too many calls watch the health")
-            service = small(pb.HealthCheckRequest)(body).service
+            service = small(pb.HealthCheckRequest)(await self._calls.arrivals.read(context)).service
         except ApiError as error:
             await abort(call, error)
         self._watches += 1

@@ -166,12 +166,15 @@ def test_a_thousand_streams(server: Any, models: list[Any]) -> None:
     assert server.memory() - before < 100 * MB
 
 
-def test_slow_messages_have_a_limit_of_their_own(two: list[Any], serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [INFER, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
+def test_slow_messages_have_a_limit_of_their_own(
+    two: list[Any], serving: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setattr(arrival, "MAX_SLOW", 2)
 
     async def work() -> None:
         async with serving(models=two[0].folder.parent, timeout=1.5) as (_, _state, channel):
-            half_open = channel.stream_unary(INFER)
+            half_open = channel.stream_unary(path)
             waiting = [half_open(), half_open()]
             for call in waiting:
                 await call.wait_for_connection()
