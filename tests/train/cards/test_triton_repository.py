@@ -105,7 +105,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """It builds what is missing or out of date first, and only that."""
     old, new = card(tmp_path / "old", ["a", "b"]), card(tmp_path / "new", ["a", "b"])
     built = []
-    monkeypatch.setattr(export.models, "chosen", lambda _: [old, new])
+    monkeypatch.setattr("train.training.models.chosen", lambda _: [old, new])
     monkeypatch.setattr(export, "outdated", lambda path: path == old)
 
     def build(cards: list[Path], _: int) -> Any:
