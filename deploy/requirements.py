@@ -1,4 +1,4 @@
-"""Write the requirements files of a server without torch, from the extra `serve` in pyproject.toml.
+"""Write the requirements files of a server without torch, from extras in pyproject.toml: serve, grpc and otel.
 
 `python deploy/requirements.py` writes both files beside this one; `--check` only says whether they are up to date.
 They differ in the ONNX Runtime alone: both packages install the same module, so an environment must hold one of them.
@@ -13,9 +13,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 PYPROJECT = FOLDER.parent / "pyproject.toml"
+EXTRAS = ("serve", "grpc", "otel")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 HEADER = """\
-# Written by deploy/requirements.py from the extra `serve` in pyproject.toml: do not edit.
+# Written by deploy/requirements.py from extras in pyproject.toml: do not edit.
 # {what}
 #   pip install -r deploy/{name}
 #   pip install --no-deps PATH    # PATH: a checkout or a wheel of this project; without its dependency torch
@@ -30,13 +31,14 @@ def files(pyproject: str) -> dict[str, str]:
         pyproject: The text of pyproject.toml.
 
     Raises:
-        ValueError: If the extra `serve` does not name both ONNX Runtimes, or names one with different versions.
+        ValueError: If the extras do not name both ONNX Runtimes, or name one with different versions.
     """
-    extra: list[str] = tomllib.loads(pyproject)["project"]["optional-dependencies"]["serve"]
+    extras: dict[str, list[str]] = tomllib.loads(pyproject)["project"]["optional-dependencies"]
+    extra = sorted({line for name in EXTRAS for line in extras[name]})
     runtimes = [line for line in extra if name(line) in RUNTIMES]
     versions = {re.sub(r"^[\w-]+", "", line.partition(";")[0]).strip() for line in runtimes}
     if {name(line) for line in runtimes} != set(RUNTIMES) or len(versions) != 1:
-        raise ValueError(f"the extra `serve` must name {' and '.join(RUNTIMES)} with one range of versions: {runtimes}")
+        raise ValueError(f"the extras must name {' and '.join(RUNTIMES)} with one range of versions: {runtimes}")
     cpu = [line for line in extra if name(line) not in RUNTIMES] + [f"onnxruntime{versions.pop()}"]
     return {
         "requirements-serve.txt": text(

@@ -143,10 +143,23 @@ def main(argv: list[str] | None = None) -> int:
         chosen = with_build_decided(chosen)
         # Imported here for the same reason.
         from serve.api import create_app
+        from serve.http.listening import CannotListen
         from serve.server import Server
+        from serve.tracing import CannotTrace
 
-        server = Server(create_app(chosen), chosen)
-        server.run([listener])
+        if chosen.grpc_port:
+            try:
+                import serve.routes.grpc.server  # noqa: F401
+            except (ImportError, RuntimeError) as error:  # tritonclient has the latter for a part of its packages
+                fail(
+                    f"--grpc-port needs more packages: {error}; install them with: pip install 'deep-image-zoo[grpc]'",
+                    chosen,
+                )
+        try:
+            server = Server(create_app(chosen), chosen)
+            server.run([listener])
+        except (CannotListen, CannotTrace) as error:
+            fail(str(error), chosen)
     if server.failed:
         fail(f"none of the models in {chosen.models} could be loaded", chosen)
     return 0

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve import tracing
 from serve.default_models import with_models
 from serve.engine.batching import Engine
 from serve.http.access import KEYLESS, Access, Sharing
@@ -26,6 +27,7 @@ from serve.http.routing import route_first
 from serve.http.workers import workers
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
+from serve.routes.data_plane import DataPlane
 from serve.routes.openapi import with_key
 from serve.routes.table import api_routes
 from serve.routes.v2 import V2
@@ -66,12 +68,18 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...)."""
+    """Build the application for any ASGI server; without `settings`, from the environment (ZOO_SERVE_MODELS, ...).
+
+    Raises:
+        tracing.CannotTrace: The environment asks for spans that cannot be made.
+    """
     settings = settings or Settings(**with_models(from_environment()))
+    tracing.start()
     engine = Engine(settings)
     bodies = Bodies(settings)
     decoder = Decoder(settings, engine.metrics)
-    routes = api_routes(Classify(engine, bodies, decoder), V2(engine, bodies, decoder, _version()), engine.metrics)
+    plane = DataPlane(engine, decoder, _version())
+    routes = api_routes(Classify(engine, bodies, decoder), V2(plane, bodies), engine.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         engine.close()
         decoder.close()
+        await asyncio.to_thread(tracing.stop)
 
     app = Application(
         title=TITLE,
@@ -101,8 +110,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     inner: ASGIApp = Access(route_first(routes, app.behind), settings)
     if settings.allow_origin:
         inner = Sharing(inner, settings)
-    app.front = Forwarded(Gate(inner, engine), settings)
+    gate = Gate(inner, engine)
+    app.front = Forwarded(gate, settings)
     app.state.engine = engine
+    # What gRPC shares with the routes.
+    app.state.plane, app.state.bodies, app.state.accounts = plane, bodies, gate.accounts
     app.state.streams = set[asyncio.Task[Any]]()  # responses that do not end: those of the app, if it is served
     app.router.routes.extend(routes)
     if settings.api_key:

@@ -61,9 +61,19 @@ class Server(ControlledServer):
         self._signals = ending_signals()
         self._stop = asyncio.Event()
         self._linger = 0.0
+        self._grpc = None
+        if settings.grpc_port:
+            # Here, as nothing of gRPC is loaded without need.
+            from serve.routes.grpc.server import GrpcServer
+
+            self._grpc = GrpcServer(app.state.plane, app.state.bodies, app.state.accounts)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal arrives, and end the process with status 0; return if no model could be loaded."""
+        """Serve until a signal arrives, and end the process with status 0; return if no model could be loaded.
+
+        Raises:
+            CannotListen: If gRPC's port cannot be had.
+        """
         self._listeners = sockets or []
         with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
             runner.run(self.serve(self._listeners))
@@ -80,6 +90,12 @@ class Server(ControlledServer):
             signal.signal(later, lambda *_: self._leave())
         self._linger = 0.0 if number == signal.SIGINT else self._settings.linger
         self._stop.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, for gRPC first: its port may be taken, and the models need not be loaded to find out."""
+        if self._grpc is not None:
+            await self._grpc.start()
+        await super().startup(sockets)
 
     async def run_until_stop(self) -> None:
         """Wait for a signal and linger, or return if no model could be loaded."""
@@ -105,7 +121,8 @@ class Server(ControlledServer):
             return
         host, port = self._listeners[0].getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        message = f"Serving {count} {'model' if count == 1 else 'models'} on http://{shown}:{port}"
+        by_grpc = "" if self._grpc is None else f"{shown}:{self._settings.grpc_port} (gRPC) and "
+        message = f"Serving {count} {'model' if count == 1 else 'models'} on {by_grpc}http://{shown}:{port}"
         print(start_line(message, self._settings), flush=True)
 
     async def drain(self) -> None:
@@ -117,6 +134,8 @@ class Server(ControlledServer):
         for task in self._streams:
             task.cancel()
         asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
+        if self._grpc is not None:  # as one of the tasks that uvicorn waits for
+            self.wait_for(asyncio.create_task(self._grpc.drain(seconds)))
         last = threading.Timer(seconds + LAST_RESORT, self._leave, [1])
         last.daemon = True
         last.start()

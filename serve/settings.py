@@ -61,6 +61,9 @@ class Settings:
     models: Annotated[Path, Option("folder with one folder per model", SERVED, "FOLDER")] = Path("model_cards")
     host: Annotated[str, Option("address to listen on; 0.0.0.0: all of them", SERVED, "ADDRESS")] = "127.0.0.1"
     port: Annotated[int, Option("port to listen on; 0: a free one", SERVED, "PORT", low=0, high=65535)] = 8000
+    grpc_port: Annotated[
+        int, Option("port for gRPC, on the same address; 0: off", SERVED, "PORT", low=0, high=65535)
+    ] = 0
     device: Annotated[
         str, Option("auto: a GPU if one works, else the CPU", SERVED, choices=("auto", "cpu", "cuda"))
     ] = "auto"

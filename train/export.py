@@ -2,16 +2,18 @@
 
 The graph takes the dataset's own pixels and contains scaling, resizing, normalisation, network and softmax. The files
 are built, not tracked: the same weights give the same files again. Their metadata state what they were built from, so
-`--missing` rebuilds only those of other weights, another card, other code or other library versions.
+`--missing` rebuilds only those of other weights, another card, other code or other library versions. `--triton FOLDER`
+also writes the models as Triton Inference Server loads them.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from train.cards import triton_repository
 from train.errors import exit_status, program
 from train.onnx_export.build import export_all
-from train.onnx_export.metadata import outdated
+from train.onnx_export.metadata import FILES, outdated
 from train.training import models
 
 
@@ -25,6 +27,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=1, help="models at a time, each in a process of its own (default: 1)"
     )
+    parser.add_argument(
+        "--triton",
+        type=Path,
+        metavar="FOLDER",
+        help="also write the models into this model repository of Triton Inference Server; implies --missing",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=tuple(FILES),
+        default="fp32",
+        help="of the files for Triton; fp32: for GPUs and CPUs, int8: for CPUs with 8-bit dot products (default: fp32)",
+    )
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: must be at least 1")
@@ -32,9 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    cards = models.chosen(args.models)
-    if args.missing:
-        cards = [card for card in cards if outdated(card)]
+    chosen = models.chosen(args.models)
+    cards = [card for card in chosen if outdated(card)] if args.missing or args.triton else chosen
     # The quickest first, so that somebody who waits for them can begin.
     cards = sorted(cards, key=_size)
     failed = False
@@ -46,6 +59,9 @@ def _main(args: argparse.Namespace) -> int:
         files = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in built.files)
         # `python -m serve` reads this line: serve/engine/building.py.
         print(f"ONNX {number}/{len(cards)} {built.card.name} {built.seconds:.0f} s ({files})", flush=True)
+    if args.triton and not failed:
+        for card in chosen:
+            print(triton_repository.write(card, args.triton, args.precision))
     return 1 if failed else 0
 
 

@@ -21,7 +21,7 @@ from train.errors import UserError
 from train.onnx_export import graph
 from train.paper import ablation
 from train.speed.graphs import GraphError
-from train.training import fitting, models
+from train.training import fitting, models, processes
 from train.training.arguments import parse
 from train.training.progress import LossError
 from train.training.runs import interrupt
@@ -66,6 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (LossError, GraphError, CheckpointError, OSError) as error:  # OSError: a full disk, for example
         print(f"fit.py: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not processes.is_lost(error):
+            raise
+        print(f"fit.py: {processes.LOST}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as error:
         print(f"fit.py: {error}; the state is saved: the same command with --resume goes on", file=sys.stderr)

@@ -12,8 +12,9 @@ from weakref import WeakSet
 
 import numpy as np
 
+from serve import tracing
 from serve.engine.metrics import Metrics
-from serve.engine.models import Images, Model, ModelInfo
+from serve.engine.models import Images, Model, ModelInfo, Scores
 from serve.engine.processor import inference_cores
 from serve.engine.queues import Batch, Job, Queues, Result
 from serve.engine.repository import Repository
@@ -128,16 +129,20 @@ class Engine:
             raise DeadlineExceeded
         loop = asyncio.get_running_loop()
         job = Job(images, loop.create_future(), loop)
+        succeeded = False
         timer = loop.call_later(seconds, _expire, job)
         try:
             self._put(loaded, job)
-            return await job.result
+            result = await job.result
+            succeeded = True
+            return result
         except BaseException:
             with self._lock:
                 self._queues.remove(loaded, job)
             raise
         finally:
             timer.cancel()
+            loaded.statistics.answered(time.perf_counter() - job.queued, succeeded=succeeded)
 
     def _check(self, info: ModelInfo, images: Images) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != info.image_size or not len(images):
@@ -255,7 +260,11 @@ class Engine:
             return
         began = time.perf_counter()
         try:
-            results = self._run(batch, [job.images for job in jobs])
+            images = _joined([job.images for job in jobs])
+            joined = time.perf_counter()
+            scores = self._run(batch, images)
+            ended = time.perf_counter()
+            results = _separated(scores, jobs, model.info)
         except Exception as error:
             if len(jobs) > 1:
                 # One of them must not make the others fail.
@@ -265,24 +274,39 @@ class Engine:
                 log.exception("a run of %s failed", model.info.name)
                 deliver([(jobs[0], ApiError(500, f"{model.info.name} failed: {type(error).__name__}"))])
             return
-        ended = time.perf_counter()
+        separated = time.perf_counter()
+        waits = [began - job.queued for job in jobs]
+        for job in jobs:
+            if job.span is not None:
+                tracing.record(job.span, "queue", job.queued, began)
+                tracing.record(job.span, "run", began, separated, batch_size=len(images))
+        # Before the results: a client that has its result finds it counted.
+        model.statistics.ran(len(images), waits, (joined - began, ended - joined, separated - ended))
         deliver(zip(jobs, results, strict=True))
-        images = sum(len(job.images) for job in jobs)
-        self.metrics.ran(model.info.name, images, ended - began, [began - job.queued for job in jobs])
+        self.metrics.ran(model.info.name, len(images), ended - began, waits)
 
-    def _run(self, batch: Batch, requests: Sequence[Images]) -> list[Result]:
+    def _run(self, batch: Batch, images: Images) -> tuple[Scores, Scores]:
         model = batch.model
         run = model.run if batch.alone else model.run_on_one_core
-        images = requests[0] if len(requests) == 1 else np.concatenate(requests)
         # A single request may have more images than a batch.
         limit = self.settings.max_batch
         parts = [run(images[start : start + limit]) for start in range(0, len(images), limit)]
-        logits, probabilities = (
-            parts[0] if len(parts) == 1 else (np.concatenate(part) for part in zip(*parts, strict=True))
-        )
-        ends = list(itertools.accumulate(map(len, requests)))
-        rows = [slice(end - len(request), end) for end, request in zip(ends, requests, strict=True)]
-        return [Result(logits[part], probabilities[part], model.info) for part in rows]
+        if len(parts) == 1:
+            return parts[0]
+        logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, probabilities
+
+
+def _joined(requests: Sequence[Images]) -> Images:
+    return requests[0] if len(requests) == 1 else np.concatenate(requests)
+
+
+def _separated(scores: tuple[Scores, Scores], jobs: Sequence[Job], info: ModelInfo) -> list[Result]:
+    """Give each job its rows of logits and probabilities, float32 [n, classes] each."""
+    logits, probabilities = scores
+    ends = list(itertools.accumulate(len(job.images) for job in jobs))
+    rows = [slice(end - len(job.images), end) for end, job in zip(ends, jobs, strict=True)]
+    return [Result(logits[part], probabilities[part], info) for part in rows]
 
 
 def _deliver(outcomes: _Outcomes) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from serve.engine.processor import has_fast_int8, has_int8_dot_product, has_int8_tiles, inference_cores
+from serve.engine.statistics import Statistics
 from serve.errors import ModelLoadError
 from serve.settings import Settings
 
@@ -60,6 +61,7 @@ class Model:
 
     Attributes:
         single_image_seconds: how long a run of one image took in `warm`; infinite before that.
+        statistics: of its requests and runs.
         shares_cores: whether runs side by side, on one core each, do more than runs on all cores, one after another.
     """
 
@@ -71,6 +73,7 @@ class Model:
         sizes: tuple[int, ...] = (),
     ) -> None:
         self.info = info
+        self.statistics = Statistics()
         self.single_image_seconds = math.inf
         self.shares_cores = on_one_core is not None
         self._session = session

@@ -6,10 +6,12 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from serve import tracing
 from serve.engine.models import Images, Model, ModelInfo, Scores
 from serve.engine.processor import inference_cores
 from serve.settings import Settings
@@ -41,12 +43,18 @@ def ranked(scores: Scores, most: int | None = None) -> list[int]:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Images of one request, and the future of their scores, which belongs to the event loop `loop`."""
+    """Images of one request, and the future of their scores, which belongs to the event loop `loop`.
+
+    Attributes:
+        queued: when it was made, on the clock `time.perf_counter`.
+        span: that of its request, for `tracing`.
+    """
 
     images: Images
     result: asyncio.Future[Result]
     loop: asyncio.AbstractEventLoop
     queued: float = field(default_factory=time.perf_counter)
+    span: Any = field(default_factory=tracing.current.get)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from serve.http.routing import route_path
 from serve.settings import Settings, variable
 
 KEYLESS = ("/v2/health/live", "/v2/health/ready")  # for load balancers and Kubernetes
+KEY_NEEDED = "this server needs a key: Authorization: Bearer KEY"
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 # What pages of other origins may use if --allow-origin admits them; and what no such page may.
 SHARED = ("/classify/", "/v2/")
@@ -81,9 +82,8 @@ class Access:
                 "a web page of another origin may not do this; --allow-origin admits pages to /classify and /v2. "
                 "Behind a proxy, the header Host or X-Forwarded-Host must be the one that the browser sent",
             )
-        if self._key and route_path(scope) not in KEYLESS and not self._has_key(Headers(scope=scope)):
-            challenge = {"www-authenticate": 'Basic realm="key"'}
-            return error_response(401, "this server needs a key: Authorization: Bearer KEY", challenge)
+        if self._key and route_path(scope) not in KEYLESS and not has_key(Headers(scope=scope), self._key):
+            return error_response(401, KEY_NEEDED, {"www-authenticate": 'Basic realm="key"'})
         return None
 
     def _unknown_host(self, scope: Scope, host: str) -> str:
@@ -111,18 +111,6 @@ class Access:
         admitted = origin in self._origins or "*" in self._origins
         return not (origin and admitted and is_shared(route_path(scope)))
 
-    def _has_key(self, headers: Headers) -> bool:
-        kind, _, value = headers.get("authorization", "").partition(" ")
-        # Header values are decoded as Latin-1; as bytes, a key may hold any characters.
-        offered = [headers.get("x-api-key", "").encode("latin-1")]
-        if kind.lower() == "bearer":
-            offered.append(value.strip().encode("latin-1"))
-        elif kind.lower() == "basic":
-            # A browser sends this for the app: any user name, and the key as the password.
-            with suppress(ValueError):  # not base64, or not even ASCII
-                offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
-        return any(hmac.compare_digest(key, self._key) for key in offered)
-
 
 class Sharing(CORSMiddleware):
     """CORS: lets web pages of the origins of --allow-origin read the responses of /classify and /v2."""
@@ -146,6 +134,20 @@ class Sharing(CORSMiddleware):
         if response.status_code < 400:
             return response
         return error_response(response.status_code, bytes(response.body).decode(), {"vary": "Origin"})
+
+
+def has_key(headers: Headers, wanted: bytes) -> bool:
+    """Return whether a request's headers hold the key."""
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    # Header values are decoded as Latin-1; as bytes, a key may hold any characters.
+    offered = [headers.get("x-api-key", "").encode("latin-1")]
+    if kind.lower() == "bearer":
+        offered.append(value.strip().encode("latin-1"))
+    elif kind.lower() == "basic":
+        # A browser sends this for the app: any user name, and the key as the password.
+        with suppress(ValueError):  # not base64, or not even ASCII
+            offered.append(base64.b64decode(value, validate=True).partition(b":")[2])
+    return any(hmac.compare_digest(key, wanted) for key in offered)
 
 
 def is_shared(path: str) -> bool:

@@ -71,12 +71,12 @@ class Bodies:
             parts = _Parts(request.receive)
             body = await self._read(parts, SMALL)
             if not parts.complete:
-                held = await self._reserve(length + plain)
+                held = await self.reserve(length + plain)
                 body = await self._read(parts, limit)
             if len(body) > limit:
                 raise self._too_large(limit)
             if plain:
-                held = held or await self._reserve(plain)
+                held = held or await self.reserve(plain)
                 body = await asyncio.to_thread(self._decompress, body, limit)
                 kept = min(len(body), held) if len(body) > SMALL else 0
                 spare, held = held - kept, kept
@@ -96,7 +96,12 @@ class Bodies:
     def _too_large(self, limit: int) -> ApiError:
         return ApiError(413, f"the body is too large: at most {limit:,} bytes, also after decompression")
 
-    async def _reserve(self, size: int) -> int:
+    async def reserve(self, size: int) -> int:
+        """Take room for `size` bytes from the budget, once it is free, and return how much to `release` later.
+
+        Raises:
+            Overloaded: If none became free in time.
+        """
         size = min(size, self._all_room)
         try:
             async with asyncio.timeout(self._seconds), self._changed:

@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve import tracing
 from serve.engine.batching import Engine
 from serve.http.bodies import Gone
 from serve.http.responses import OUTCOME, error_response
@@ -37,16 +39,52 @@ class Record:
     status: int = 0
 
 
+class Accounts:
+    """Metrics and access log of all requests, whatever carries them.
+
+    Attributes:
+        in_flight: how many requests are being answered.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.in_flight = 0
+        self._engine = engine
+        self._counters: dict[tuple[str, str, str], Any] = {}
+        self._latencies: dict[str, Any] = {}
+        engine.metrics.in_flight.set_function(lambda: self.in_flight)
+
+    def close(self, record: Record, seconds: float, outcome: str, client: str, method: str, path: str) -> None:
+        """Account for a request after its response. `outcome` is that of its error; empty: that of the status."""
+        status = record.status
+        outcome = "draining" if status == 503 and self._engine.draining else outcome or OUTCOMES.get(status, "")
+        outcome = outcome or ("ok" if status < 400 else "refused" if status < 500 else "failed")
+        key = (record.route, record.model, outcome)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._engine.metrics.requests.labels(*key)
+            self._latencies[record.route] = self._engine.metrics.latency.labels(record.route)
+        counter.inc()
+        self._latencies[record.route].observe(seconds)
+        if self._engine.settings.access_log:
+            fields = {
+                "request_id": record.id,
+                "client": client,
+                "method": method,
+                # Quoted: a line break in it would start another line of the log.
+                "path": quote(path, safe="/:=@,+~"),
+                "status": status,
+                "milliseconds": round(seconds * 1000, 2),
+            }
+            access.info("%(client)s %(method)s %(path)s %(status)s %(milliseconds)s ms %(request_id)s", fields)
+
+
 class Gate:
     """ASGI middleware around all routes, including the app's."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.accounts = Accounts(engine)
         self._app = app
         self._engine = engine
-        self._counters: dict[tuple[str, str, str], Any] = {}
-        self._latencies: dict[str, Any] = {}
-        self._in_flight = 0
-        engine.metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request or a websocket, or pass on the events of the application's life."""
@@ -57,10 +95,11 @@ class Gate:
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        record = Record(_request_id(scope))
+        record = Record(request_id(scope["headers"]))
         scope[RECORD] = record
+        trace = tracing.Request(scope["headers"])
         send = self._with_headers(send, record)
-        self._in_flight += 1
+        self.accounts.in_flight += 1
         try:
             await self._app(scope, receive, send)
         except Gone:
@@ -78,8 +117,21 @@ class Gate:
                 await failed(scope, receive, send)
             record.status = 500
         finally:
-            self._in_flight -= 1
-            self._account(scope, record, time.perf_counter() - began)
+            self.accounts.in_flight -= 1
+            seconds = time.perf_counter() - began
+            trace.end(
+                record.route,
+                record.status,
+                http_route=record.route,
+                http_request_method=scope["method"],
+                http_response_status_code=record.status,
+                serve_model=record.model,
+                serve_request_id=record.id,
+            )
+            client = scope.get("client")
+            self.accounts.close(
+                record, seconds, scope.get(OUTCOME, ""), client[0] if client else "", scope["method"], scope["path"]
+            )
 
     def _with_headers(self, send: Send, record: Record) -> Send:
         """Wrap `send`: note the status, and add the headers that every response has."""
@@ -97,33 +149,10 @@ class Gate:
 
         return send_with_headers
 
-    def _account(self, scope: Scope, record: Record, seconds: float) -> None:
-        status = record.status
-        outcome = "draining" if status == 503 and self._engine.draining else scope.get(OUTCOME) or OUTCOMES.get(status)
-        outcome = outcome or ("ok" if status < 400 else "refused" if status < 500 else "failed")
-        key = (record.route, record.model, outcome)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._engine.metrics.requests.labels(*key)
-            self._latencies[record.route] = self._engine.metrics.latency.labels(record.route)
-        counter.inc()
-        self._latencies[record.route].observe(seconds)
-        if self._engine.settings.access_log:
-            client = scope.get("client")
-            fields = {
-                "request_id": record.id,
-                "client": client[0] if client else "",
-                "method": scope["method"],
-                # Quoted: a line break in it would start another line of the log.
-                "path": quote(scope["path"], safe="/:=@,+~"),
-                "status": status,
-                "milliseconds": round(seconds * 1000, 2),
-            }
-            access.info("%(client)s %(method)s %(path)s %(status)s %(milliseconds)s ms %(request_id)s", fields)
 
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id that a request's headers give it, or else a new one."""
+    for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-            return str(value.decode())
+            return value.decode()
     return f"{PROCESS}-{next(COUNT):x}"

@@ -17,6 +17,10 @@ HANDSHAKE = 0.25
 ACCEPTING = 3.0
 
 
+class CannotListen(Exception):
+    """A port cannot be had; the message says which."""
+
+
 async def finish_listening(sockets: list[socket.socket]) -> None:
     """Turn away new connections, and return when those that have begun are accepted, or after ACCEPTING seconds.
 

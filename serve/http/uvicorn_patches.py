@@ -58,6 +58,11 @@ class ControlledServer(uvicorn.Server):
         for server in self.servers:
             server.close()
 
+    def wait_for(self, task: asyncio.Task[None]) -> None:
+        """Let the shutdown wait for a task as it does for requests."""
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the subclass."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from serve import tracing
 from serve.engine.metrics import Metrics
 from serve.engine.models import Images
 from serve.engine.processor import usable_cores
@@ -54,6 +55,10 @@ class Decoder:
             BadImage: if the bytes are not an image within the limits.
             ApiError: 503 if too many images wait, 504 if `timeout` passes.
         """
+        with tracing.Part("decode"):
+            return await self._decode(data, shape, timeout)
+
+    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float) -> Images:
         began = time.perf_counter()
         image = None
         if isinstance(data, bytes) and len(data) <= TINY_BYTES:
@@ -70,7 +75,8 @@ class Decoder:
     async def digit(self, data: Source, *, timeout: float) -> digits.Digit:
         """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does."""
         began = time.perf_counter()
-        found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
+        with tracing.Part("decode"):
+            found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return found
 

@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve import tracing
 from serve.engine.batching import Engine
 from serve.engine.models import Images, ModelInfo, Scores
 from serve.engine.queues import ranked
@@ -62,7 +63,9 @@ class Classify:
             async with ClientWaits(request.receive):
                 results = await self._classify(info, files, options, deadline)
         message = {"model": name, **results[0]} if len(results) == 1 else {"model": name, "results": results}
-        return Response(orjson.dumps(message), media_type="application/json")
+        with tracing.Part("encode"):
+            content = orjson.dumps(message)
+        return Response(content, media_type="application/json")
 
     async def _classify(
         self, info: ModelInfo, files: Sequence[bytes], options: Options, deadline: float

@@ -124,6 +124,53 @@ class ModelConfig(BaseModel):
     dynamic_batching: dict[str, list[int]]
 
 
+class Duration(BaseModel):
+    """How often, and for how many nanoseconds in all."""
+
+    count: int
+    ns: int
+
+
+class InferenceStatistics(BaseModel):
+    """Durations of requests."""
+
+    success: Duration = Field(description="requests that succeeded, from the queue to the result")
+    fail: Duration = Field(description="requests that were refused by the queue, late, cancelled or failed")
+    queue: Duration = Field(description="waiting for a run")
+    compute_input: Duration = Field(description="joining the images of a batch")
+    compute_infer: Duration = Field(description="runs of the model")
+    compute_output: Duration = Field(description="separating the results")
+    cache_hit: Duration = Field(description="always 0")
+    cache_miss: Duration = Field(description="always 0")
+
+
+class BatchStatistics(BaseModel):
+    """Durations of the runs of one batch size."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(BaseModel):
+    """A model's statistics since it was loaded."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970; 0: never")
+    inference_count: int = Field(description="images")
+    execution_count: int = Field(description="runs")
+    inference_stats: InferenceStatistics
+    batch_stats: list[BatchStatistics]
+
+
+class Statistics(BaseModel):
+    """Statistics in Triton's form."""
+
+    model_stats: list[ModelStatistics]
+
+
 class OutputTensor(BaseModel):
     """An output, as JSON or as raw bytes after the JSON."""
 

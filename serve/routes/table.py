@@ -65,10 +65,13 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         parameters=(openapi.STRICT,),
         description="Ready: every model of the folder was tried, and at least one is loaded. With `?strict`: all are. "
         "A server that shuts down is not ready.")  # fmt: skip
+    # Before {model}: of a model that is named stats, only the routes with a version are left, as in Triton.
+    add("GET", "/v2/models/stats", v2.all_statistics, "The statistics of all models", openapi.Statistics)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add("GET", path, v2.model, "A model's tensors and metadata", openapi.ModelMetadata, 404, 503)
         add("GET", f"{path}/ready", v2.model_ready, "Whether a model is ready", openapi.ModelReady, 404, 503)
         add("GET", f"{path}/config", v2.config, "A model's configuration", openapi.ModelConfig, 404, 503)
+        add("GET", f"{path}/stats", v2.statistics, "A model's statistics", openapi.Statistics, 404, 503)
         add("POST", f"{path}/infer", v2.infer, "Run a model", openapi.INFERENCE, 400, 404, *bodies, 504,
             parameters=(openapi.LENGTH,), body=openapi.json_body(INFER),
             description="The Open Inference Protocol: the tensor `image` as JSON, or raw after the JSON. Datatype "

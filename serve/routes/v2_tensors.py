@@ -6,6 +6,7 @@
 import base64
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from serve.engine.models import OUTPUTS, Images, Scores
 from serve.engine.queues import Result, ranked
 from serve.errors import ApiError, BadRequest
 from serve.http.bodies import SMALL
-from serve.routes.v2_requests import INFER, InputTensor, RequestedOutput
+from serve.routes.v2_requests import INFER, InferRequest, InputTensor, RequestedOutput
 
 # Tells how many bytes of a body are JSON, where raw tensors follow.
 HEADER = "Inference-Header-Content-Length"
@@ -104,8 +105,23 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
         message = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the request is not JSON: {error}") from None
-    request = INFER.check(message, shape=["n", *shape])
+    request = check(message, shape, max_images=max_images)
     parameters = request.get("parameters") or {}
+    tensor = request["inputs"][0]
+    raw = memoryview(body)[length:]
+    images = _files(tensor, raw) if tensor["datatype"] == "BYTES" else _images(tensor, raw)
+    return build(request, images, binary=parameters.get("binary_data_output", False))
+
+
+def check(message: Any, shape: tuple[int, int, int], *, max_images: int) -> InferRequest:
+    """Check all of an inference request but the tensor's data; raises as `parse` does.
+
+    Args:
+        message: the request as the protocol's JSON has it.
+        shape: (H, W, C) of the model's images.
+        max_images: the most images in one request.
+    """
+    request = INFER.check(message, shape=["n", *shape])
     for name in SEQUENCE:
         if (message.get("parameters") or {}).get(name):
             raise BadRequest(f"parameter {name} is not supported: these models keep no state")
@@ -118,12 +134,16 @@ def parse(body: bytes, length: int, shape: tuple[int, int, int], *, max_images: 
     if (size[1:] not in ([], [1])) if encoded else (tuple(size[1:]) != shape):
         raise INFER.wrong(message, ("inputs", 0, "shape"), shape=["n"] if encoded else ["n", *shape])
     _check_count(size[0], max_images)
-    timeout = parameters.get("timeout")
-    raw = memoryview(body)[length:]
+    return request
+
+
+def build(request: InferRequest, images: Images | list[bytes], *, binary: bool) -> Request:
+    """Build the `Request` of a checked request; `binary` is the default of outputs that do not choose."""
+    timeout = (request.get("parameters") or {}).get("timeout")
     return Request(
         id=request.get("id"),
-        images=_files(tensor, raw) if encoded else _images(tensor, raw),
-        outputs=_outputs(request.get("outputs"), parameters.get("binary_data_output", False)),
+        images=images,
+        outputs=_outputs(request.get("outputs"), binary),
         seconds=timeout / 1e6 if timeout else None,
     )
 
@@ -171,14 +191,19 @@ def _images(tensor: InputTensor, raw: memoryview) -> Images:
 def _files(tensor: InputTensor, raw: memoryview) -> list[bytes]:
     """Read encoded files from the tensor's data, as base64, or from the bytes after the JSON."""
     size = tensor["shape"]
-    files = _unpacked(raw) if _is_binary(tensor, raw) else _from_base64(tensor.get("data"), size)
-    if len(files) != size[0]:
-        raise BadRequest(f"'image' has {len(files)} elements; its shape {size} has {size[0]}")
+    files = unpacked(raw) if _is_binary(tensor, raw) else _from_base64(tensor.get("data"), size)
+    check_files(files, size)
     return files
 
 
-def _unpacked(raw: memoryview) -> list[bytes]:
-    """Unpack a BYTES tensor; see `_packed`."""
+def check_files(files: Collection[bytes], size: list[int]) -> None:
+    """Refuse another number of files than the shape `size` states."""
+    if len(files) != size[0]:
+        raise BadRequest(f"'image' has {len(files)} elements; its shape {size} has {size[0]}")
+
+
+def unpacked(raw: memoryview) -> list[bytes]:
+    """Unpack a BYTES tensor; see `raw_bytes`."""
     files: list[bytes] = []
     while raw:
         end = 4 + int.from_bytes(raw[:4], "little")
@@ -255,22 +280,25 @@ def render(request: Request, result: Result, version: str) -> tuple[bytes, int |
     if request.id is not None:
         message["id"] = request.id
     for output in request.outputs:
-        values = getattr(result, output.name)
-        texts: list[str] | None = None
-        if output.classes:
-            rows = _best(values, result.model.labels, output.classes)
-            kind, shape, texts = "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
-        else:
-            kind, shape = "FP32" if output.name in OUTPUTS else "BOOL", list(values.shape)
+        kind, shape, values = tensor_of(output, result)
         entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": shape}
         if output.binary:
-            raw.append(_raw(values) if texts is None else _packed(texts))
+            raw.append(raw_bytes(values))
             entry["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            entry["data"] = values.ravel().tolist() if texts is None else texts
+            entry["data"] = values if isinstance(values, list) else values.ravel().tolist()
         message["outputs"].append(entry)
     head = orjson.dumps(message)
     return b"".join([head, *raw]), len(head) if raw else None
+
+
+def tensor_of(output: Output, result: Result) -> tuple[str, list[int], npt.NDArray[Any] | list[str]]:
+    """Return datatype, shape and values of an output: an array, or a text for each of the best classes."""
+    values: npt.NDArray[Any] = getattr(result, output.name)
+    if not output.classes:
+        return "FP32" if output.name in OUTPUTS else "BOOL", list(values.shape), values
+    rows = _best(values, result.model.labels, output.classes)
+    return "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
 
 
 def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
@@ -278,11 +306,8 @@ def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
     return [[f"{row[index]:f}:{index}:{labels[index]}" for index in ranked(row, classes)] for row in scores]
 
 
-def _raw(values: npt.NDArray[Any]) -> bytes:
-    """Pack an FP32 or BOOL tensor: four bytes for each number, little-endian, or one byte for each truth value."""
+def raw_bytes(values: npt.NDArray[Any] | list[str]) -> bytes:
+    """Write a tensor raw: FP32 little-endian, BOOL a byte each; BYTES each text after its length, four bytes."""
+    if isinstance(values, list):
+        return b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, values))
     return (values.astype("<f4", copy=False) if values.dtype != np.bool_ else values).tobytes()
-
-
-def _packed(texts: list[str]) -> bytes:
-    """Pack a BYTES tensor: each text after its length, four bytes, little-endian."""
-    return b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, texts))

@@ -36,8 +36,8 @@ def requirements(file: str) -> list[Requirement]:
 
 
 def extra() -> list[Requirement]:
-    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["serve"]
-    return [Requirement(line) for line in lines]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return [Requirement(line) for name in ("serve", "grpc", "otel") for line in extras[name]]
 
 
 def test_both_files_are_up_to_date() -> None:
@@ -82,7 +82,7 @@ def test_no_torch(file: str) -> None:
     ],
 )
 def test_an_extra_that_gives_no_two_files_is_refused(script: dict[str, Any], runtimes: list[str]) -> None:
-    pyproject = f"[project.optional-dependencies]\nserve = {['numpy', *runtimes]}"
+    pyproject = f"[project.optional-dependencies]\nserve = {['numpy', *runtimes]}\ngrpc = []\notel = []"
     with pytest.raises(ValueError, match="must name onnxruntime and onnxruntime-gpu"):
         script["files"](pyproject)
 

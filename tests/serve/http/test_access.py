@@ -202,7 +202,7 @@ def test_websockets_need_the_key_too(offered: bytes, let_in: bool) -> None:
 
 
 def test_waiting_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.routes.v2.MAX_CHANGES", 0)
+    monkeypatch.setattr("serve.routes.data_plane.MAX_CHANGES", 0)
     response = request(f"{MODEL}/load", {}, model_control="explicit")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"

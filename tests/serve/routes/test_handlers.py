@@ -19,6 +19,7 @@ from serve.http.gate import RECORD, Gate, Record
 from serve.http.responses import error_response
 from serve.images.decoder import Decoder
 from serve.routes.classify import Classify
+from serve.routes.data_plane import DataPlane
 from serve.routes.v2 import V2
 from serve.settings import Settings
 
@@ -83,7 +84,7 @@ def test_the_time_a_body_takes_is_not_left_for_the_run(
     asked: int | None, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    for name in ("v2", "classify", "files"):
+    for name in ("v2", "data_plane", "classify", "files"):
         monkeypatch.setattr(f"serve.routes.{name}.time", clock)
     engine = Granted(Settings(timeout=10.0))
 
@@ -95,7 +96,7 @@ def test_the_time_a_body_takes_is_not_left_for_the_run(
     body = json.dumps({"inputs": [IMAGE], "parameters": {} if asked is None else {"timeout": asked}}).encode()
     bodies: Any = Bodies(body, clock)
     as_decoder: Any = decoder
-    asyncio.run(V2(engine, bodies, NO_DECODER, "1").infer(request("/v2/models/model/infer", model="model")))
+    asyncio.run(V2(DataPlane(engine, NO_DECODER, "1"), bodies).infer(request("/v2/models/model/infer", model="model")))
     asyncio.run(Classify(engine, bodies, as_decoder).post(request("/classify/model", model="model")))
     run, decoding, classified = engine.seconds
     assert run == pytest.approx(most - 0.1)
@@ -112,14 +113,16 @@ def test_the_index_can_list_the_ready_models_alone(
     (tmp_path / "broken" / "model.onnx").write_bytes(b"no model")
     bodies: Any = Bodies(json.dumps(only).encode())
     with Engine(Settings(models=tmp_path, threads=1)) as engine:
-        answer = asyncio.run(V2(engine, bodies, NO_DECODER, "1").index(request("/v2/repository/index")))
+        answer = asyncio.run(V2(DataPlane(engine, NO_DECODER, "1"), bodies).index(request("/v2/repository/index")))
     assert [entry["name"] for entry in json.loads(bytes(answer.body))] == names
 
 
 def test_a_server_without_models_yet_says_when_to_try_again(tmp_path: Any) -> None:
     bodies: Any = Bodies(b"")
     with pytest.raises(ApiError, match="not ready: loading models") as caught:
-        asyncio.run(V2(Engine(Settings(models=tmp_path)), bodies, NO_DECODER, "1").ready(request("/v2/health/ready")))
+        asyncio.run(
+            V2(DataPlane(Engine(Settings(models=tmp_path)), NO_DECODER, "1"), bodies).ready(request("/v2/health/ready"))
+        )
     assert (caught.value.status, caught.value.headers) == (503, {"retry-after": "1"})
 
 

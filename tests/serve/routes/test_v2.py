@@ -155,8 +155,8 @@ def test_errors_reach_the_client(client: triton.InferenceServerClient, models: l
         client.infer("first", [image(pixels)], sequence_id=3)
     with pytest.raises(InferenceServerException, match="129 images in one request; at most 128"):
         client.infer("first", [image(models[0].images(129))])
-    with pytest.raises(InferenceServerException, match="nothing is at"):
-        client.get_inference_statistics("first")
+    with pytest.raises(InferenceServerException, match="unknown model 'third'"):
+        client.get_inference_statistics("third")
     with pytest.raises(InferenceServerException, match="nothing is at"):
         client.register_system_shared_memory("region", "key", 1)
     shared = triton.InferInput("image", [1, 32, 32, 3], "UINT8")

@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,26 @@ def test_two_processes_stop_within_an_epoch(start: Callable[..., Child], tmp_pat
     assert list((folder / "states").iterdir())
 
 
+def test_the_end_of_one_is_the_end_of_all(start: Callable[..., Child], tmp_path: Path) -> None:
+    """Whichever is killed. The run goes on from its last state, also in a single process, and ends as one did."""
+    folder = tmp_path / "run"
+    more = ("--epochs", "12", "--save-minutes", "0")
+    for killed, resume in ((1, ()), (0, ("--resume",))):
+        before = len(rows(folder)) if resume else 0
+        children = begin_two(start, folder, *more, *resume)
+        children[0].wait_for(lambda before=before: (folder / "log.csv").is_file() and len(rows(folder)) > before)
+        children[killed].process.kill()
+        assert children[1 - killed].wait(60) == 1
+        assert children[1 - killed].text().count("fit.py: another process of this run has ended") == 1
+        assert "Traceback" not in children[1 - killed].text()
+    child = start(*ARGUMENTS, *more, "--resume", "--output-dir", folder)
+    assert child.wait() == 0, child.text()
+    whole = start(*ARGUMENTS, *more, "--output-dir", tmp_path / "whole")
+    assert whole.wait() == 0, whole.text()
+    for a, b in zip(rows(folder), rows(tmp_path / "whole"), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-2)
+
+
 def test_two_processes_with_a_teacher(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
     child = start(*ARGUMENTS, "--teacher", one, "--output-dir", tmp_path / "one")
     assert child.wait() == 0, child.text()
@@ -141,3 +162,78 @@ def test_two_processes_by_torchrun(one: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     compare(one, tmp_path / "run")
+
+
+MACHINES = ("zoo-a", "zoo-b")
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them: to the processes in them, two machines."""
+
+    def ip(*words: str, check: bool = True) -> None:
+        subprocess.run(["ip", *words], check=check, capture_output=True)
+
+    try:
+        for name in MACHINES:
+            ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError):
+        for name in MACHINES:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        pytest.skip("needs the right to make network namespaces")
+    try:
+        ip("link", "add", "cable", "netns", MACHINES[0], "type", "veth", "peer", "name", "cable", "netns", MACHINES[1])
+        for number, name in enumerate(MACHINES, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", "cable", "up")
+        yield MACHINES
+    finally:
+        for name in MACHINES:
+            ip("netns", "del", name, check=False)
+
+
+def launch(machines: tuple[str, str], folder: Path, *more: object) -> list[subprocess.Popen[str]]:
+    """The command of docs/training.md on both machines, each with a process of its own."""
+    root, found = Path(__file__).parents[3], []
+    for rank, machine in enumerate(machines):
+        launcher = [
+            *("ip", "netns", "exec", machine, sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+            *("--quiet", "--multi_gpu", "--num_machines", "2", "--num_processes", "2", "--same_network"),
+            *("--machine_rank", str(rank), "--main_process_ip", "10.77.0.1", "--main_process_port", "29511"),
+        ]
+        environment = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
+        command = [*launcher, "tests/train/tiny_networks.py", *ARGUMENTS, *map(str, more), "--output-dir", str(folder)]
+        found.append(
+            subprocess.Popen(
+                command, cwd=root, env={**os.environ, **environment}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            )
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.slow
+def test_two_machines(one: Path, tmp_path: Path, machines: tuple[str, str]) -> None:
+    """They give the loss of one process."""
+    children = launch(machines, tmp_path / "run")
+    texts = [child.communicate(timeout=500)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], texts
+    compare(one, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_process_of_one_machine_ends_that_of_the_other(tmp_path: Path, machines: tuple[str, str]) -> None:
+    folder = tmp_path / "run"
+    children = launch(machines, folder, "--epochs", "3000", "--save-minutes", "0")
+    while not (folder / "log.csv").is_file():
+        assert [child.poll() for child in children] == [None, None]
+        time.sleep(0.1)
+    listed = subprocess.run(["ip", "netns", "pids", machines[1]], check=True, capture_output=True, text=True)
+    for number in map(int, listed.stdout.split()):
+        if number != children[1].pid and b"accelerate_cli" not in Path(f"/proc/{number}/cmdline").read_bytes():
+            os.kill(number, signal.SIGKILL)
+    texts = [child.communicate(timeout=60)[0] for child in children]
+    assert [child.returncode for child in children] == [1, 1]
+    assert "fit.py: another process of this run has ended" in texts[0]
+    assert list((folder / "states").iterdir())
