@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import SLOW, Sources, chooser, html
+from serve.app.components import LIVE, SLOW, Sources, chooser, html
 from serve.app.failures import failure
 from serve.app.inference import KINDS, Kind, alike, chosen_model, offered_kinds, predict
 from serve.app.inputs import Given, prepare_or_example
@@ -101,19 +101,27 @@ def understand_tab(
 ) -> None:
     """Lay out the tab that shows where a model looks, and its confusions; see `compare_tab`."""
 
-    async def explain(kind: Any, model: str | None, *given: Any) -> str:
+    async def study(kind: Any, model: str | None, given: Given, *, with_map: bool) -> str:
         kind = _kind(engine, kind)
         try:
             chosen = chosen_model(engine, kind, model)
-            shown = await prepare_or_example(decoder, Given(*given), chosen)
+            shown = await prepare_or_example(decoder, given, chosen)
             if shown.pixels is None:
                 return message(NO_IMAGE if kind == "image" else PROBLEMS["blank"])
-            found = await occlusion_map(engine, chosen.name, shown.pixels)
+            found = await occlusion_map(engine, chosen.name, shown.pixels) if with_map else None
+            prediction = found.prediction if found else await predict(engine, chosen.name, shown.pixels)
         except ApiError as error:
             return failure(error)
-        cards = await asyncio.to_thread(read_cards, engine.settings.models)
+        card = (await asyncio.to_thread(read_cards, engine.settings.models)).get(chosen.name)
         note = NOTES[kind] if shown.is_example else ""
-        return note + explanation(shown.pixels, found, cards.get(chosen.name), shown.problem)
+        return note + explanation(shown.pixels, prediction, card, found, shown.problem)
+
+    # The verdict comes at once, and the map, which takes many runs of the model, after it.
+    async def explain(kind: Any, model: str | None, *given: Any) -> str:
+        return await study(kind, model, Given(*given), with_map=False)
+
+    async def draw_map(kind: Any, model: str | None, *given: Any) -> str:
+        return await study(kind, model, Given(*given), with_map=True)
 
     async def switch(kind: Any, *given: Any) -> tuple[gr.Dropdown, str]:
         kind = _kind(engine, kind)
@@ -126,8 +134,9 @@ def understand_tab(
     with gr.Row():
         source = _kind_chooser(engine, UNDERSTAND)
         model = chooser(engine, offered_kinds(engine)[0])
-    study = html("", "study")
+    place = html("", "study")
     given = [*(models[kind] for kind in KINDS), *sources.all]
-    tab.select(enter, [latest, *given], [source, model, study], **SLOW)
-    source.input(switch, [source, *given], [model, study], **SLOW)
-    model.input(explain, [source, model, *sources.all], study, **SLOW)
+    chosen = [source, model, *sources.all]
+    tab.select(enter, [latest, *given], [source, model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
+    source.input(switch, [source, *given], [model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
+    model.input(explain, chosen, place, **SLOW).then(draw_map, chosen, place, **LIVE)

@@ -36,11 +36,20 @@ def percent(share: float) -> str:
 
 
 def png(pixels: Pixels) -> str:
-    """Encode uint8 [H, W, C] as a data URL: such small images are not worth a second request."""
+    """Encode uint8 [H, W, C] as a data URL, exactly: such small images are not worth a second request."""
+    return _data_url(pixels, "PNG")
+
+
+def webp(pixels: Pixels) -> str:
+    """Encode uint8 [H, W, C] as a data URL for looking at: a fifth of the bytes of a PNG."""
+    return _data_url(pixels, "WEBP", quality=80)
+
+
+def _data_url(pixels: Pixels, kind: str, **options: int) -> str:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def message(text: str) -> str:
@@ -97,7 +106,7 @@ def _bars(prediction: Prediction, indices: range | list[int], style: str) -> str
         first = ' class="first"' if index == prediction.best else ""
         rows.append(
             f"<li{first}><span>{escape(prediction.labels[index])}</span>"
-            f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
+            f'<span class="track" aria-hidden="true"><i style="--share:{100 * share:.1f}%"></i></span>'
             f'<span class="share">{percent(share)}</span></li>'
         )
     return f'<ol class="{style}" aria-label="Probability of each class">{"".join(rows)}</ol>'

@@ -7,21 +7,145 @@
 			if (!file) continue; // the image has not loaded yet
 			button.setAttribute("aria-label", `Example: ${file.replace(/\.\w+$/, "").replaceAll("-", " ")}`);
 		}
+		// Gradio leaves these without a name, or with one that it forgot to translate.
+		for (const button of document.querySelectorAll(".photo button:not([aria-label]):has(.wrap)")) {
+			button.setAttribute("aria-label", "Choose a file, or drop one here");
+		}
+		for (const input of document.querySelectorAll(".photo input[type=file]:not([aria-label])")) {
+			input.setAttribute("aria-label", "File");
+		}
+		for (const one of document.querySelectorAll('[aria-label="common.complete"]')) one.removeAttribute("aria-label");
+		// What scrolls sideways must take the keyboard.
+		for (const table of document.querySelectorAll("#card table:not([tabindex])")) {
+			table.tabIndex = 0;
+			table.setAttribute("role", "region");
+			table.setAttribute("aria-label", "Table");
+		}
 	};
-	new MutationObserver(name).observe(document.body, { attributeFilter: ["src"], childList: true, subtree: true });
+	new MutationObserver(name).observe(document.body, {
+		attributeFilter: ["src", "aria-label"],
+		childList: true,
+		subtree: true,
+	});
 	name();
+
+	// A message beside the box for a photo that is shown, until the box is used again.
+	const box = () => [...document.querySelectorAll(".photo")].find((one) => one.checkVisibility());
+	function notice(text) {
+		const at = box();
+		if (!at) return;
+		at.parentElement.querySelector(".notice")?.remove();
+		const note = document.createElement("p");
+		note.className = "notice";
+		note.setAttribute("role", "alert");
+		note.textContent = text;
+		at.after(note);
+		at.addEventListener("click", () => note.remove(), { once: true, capture: true });
+	}
 
 	// Gradio's button reads the clipboard, which browsers allow on https and localhost only. Ctrl+V works everywhere:
 	// the pasted file is treated as an upload.
+	const NO_PASTE = "The browser does not let this page read the clipboard. Press Ctrl+V (or ⌘V) instead.";
 	document.addEventListener("paste", (event) => {
 		const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-		const box = [...document.querySelectorAll(".photo")].find((one) => one.checkVisibility());
-		const input = box?.querySelector("input[type=file]");
-		if (!file || !input) return;
+		const input = box()?.querySelector("input[type=file]");
+		if (!input) return;
+		if (!file) return notice("The clipboard holds no picture.");
 		event.preventDefault();
 		const files = new DataTransfer();
 		files.items.add(file);
 		input.files = files.files;
 		input.dispatchEvent(new Event("change", { bubbles: true }));
+	});
+	const clipboard = navigator.clipboard;
+	if (clipboard?.read) {
+		const read = clipboard.read.bind(clipboard);
+		clipboard.read = async (...options) => {
+			try {
+				const items = await read(...options);
+				if (!items.some((item) => item.types.some((type) => type.startsWith("image/"))))
+					notice("The clipboard holds no picture.");
+				return items;
+			} catch {
+				notice(NO_PASTE);
+				return [];
+			}
+		};
+	}
+
+	const CAMERA = {
+		NotAllowedError: "The browser does not let this page use the camera. Allow it in the address bar, or choose a file.",
+		NotFoundError: "No camera was found. Choose a file instead.",
+		NotReadableError: "The camera is in use by another program. Close that, or choose a file.",
+	};
+	const devices = navigator.mediaDevices;
+	if (devices) {
+		const get = devices.getUserMedia.bind(devices);
+		devices.getUserMedia = async (wanted) => {
+			try {
+				return await get(wanted);
+			} catch (error) {
+				notice(CAMERA[error.name] ?? "The camera does not start. Choose a file instead.");
+				throw error;
+			}
+		};
+	}
+	document.addEventListener(
+		"click",
+		(event) => {
+			const button = event.target.closest?.(".photo button");
+			const label = button?.getAttribute("aria-label") ?? "";
+			if (/clipboard/i.test(label) && !clipboard?.read) setTimeout(notice, 0, NO_PASTE);
+			if (/camera/i.test(label) && !devices)
+				setTimeout(notice, 0, "Browsers offer the camera to pages on https and localhost alone. Choose a file instead.");
+		},
+		true,
+	);
+
+	// Addresses: #tab or #tab/model. Each tab that is opened is an entry of the history, so Back returns to the last one.
+	const bar = document.querySelector("[role=tablist]");
+	const tabs = () => [...bar.querySelectorAll("[role=tab]")];
+	const slug = (tab) => tab.textContent.trim().toLowerCase();
+	const here = () => location.hash.slice(1).split("/")[0];
+	function open(wanted) {
+		const tab = tabs().find((one) => slug(one) === wanted) ?? tabs()[0];
+		if (tab && tab.getAttribute("aria-selected") !== "true") tab.click();
+	}
+	let following = false;
+	bar.addEventListener("click", (event) => {
+		const tab = event.target.closest("[role=tab]");
+		if (tab && !following && slug(tab) !== (here() || slug(tabs()[0]))) history.pushState(null, "", `#${slug(tab)}`);
+	});
+	const follow = () => {
+		following = true;
+		open(here());
+		following = false;
+	};
+	addEventListener("popstate", follow);
+	window.zoo = {
+		follow,
+		choose: (model) => {
+			const tab = tabs().find((one) => one.getAttribute("aria-selected") === "true");
+			if (tab) history.replaceState(null, "", `#${slug(tab)}/${model}`);
+		},
+	};
+
+	// Arrow keys move between tabs, as in other programs.
+	document.addEventListener("keydown", (event) => {
+		const tab = event.target.closest?.("[role=tab]");
+		const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+		if (!tab || !(step || event.key === "Home" || event.key === "End")) return;
+		const all = [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]:not([disabled])")];
+		const last = all.length - 1;
+		const next = event.key === "Home" ? 0 : event.key === "End" ? last : (all.indexOf(tab) + step + all.length) % all.length;
+		event.preventDefault();
+		all[next].focus();
+		all[next].click();
+	});
+
+	// The slider between a picture and its heat map.
+	document.addEventListener("input", (event) => {
+		if (event.target.matches?.(".blend input"))
+			event.target.closest(".heat").style.setProperty("--heat", event.target.value / 100);
 	});
 }
