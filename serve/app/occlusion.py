@@ -56,7 +56,8 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
     results = [await engine.infer(model, part) for part in np.split(images, range(most, len(images), most))]
     probabilities = np.concatenate([result.probabilities for result in results])
     seconds = time.perf_counter() - start
-    prediction = Prediction(model, results[0].model.labels, probabilities[0], seconds)
+    first = results[0].model
+    prediction = Prediction(model, first.labels, probabilities[0], seconds, first.abstain_below)
     log_odds = _log_odds(np.concatenate([result.logits for result in results]), prediction.best)
     drops = np.maximum(log_odds[0] - log_odds[1:], 0)
     heat = np.zeros(pixels.shape[:2], np.float32)

@@ -134,7 +134,7 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
         address = gr.Textbox("", visible=False)
         filled = [digit, picture, image, *(models[kind] for kind in KINDS)]
         loaded = page.load(fill, address, filled, js="() => [location.hash.slice(1)]", **LIVE)
-        loaded.then(None, js="() => zoo.follow()")
+        loaded.then(None, js="() => zoo.ready()")
         for model in models.values():
             model.input(None, model, js="model => zoo.choose(model)")
     return page

@@ -12,7 +12,9 @@ const hint = element.querySelector(".pad-hint");
 const brush = element.querySelector("input[type=range]");
 const undo = element.querySelector("[data-do=undo]");
 const clear = element.querySelector("[data-do=clear]");
+const KEPT = "drawing"; // the key in this tab's storage, so that a reload keeps what was drawn
 const strokes = [];
+let cleared = []; // what Clear has removed, until the next stroke
 let current = null;
 let pointer = null;
 const pen = { x: SIDE / 2, y: SIDE / 2, down: false };
@@ -48,13 +50,15 @@ function paint(target, factor) {
 function show() {
 	paint(canvas, canvas.width / SIDE);
 	hint.hidden = strokes.length > 0;
-	undo.disabled = clear.disabled = strokes.length === 0;
+	clear.disabled = strokes.length === 0;
+	undo.disabled = strokes.length + cleared.length === 0;
 }
 
 function send() {
 	clearTimeout(timer);
 	timer = null;
 	sent = performance.now();
+	keep();
 	if (strokes.length === 0) {
 		props.value = "";
 		return;
@@ -63,6 +67,26 @@ function send() {
 	image.width = image.height = SIDE;
 	paint(image, 1);
 	props.value = image.toDataURL("image/png");
+}
+
+function keep() {
+	try {
+		sessionStorage.setItem(KEPT, JSON.stringify(strokes));
+	} catch {
+		// The browser keeps nothing, or the drawing is too large.
+	}
+}
+
+function restore() {
+	try {
+		for (const { width, points } of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) {
+			if (width > 0 && points.length) strokes.push({ width, points });
+		}
+	} catch {
+		strokes.length = 0; // not what `keep` has written
+	}
+	// Gradio hears of a new value only once the whole page is there; page.js tells when.
+	if (strokes.length) document.addEventListener("zoo-ready", send, { once: true });
 }
 
 function sendSoon() {
@@ -77,6 +101,7 @@ function place(event) {
 function begin(x, y) {
 	current = { width: Number(brush.value), points: [[x, y]] };
 	strokes.push(current);
+	cleared = [];
 	show();
 	sendSoon();
 }
@@ -117,7 +142,8 @@ canvas.addEventListener("pointercancel", end);
 function takeBack() {
 	pointer = current = null; // ends the current stroke too
 	penUp();
-	strokes.pop();
+	if (strokes.length) strokes.pop();
+	else strokes.push(...cleared.splice(0));
 	show();
 	send();
 }
@@ -125,7 +151,7 @@ function takeBack() {
 function takeAll() {
 	pointer = current = null;
 	penUp();
-	strokes.length = 0;
+	if (strokes.length) cleared = strokes.splice(0);
 	show();
 	send();
 }
@@ -174,6 +200,7 @@ canvas.addEventListener("keydown", (event) => {
 // Ink and paper follow the theme, also in what is already drawn.
 new MutationObserver(show).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+restore();
 show();
 showPen();
 canvas.setAttribute("aria-busy", "false");

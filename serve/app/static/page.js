@@ -123,7 +123,10 @@
 	};
 	addEventListener("popstate", follow);
 	window.zoo = {
-		follow,
+		ready: () => {
+			follow();
+			document.dispatchEvent(new Event("zoo-ready"));
+		},
 		choose: (model) => {
 			const tab = tabs().find((one) => one.getAttribute("aria-selected") === "true");
 			if (tab) history.replaceState(null, "", `#${slug(tab)}/${model}`);
