@@ -15,12 +15,9 @@
 			input.setAttribute("aria-label", "File");
 		}
 		for (const one of document.querySelectorAll('[aria-label="common.complete"]')) one.removeAttribute("aria-label");
-		// What scrolls sideways must take the keyboard.
-		for (const table of document.querySelectorAll("#card table:not([tabindex])")) {
-			table.tabIndex = 0;
-			table.setAttribute("role", "region");
-			table.setAttribute("aria-label", "Table");
-		}
+		// What scrolls sideways must take the keyboard, and an empty cell heads nothing.
+		for (const one of document.querySelectorAll("#card :is(table, pre):not([tabindex])")) one.tabIndex = 0;
+		for (const one of document.querySelectorAll("#card th:empty")) one.replaceWith(document.createElement("td"));
 	};
 	new MutationObserver(name).observe(document.body, {
 		attributeFilter: ["src", "aria-label"],
@@ -52,11 +49,32 @@
 		if (!input) return;
 		if (!file) return notice("The clipboard holds no picture.");
 		event.preventDefault();
+		upload(input, file);
+	});
+	// Browsers other than Safari do not know what iPhones save, and Gradio takes images alone.
+	const upload = (input, file) => {
 		const files = new DataTransfer();
 		files.items.add(file);
 		input.files = files.files;
 		input.dispatchEvent(new Event("change", { bubbles: true }));
-	});
+	};
+	const named = (file) => (/\.hei[cf]$/i.test(file?.name) && !file.type ? new File([file], file.name, { type: "image/heic" }) : null);
+	for (const kind of ["change", "drop"]) {
+		document.addEventListener(
+			kind,
+			(event) => {
+				const at = event.target.closest?.(".photo");
+				const held = kind === "drop" ? event.dataTransfer?.files : event.target.files;
+				const file = at && named(held?.[0]);
+				if (!file) return;
+				event.preventDefault();
+				event.stopImmediatePropagation();
+				upload(at.querySelector("input[type=file]"), file);
+			},
+			true,
+		);
+	}
+
 	const clipboard = navigator.clipboard;
 	if (clipboard?.read) {
 		const read = clipboard.read.bind(clipboard);

@@ -254,11 +254,11 @@ def test_cards_are_read_again_only_when_they_change(tmp_path: Path) -> None:
     assert read_cards(tmp_path)["improved_vgg16.mnist"].accuracy == 99.75
     (folder / "README.md").write_text("# old ![plot](plot.png)")
     (folder / "plot.png").write_bytes(b"old")
-    assert markdown(folder / "README.md") == "# old ![plot](data:image/png;base64,b2xk)"
+    assert markdown(folder / "README.md") == "## old ![plot](data:image/png;base64,b2xk)"
     (folder / "plot.png").write_bytes(b"newer")
-    assert markdown(folder / "README.md") == "# old ![plot](data:image/png;base64,bmV3ZXI=)"
+    assert markdown(folder / "README.md") == "## old ![plot](data:image/png;base64,bmV3ZXI=)"
     (folder / "README.md").write_text("# newer")
-    assert markdown(folder / "README.md") == "# newer"
+    assert markdown(folder / "README.md") == "## newer"
     (folder / "metrics.json").unlink()
     assert read_cards(tmp_path)["improved_vgg16.mnist"].accuracy is None
 
@@ -313,7 +313,7 @@ def test_cards_are_not_read_on_the_event_loop(
         assert "What it mixes up" in await events["understand_tab", "explain"]("digit", "one.mnist", *given)
         table, _, card = await events["models_tab", "enter"]()
         assert "<table" in table
-        assert card == await events["models_tab", "read"]("one, MNIST") == "# One"
+        assert card == await events["models_tab", "read"]("one, MNIST") == "## One"
 
     opened.clear()
     asyncio.run(work())
@@ -325,7 +325,7 @@ def test_cards_are_not_read_on_the_event_loop(
 def test_the_report_is_offered_with_its_own_models_alone(
     decoder: Decoder, tmp_path: Path, name: str, offered: bool
 ) -> None:
-    (tmp_path / "REPORT.md").write_text("# The project's report")
+    (tmp_path / "REPORT.md").write_text("# The project's report\n\n## Cost\nLow. [Why](why.md)\n\n## Time\nShort.\n")
     (tmp_path / name).mkdir()
     (card_folder(tmp_path / name, "one.mnist") / "README.md").write_text("# One")
     (tmp_path / "link").symlink_to(tmp_path / name)
@@ -352,12 +352,21 @@ def test_markdown_holds_its_pictures_and_none_from_elsewhere(tmp_path: Path) -> 
         " ![far](https://example.org/x.png) ![text](README.md)\n"
     )
     text = markdown(folder / "README.md")
-    assert text.startswith("# A card")
+    assert text.startswith("## A card")
     assert "![curves](data:image/png;base64," in text
     assert text.count("data:") == 1
     assert text.endswith(" other far text\n")
     assert "example.org" not in text
     assert "secret" not in text
+
+
+def test_markdown_fits_into_the_page(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "# A\n[there](docs/x.md) [up](#a) [out](https://example.org) [![img](x.png)](y.md)\n```\n# a comment\n```\n## B"
+    )
+    assert markdown(tmp_path / "README.md") == (
+        "## A\nthere up [out](https://example.org) img\n```\n# a comment\n```\n### B"
+    )
 
 
 def test_the_most_frequent_mistakes_come_first() -> None:

@@ -4,6 +4,7 @@ import base64
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -102,3 +103,35 @@ def test_a_photo_is_taken_with_the_camera(context: BrowserContext, url: str) -> 
     )
     assert green > max(red, blue) + 50
     expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
+
+
+@pytest.mark.parametrize(
+    ("button", "says"),
+    [
+        ("Capture from camera", "The browser does not let this page use the camera."),
+        ("Paste from clipboard", "The browser does not let this page read the clipboard."),
+    ],
+)
+def test_what_the_browser_refuses_is_said(page: Page, button: str, says: str) -> None:
+    go(page, "Picture")
+    box = page.locator("#picture")
+    page.evaluate(
+        """() => { const refused = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+            Object.getPrototypeOf(navigator.clipboard).read = refused; }"""
+    )
+    box.get_by_role("button", name=button).click()
+    refused = page.get_by_role("alert").filter(has_text=says)
+    ask = box.get_by_role("button", name="Click to Access Webcam")
+    refused.or_(ask).first.wait_for()
+    if ask.is_visible():
+        ask.click()
+    expect(refused).to_be_visible()
+
+
+def test_a_photo_of_an_iphone_is_read(page: Page, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    with Image.open(EXAMPLES / "picture-ship.png") as ship:
+        heif.from_pillow(ship.resize((256, 256), Image.Resampling.BICUBIC)).save(tmp_path / "IMG_0001.HEIC")
+    go(page, "Picture")
+    upload(page, "picture", tmp_path / "IMG_0001.HEIC")
+    expect(says(page, "picture")).to_contain_text("ship")
