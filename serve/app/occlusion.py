@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 # Of each size of spots: their number along each side of the image, and their side as a share of the image's.
 GRIDS = ((7, 0.27), (4, 0.45))
+SQUARE = 0.3  # side of the square that a visitor moves, as a share of the image's; style.css has it too
 COPIES = sum(count * count for count, _ in GRIDS)
 
 
@@ -83,12 +84,9 @@ def cover(pixels: Pixels, count: int, share: float) -> tuple[Pixels, list[tuple[
     Returns:
         The copies, uint8 [count * count, H, W, C], the top left corners (y, x) of the spots, and their size (H, W).
     """
-    height, width, channels = pixels.shape
+    height, width, _ = pixels.shape
     size = max(2, round(share * height)), max(2, round(share * width))
-    if channels == 1:
-        plain = np.zeros_like(pixels)
-    else:
-        plain = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(height / 4)))
+    plain = _plain(pixels)
     corners = [
         (round(y), round(x))
         for y in np.linspace(0, height - size[0], count)
@@ -98,6 +96,23 @@ def cover(pixels: Pixels, count: int, share: float) -> tuple[Pixels, list[tuple[
     for image, (y, x) in zip(covered, corners, strict=True):
         image[y : y + size[0], x : x + size[1]] = plain[y : y + size[0], x : x + size[1]]
     return covered, corners, size
+
+
+def cover_square(pixels: Pixels, x: float, y: float, share: float = SQUARE) -> Pixels:
+    """Cover the square around (x, y), shares of width and height, in a copy of uint8 [H, W, C], as `cover` does."""
+    height, width, _ = pixels.shape
+    half = share / 2
+    rows = slice(max(0, round((y - half) * height)), round((y + half) * height))
+    columns = slice(max(0, round((x - half) * width)), round((x + half) * width))
+    covered = pixels.copy()
+    covered[rows, columns] = _plain(pixels)[rows, columns]
+    return covered
+
+
+def _plain(pixels: Pixels) -> Pixels:
+    if pixels.shape[-1] == 1:
+        return np.zeros_like(pixels)
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(pixels.shape[0] / 4)))
 
 
 def _spread(drops: Floats, corners: list[tuple[int, int]], size: tuple[int, int], shape: tuple[int, ...]) -> Floats:

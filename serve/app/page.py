@@ -124,6 +124,7 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
                 understand_tab(engine, decoder, sources, models, latest, tab)
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
+        gr.HTML((STATIC / "about.html").read_text(encoding="utf-8"), apply_default_css=False)
         add_client_api(engine, decoder)
 
         def fill(address: str) -> list[Any]:

@@ -61,8 +61,8 @@ def digit_result(digit: Digit, prediction: Prediction | None) -> str:
     """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing."""
     if digit.pixels is None or prediction is None:
         return message(PROBLEMS[digit.problem or "blank"])
-    bars = _bars(prediction, range(len(prediction.labels)), "bars digits")
-    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), bars)
+    rows = bars(prediction, range(len(prediction.labels)), "bars digits")
+    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), rows)
 
 
 def picture_result(pixels: Pixels, prediction: Prediction) -> str:
@@ -73,8 +73,8 @@ def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     )
     more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
     only = f'<p class="note only">It knows {len(labels)} classes: {escape(shown)}{more}.</p>'
-    bars = _bars(prediction, prediction.order[:5], "bars words")
-    return _panel(png(pixels), says(prediction) + _timing(prediction), bars + only)
+    rows = bars(prediction, prediction.order[:5], "bars words")
+    return _panel(png(pixels), says(prediction) + _timing(prediction), rows + only)
 
 
 def says(prediction: Prediction, problem: Problem | None = None) -> str:
@@ -99,7 +99,8 @@ def _timing(prediction: Prediction) -> str:
     return f'<p class="note">{escape(title(prediction.model))}, {1e3 * prediction.seconds:.0f} ms</p>'
 
 
-def _bars(prediction: Prediction, indices: range | list[int], style: str) -> str:
+def bars(prediction: Prediction, indices: range | list[int], style: str) -> str:
+    """Build a bar for the probability of each class of `indices`."""
     rows = []
     for index in indices:
         share = float(prediction.probabilities[index])

@@ -13,7 +13,7 @@ import numpy as np
 from serve.app.inference import KINDS, Pixels, Prediction, dataset_of, kind_of
 from serve.app.model_cards import Card, mistakes
 from serve.app.occlusion import COPIES, OcclusionMap, overlay
-from serve.app.result_html import PROBLEMS, message, percent, png, title, webp
+from serve.app.result_html import PROBLEMS, bars, message, percent, png, title, webp
 from serve.app.result_html import says as verdict_html
 from serve.engine.models import ModelInfo
 from serve.images.digits import Problem
@@ -168,13 +168,23 @@ def explanation(
     image = f'<img src="{png(pixels)}" alt="{{}}">'
     return (
         '<div class="study heat"><div class="maps">'
-        f"<figure>{image.format('The picture as the model sees it')}</figure>"
+        '<figure class="cover" tabindex="0" role="application" aria-label="Cover a part: drag the square over the'
+        f' image, or move it with the arrow keys">{image.format("The picture as the model sees it")}<i></i>'
+        "<figcaption>Drag over it to cover a part</figcaption></figure>"
         f'<figure class="blend"><div>{image.format("")}{heat}</div>'
         '<label>Image <input type="range" min="0" max="100" value="100" aria-label="From the image to the heat map">'
         " Map</label></figure>"
         '<p class="scale">effect of covering it: <span>small</span><i></i><span>large</span></p></div>'
         f'<div><div role="status">{verdict_html(prediction, problem)}</div><p class="note">{says}</p>'
         f"{confusions(card, prediction)}</div></div>"
+    )
+
+
+def covered_result(whole: Prediction, covered: Prediction, problem: Problem | None = None) -> str:
+    """Build what a model says once a part is covered: its best classes, and those of the whole image, in one order."""
+    order = list(dict.fromkeys([*whole.order[:3], *covered.order[:3]]))
+    return f'<h2>With the square on it</h2><div role="status">{verdict_html(covered, problem)}</div>' + bars(
+        covered, order, "bars words"
     )
 
 

@@ -7,10 +7,7 @@
 			if (!file) continue; // the image has not loaded yet
 			button.setAttribute("aria-label", `Example: ${file.replace(/\.\w+$/, "").replaceAll("-", " ")}`);
 		}
-		// Gradio leaves these without a name, or with one that it forgot to translate.
-		for (const button of document.querySelectorAll(".photo button:not([aria-label]):has(.wrap)")) {
-			button.setAttribute("aria-label", "Choose a file, or drop one here");
-		}
+		// Gradio leaves these without a name, and others with a name that it forgot to translate.
 		for (const input of document.querySelectorAll(".photo input[type=file]:not([aria-label])")) {
 			input.setAttribute("aria-label", "File");
 		}
@@ -112,9 +109,9 @@
 		"click",
 		(event) => {
 			const button = event.target.closest?.(".photo button");
-			const label = button?.getAttribute("aria-label") ?? "";
+			const label = button?.getAttribute("aria-label") ?? button?.textContent ?? "";
 			if (/clipboard/i.test(label) && !clipboard?.read) setTimeout(notice, 0, NO_PASTE);
-			if (/camera/i.test(label) && !devices)
+			if (/camera|webcam/i.test(label) && !devices)
 				setTimeout(notice, 0, "Browsers offer the camera to pages on https and localhost alone. Choose a file instead.");
 		},
 		true,
@@ -168,5 +165,82 @@
 	document.addEventListener("input", (event) => {
 		if (event.target.matches?.(".blend input"))
 			event.target.closest(".heat").style.setProperty("--heat", event.target.value / 100);
+	});
+
+	// The call in "How this works" is one that this server accepts.
+	const origin = document.querySelector(".about .origin");
+	if (origin) origin.textContent = new URL(".", document.baseURI).href;
+	fetch("v2/repository/index", { method: "POST" })
+		.then((response) => response.json())
+		.then((models) => {
+			const ready = models.find((one) => one.state === "READY")?.name;
+			document.querySelector(".about .a-model").textContent = ready ?? "MODEL";
+		})
+		.catch(() => {});
+
+	// The square that covers a part of the image. `spot` is its middle, in shares of the image.
+	const spot = { x: 0.5, y: 0.5 };
+	let told = 0;
+	function coverAt(figure, x, y) {
+		spot.x = Math.min(1, Math.max(0, x));
+		spot.y = Math.min(1, Math.max(0, y));
+		figure.style.setProperty("--x", spot.x);
+		figure.style.setProperty("--y", spot.y);
+		figure.classList.add("covering");
+		clearTimeout(told);
+		told = setTimeout(() => {
+			const detail = `${spot.x.toFixed(3)},${spot.y.toFixed(3)}`;
+			document.dispatchEvent(new CustomEvent("zoo-cover", { detail }));
+		}, 60);
+	}
+	for (const kind of ["pointerdown", "pointermove"]) {
+		document.addEventListener(kind, (event) => {
+			const figure = event.target.closest?.(".cover");
+			if (!figure || (kind === "pointermove" && !event.buttons)) return;
+			event.preventDefault();
+			const box = figure.querySelector("img").getBoundingClientRect();
+			coverAt(figure, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+		});
+	}
+	const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+	document.addEventListener("keydown", (event) => {
+		if (!event.target.matches?.(".cover") || !steps[event.key]) return;
+		event.preventDefault();
+		coverAt(event.target, spot.x + steps[event.key][0] / 16, spot.y + steps[event.key][1] / 16);
+	});
+
+	// The card of a drawing on which the networks disagree: what was drawn, what they saw, what they said.
+	document.addEventListener("click", (event) => {
+		if (!event.target.matches?.(".save-card")) return;
+		const place = event.target.closest("#digit-answer");
+		const card = document.createElement("canvas");
+		card.width = 1200;
+		card.height = 630;
+		const draw = card.getContext("2d");
+		const write = (text, x, y, size, colour = "#f8fafc", weight = 400) => {
+			draw.font = `${weight} ${size}px system-ui, sans-serif`;
+			draw.fillStyle = colour;
+			draw.fillText(text, x, y);
+		};
+		draw.fillStyle = "#0f172a";
+		draw.fillRect(0, 0, 1200, 630);
+		const seen = place.querySelector("figure img");
+		const pad = document.querySelector("#pad canvas");
+		draw.drawImage(pad?.checkVisibility() ? pad : seen, 60, 130, 380, 380);
+		draw.imageSmoothingEnabled = false;
+		draw.drawImage(seen, 470, 370, 140, 140);
+		write("I fooled the networks", 60, 84, 46, "#f8fafc", 700);
+		write("what they see", 470, 545, 20, "#cbd5e1");
+		[...place.querySelectorAll(".judges li")].forEach((judge, i) => {
+			const y = 160 + 62 * i;
+			write(judge.querySelector("strong").textContent, 660, y, 44, "#93c5fd", 700);
+			write(judge.querySelector("span").textContent, 800, y - 14, 24);
+			write(judge.querySelector("small").textContent, 800, y + 12, 18, "#cbd5e1");
+		});
+		write("Deep Image Zoo", 60, 590, 24, "#93c5fd", 600);
+		const link = document.createElement("a");
+		link.download = "fooled.png";
+		link.href = card.toDataURL("image/png");
+		link.click();
 	});
 }

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -20,8 +21,9 @@ from serve.app.components import chooser
 from serve.app.failures import failure
 from serve.app.inference import Prediction, alike, chosen_model, kinds, offered_kinds, ready_models
 from serve.app.inputs import Given, digit_from_drawing, digit_from_file, prepare, prepare_or_example
+from serve.app.judges_html import fooled, votes
 from serve.app.model_cards import markdown, mistakes, read_cards
-from serve.app.occlusion import COPIES, GRIDS, cover, occlusion_map, overlay
+from serve.app.occlusion import COPIES, GRIDS, cover, cover_square, occlusion_map, overlay
 from serve.app.page import build
 from serve.app.result_html import digit_result, picture_result, title
 from serve.app.table_html import comparison, confusions, published
@@ -333,10 +335,10 @@ def test_the_report_is_offered_with_its_own_models_alone(
     async def work(folder: Path) -> None:
         events = page_events(folder, decoder)
         _, choice, first = await events["models_tab", "enter"]()
-        report = ["Report"] if offered else []
-        assert [label for label, _ in choice.choices] == [*report, "one, MNIST"]
-        assert first == ("# The project's report" if offered else "# One")
-        assert await events["models_tab", "read"]("Report") == ("# The project's report" if offered else "")
+        report = ["Report: Cost", "Report: Time"] if offered else []
+        assert [label for label, _ in choice.choices] == ["one, MNIST", *report]
+        assert first == "## One"
+        assert await events["models_tab", "read"]("Report: Cost") == ("### Cost\nLow. Why\n" if offered else "")
 
     for folder in (tmp_path / name, tmp_path / "link"):
         asyncio.run(work(folder))
@@ -403,6 +405,44 @@ def test_comparison_counts_the_votes() -> None:
     assert "No two of 2 models agree" in comparison(PIXELS, predictions[1:], {}, {})
 
 
+def test_networks_are_fooled_when_two_name_different_digits() -> None:
+    seven, one = prediction(7, 0.95), prediction(1, 0.95, model="vanilla_vgg16.mnist")
+    unknown = prediction(3, 0.2, model="vanilla_resnet18.mnist")
+    html = votes([seven, one, unknown])
+    assert "You have fooled them" in html
+    assert "save-card" in html
+    assert re.findall(r"<strong>(.)</strong> <span>([\w ]+)", html) == [
+        ("7", "Improved VGG16"),
+        ("1", "Vanilla VGG16"),
+        ("?", "Vanilla ResNet18"),
+    ]
+    for agreeing in ([seven, seven], [seven, unknown]):
+        assert "Fool them" in votes(agreeing)
+        assert "save-card" not in votes(agreeing)
+    assert not fooled([seven, one], "scribble")  # no network could read it
+    assert "fool" not in votes([seven])
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, 0.5), (0, 0), (1, 0.3)])
+def test_a_square_covers_where_it_is(x: float, y: float) -> None:
+    pixels = np.full((40, 60, 1), 200, np.uint8)
+    covered = cover_square(pixels, x, y)
+    rows, columns = np.nonzero(covered[..., 0] == 0)
+    assert (rows.min(), rows.max()) == (max(0, round(40 * (y - 0.15))), min(40, round(40 * (y + 0.15))) - 1)
+    assert (columns.min(), columns.max()) == (max(0, round(60 * (x - 0.15))), min(60, round(60 * (x + 0.15))) - 1)
+    assert (pixels == 200).all()
+
+
+@pytest.mark.parametrize("spot", ["", "x", "1", "1,2,3", None])
+def test_a_square_that_is_nowhere_covers_nothing(decoder: Decoder, tmp_path: Path, spot: str | None) -> None:
+    async def work() -> str:
+        events = page_events(tmp_path, decoder)
+        html: str = await events["understand_tab", "cover_one"](spot, "digit", None, None, None, None, None, "draw")
+        return html
+
+    assert asyncio.run(work()) == ""
+
+
 class OneSpot:
     """An engine whose model looks at one pixel alone: bright there is class 1, dark is class 0."""
 
@@ -435,8 +475,8 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     assert found.probability_drop == pytest.approx(0.88 / 0.9, abs=1e-3)
     hottest = np.argwhere(found.heat > 0.9).mean(axis=0)
     assert np.abs(hottest - spot).max() <= 4
-    assert found.heat[spot] > 0.9
-    assert found.heat[0 if spot[0] > 14 else 27, 0] == 0
+    assert found.heat[spot] > 0.75
+    assert found.heat[0 if spot[0] > 14 else 27, 0] < 0.1
     assert sum(engine.asked) == COPIES + 1
     assert max(engine.asked) <= 32
 
