@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 
 from serve.images.filters import blur, close, dilate
 from serve.images.regions import depth, regions
+from serve.images.sheet import find_sheet, rectify
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]
@@ -77,11 +78,17 @@ def prepare(image: Image.Image) -> Digit:
         The pixels, and the problem if there is one. `blank` and `dot` have no pixels. `several` (digits side by side,
         or touching) and `scribble` have them, for a caller that wants a guess all the same.
     """
+    image = _on_paper(image)
+    if max(image.size) <= SIDE:
+        return _as_it_is(_greyscale(image))
     grey = _greyscale(image)
-    if max(grey.shape) <= SIDE:
-        return _as_it_is(grey)
+    sheet = find_sheet(image.convert("RGB"))
+    if sheet and (sheet.edges >= 3 or not is_flat(grey)):
+        small = image.convert("RGB")
+        small.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
+        grey = _greyscale(rectify(small, sheet, WORK))
     flat, ink = find_ink(grey)
-    keep, several = _main_ink(ink > 0.5, on_paper=not flat)
+    keep, several = main_ink(ink > 0.5, on_paper=not flat)
     if not keep.any():
         return Digit(None, "blank")
     mask = _close_up(np.where(keep, ink, np.float32(0)))
@@ -89,25 +96,36 @@ def prepare(image: Image.Image) -> Digit:
     if thickest > DOT:
         return Digit(None, "dot")
     pixels = redraw(line)
+    return verdict(pixels, mask, several=several)
+
+
+def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digit:
+    """Judge whether a prepared image shows one digit; `mask` is its ink, whose longest side is THIN."""
     if several:
         return Digit(pixels, "several")
     holes = int((regions(~mask).areas > SMALLEST_HOLE).sum()) - 1  # one is the margin around the digit
-    scribble = pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES
-    if scribble:
+    if pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES:
         return Digit(pixels, "scribble")
-    return Digit(pixels, "several" if _crowding(pixels) > CROWDED else None)
+    if _crowding(pixels) > CROWDED:
+        return Digit(pixels, "several" if _has_waist(pixels) else "scribble")
+    return Digit(pixels)
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Put a transparent canvas on plain paper, L; leave other images as they are."""
+    if not image.has_transparency_data:
+        return image
+    rgba = image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    grey = rgba.convert("L")
+    opaque = np.asarray(alpha) > 127
+    # Strokes may have any colour, including black: choose a paper that shows them.
+    tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
+    return Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
 
 
 def _greyscale(image: Image.Image) -> Floats:
-    """Convert to float32 [H, W], 0 to 255, longest side at most WORK; put a transparent canvas on plain paper."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        grey = rgba.convert("L")
-        opaque = np.asarray(alpha) > 127
-        # Strokes may have any colour, including black: choose a paper that shows them.
-        tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
-        image = Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
+    """Convert to float32 [H, W], 0 to 255, longest side at most WORK."""
     grey = image.convert("L")
     scale = WORK / max(grey.size)
     if scale < 1:
@@ -135,6 +153,12 @@ def _frame(grey: Floats, share: float = 0.04) -> Floats:
     return np.concatenate([grey[:edge].ravel(), grey[-edge:].ravel(), grey[:, :edge].ravel(), grey[:, -edge:].ravel()])
 
 
+def is_flat(grey: Floats) -> bool:
+    """Decide whether float32 [H, W] is a canvas, whose border has one tone, and not a photo."""
+    frame = _frame(grey)
+    return float(np.mean(np.abs(frame - np.median(frame)) <= 3)) > 0.8
+
+
 def find_ink(grey: Floats) -> tuple[bool, Floats]:
     """Find the ink in float32 [H, W], 0 to 255.
 
@@ -142,9 +166,8 @@ def find_ink(grey: Floats) -> tuple[bool, Floats]:
         Whether the background is flat (a canvas, not a photo), and how much ink each pixel holds: float32 [H, W], 0 to
         1.
     """
-    frame = _frame(grey)
-    level = float(np.median(frame))
-    flat = float(np.mean(np.abs(frame - level) <= 3)) > 0.8
+    level = float(np.median(_frame(grey)))
+    flat = is_flat(grey)
     contrast = np.abs(grey - level) / 255 if flat else _contrast_on_paper(grey)
     # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
@@ -209,7 +232,7 @@ def _otsu(values: Floats) -> tuple[float, float, float, float]:
     return float(edges[best + 1]), float(high[best]), float(low[best]), float(plain.std()) if plain.size else 0.0
 
 
-def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
+def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     """Select the connected parts of bool [H, W] that belong to the digit.
 
     Specks are dropped. In a photo, parts that touch the border are dropped too, such as a table's edge or a ruled line.
@@ -289,6 +312,15 @@ def _crowding(pixels: npt.NDArray[np.uint8]) -> float:
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     begins = ink & ~np.pad(ink, ((0, 0), (1, 0)))[:, :-1]
     return float(width / height + begins.sum() / len(rows) + pixels.sum() / 255 / 100)
+
+
+def _has_waist(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Tell two digits that touch from a heart or a face: a column near the middle crosses one stroke alone."""
+    ink = pixels[..., 0] > 100
+    columns = np.flatnonzero(ink.any(axis=0))
+    middle = ink[:, columns[0] + round(0.3 * len(columns)) : columns[0] + round(0.7 * len(columns))]
+    begins = middle & ~np.pad(middle, ((1, 0), (0, 0)))[:-1]
+    return bool((begins.sum(axis=0) <= 1).any())
 
 
 def _stroke(points: Floats) -> Floats:

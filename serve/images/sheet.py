@@ -1,0 +1,211 @@
+"""Find the sheet of paper in a photo: where the table around it begins, on one to four sides.
+
+A sheet's edge is a straight line along which the picture changes from one side to the other, with the same sign from
+one corner to the next. That holds for any tone of table and for wood, whose own edges are short or change their sign.
+Strokes are too short for it. The search has two steps. For each side of the frame, all lines in its reach are rated by
+how much of their middle half is such an edge; the best few are kept. Then the lines of the four sides are combined:
+each must be an edge all the way between its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[np.generic]
+Numbers = npt.NDArray[np.float64]
+BICUBIC = Image.Resampling.BICUBIC
+Corners = tuple[tuple[float, float], ...]
+
+# All values below were chosen on the train split of benchmarks/drawn_digits.py.
+SMALL = 96  # longest side of the image in which the edges are looked for, pixels
+FLOOR = 20.0  # grey levels that are added before the logarithm: differences among dark pixels are noise
+BANDS = (3, 9)  # pixels on either side of a line whose means are compared; the wide ones tell an edge from a stroke
+STEP = 0.08  # difference of their logarithms from which a pixel of a line counts in full
+INWARD, OUTWARD = 0.36, 0.12  # how far inside and outside the frame a line may end, as a share of the frame's side
+LINES = 4  # candidates a side
+APART = 7  # pixels by which two candidates differ, both ends together
+LIKELY = 0.55  # how much of a candidate's middle half is an edge
+UNSEEN = 0.6  # what counts for the part of a line outside the frame
+WHOLE = 0.7  # how much of a side is an edge between its neighbours
+SHORTEST = 0.35  # the shortest distance between two opposite corners, as a share of the frame's side
+TRIM = 0.012  # of the sheet's sides is cut off where an edge was found: the edge itself is blurred
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Where a sheet lies in an image.
+
+    Attributes:
+        corners: x and y of the top left, top right, bottom right and bottom left corner, as shares of the image's width
+            and height, clockwise.
+        edges: how many of the four sides were found; the others are the image's own.
+    """
+
+    corners: Corners
+    edges: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Candidates for one side of the sheet; the first stands for none.
+
+    Attributes:
+        ends: float64 [n, 2], the distances in pixels from the frame's border at the side's two ends.
+        sums: float64 [n, length + 1], running sums along the side of how much more of an edge it is than WHOLE.
+    """
+
+    ends: Numbers
+    sums: Numbers
+
+
+def find_sheet(image: Image.Image) -> Sheet | None:
+    """Find the sheet in `image` (RGB, any size). Returns None if no edge of a sheet is in view."""
+    scale = SMALL / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if min(width, height) < SMALL // 4:
+        return None
+    tone = np.log(np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32) + FLOOR)
+    across = _steps(tone)  # changes from left to right
+    down = _steps(tone.transpose(1, 0, 2))  # from top to bottom, [W, H, 3]
+    steps = [across, down, across[:, ::-1], down[:, ::-1]]
+    sides = [_lines(one) for one in steps]
+    best = _combine(sides, width, height)
+    edges = sum(line > 0 for line in best)
+    if not edges:
+        return None
+    ends = [side.ends[line] for side, line in zip(sides, best, strict=True)]
+    corners = _quad(ends, width, height)
+    for i, line in enumerate(best):
+        if line:
+            one, other = corners[[(0, 3), (0, 1), (1, 2), (3, 2)][i], 1 - i % 2]
+            ends[i] = _sharpest(steps[i], ends[i], one, other) + TRIM * SMALL
+    corners = _quad(ends, width, height) / (width, height)
+    return Sheet(tuple((float(x), float(y)) for x, y in corners), edges)
+
+
+def _quad(ends: list[Numbers], width: int, height: int) -> Numbers:
+    """Intersect the lines left, top, right and bottom, given as `_Lines.ends`: the corners' x and y, [4, 2]."""
+    left, top, right, bottom = ends[0], ends[1], width - ends[2], height - ends[3]
+    pairs = ((left, top), (right, top), (right, bottom), (left, bottom))
+    return np.array([_meet(*pair, height, width) for pair in pairs])
+
+
+def _steps(tone: Floats) -> Floats:
+    """Compare the bands left and right of each pixel boundary of float32 [H, W, 3]: [H, W + 1, 3], -1 to 1."""
+    width = tone.shape[1]
+    sums = np.cumsum(np.pad(tone, ((0, 0), (1, 0), (0, 0))), axis=1, dtype=np.float64)
+    at = np.arange(width + 1)
+    steps = []
+    for band in BANDS:
+        low, high = np.maximum(at - band, 0), np.minimum(at + band, width)
+        before = (sums[:, at] - sums[:, low]) / np.maximum(at - low, 1)[:, None]
+        after = (sums[:, high] - sums[:, at]) / np.maximum(high - at, 1)[:, None]
+        steps.append((after - before) / STEP)
+    narrow, wide = steps
+    step = np.where(narrow * wide > 0, np.sign(narrow) * np.minimum(np.abs(narrow), 2 * np.abs(wide)), 0)
+    step[:, [0, -1]] = 0
+    # A step that counts in full counts a little more the sharper it is: the line is to lie where it is sharpest.
+    return (np.clip(step, -1, 1) + 0.01 * np.clip(step, -25, 25)).astype(np.float32)
+
+
+def _lines(steps: Floats) -> _Lines:
+    """Find the lines near the left border of [H, W + 1, 3] steps that may be the sheet's edge."""
+    height, width = steps.shape[0], steps.shape[1] - 1
+    ends = np.arange(-round(OUTWARD * width), round(INWARD * width) + 1, 2)
+    rows = np.linspace(0.25 * height, 0.75 * height, 24).astype(int)
+    means = _means(steps, ends[:, None], ends[None, :], rows)
+    rating = np.abs(means).max(axis=2)
+    lines, sums = [(0.0, 0.0)], [np.zeros(height + 1)]
+    every = np.arange(height)
+    for _ in range(LINES):
+        i, j = np.unravel_index(int(rating.argmax()), rating.shape)
+        if rating[i, j] < LIKELY:
+            break
+        channel = int(np.abs(means[i, j]).argmax())
+        sign = np.sign(means[i, j, channel])
+        x = np.rint(ends[i] + (ends[j] - ends[i]) * every / max(height - 1, 1)).astype(int)
+        near = np.stack([sign * steps[every, np.clip(x + d, 0, width), channel] for d in (-2, -1, 0, 1, 2)])
+        profile = np.clip(near.max(axis=0), 0, 1)
+        profile[(x < 1) | (x >= width)] = UNSEEN
+        lines.append((float(ends[i]), float(ends[j])))
+        sums.append(np.append(0, np.cumsum(profile - WHOLE, dtype=np.float64)))
+        rating[np.abs(ends - ends[i])[:, None] + np.abs(ends - ends[j])[None, :] < APART] = 0
+    return _Lines(np.array(lines), np.array(sums))
+
+
+def _means(steps: Floats, start: Array, end: Array, rows: Array) -> Floats:
+    """Average [H, W + 1, 3] steps in `rows` along lines between `start` and `end`, pixels from the left: [..., 3]."""
+    height, width = steps.shape[0], steps.shape[1] - 1
+    total = np.zeros((*np.broadcast_shapes(start.shape, end.shape), 3), np.float32)
+    count = np.zeros(total.shape[:-1], np.float32)
+    for row in rows:
+        at = np.rint(start + (end - start) * (row / max(height - 1, 1))).astype(int)
+        valid = (at >= 1) & (at < width)
+        total += steps[row, np.clip(at, 0, width)] * valid[..., None]
+        count += valid
+    return total / np.maximum(count, 0.6 * len(rows))[..., None]
+
+
+def _sharpest(steps: Floats, ends: Numbers, first: float, last: float) -> Numbers:
+    """Move a line's ends by a few pixels to where it is sharpest between its neighbours at `first` and `last`."""
+    low = min(max(0, round(first) + 1), steps.shape[0] - 2)
+    rows = np.arange(low, max(min(steps.shape[0], round(last) - 1), low + 1))
+    shifts = np.arange(-4, 5)
+    means = np.abs(_means(steps, ends[0] + shifts[:, None], ends[1] + shifts[None, :], rows)).max(axis=2)
+    i, j = np.unravel_index(int(means.argmax()), means.shape)
+    return ends + shifts[[i, j]]
+
+
+def _meet(upright: Numbers, level: Numbers, height: int, width: int) -> tuple[Numbers, Numbers]:
+    """Intersect lines: x and y of where `upright` [..., 2], x at the top and the bottom, meets `level` [..., 2]."""
+    a, b = upright[..., 0], (upright[..., 1] - upright[..., 0]) / height
+    c, d = level[..., 0], (level[..., 1] - level[..., 0]) / width
+    y = (c + d * a) / (1 - b * d)
+    return a + b * y, y
+
+
+def _combine(sides: list[_Lines], width: int, height: int) -> tuple[int, ...]:
+    """Choose a line for each of left, top, right and bottom: those that are most of an edge between their neighbours.
+
+    All combinations are rated at once: the axes are the candidates for left, top, right and bottom.
+    """
+    left, top, right, bottom = (side.ends for side in sides)
+    left, top = left[:, None, None, None], top[None, :, None, None]
+    right, bottom = width - right[None, None, :, None], height - bottom[None, None, None, :]
+    (x0, y0), (x1, y1) = _meet(left, top, height, width), _meet(right, top, height, width)
+    (x3, y3), (x2, y2) = _meet(left, bottom, height, width), _meet(right, bottom, height, width)
+    total = np.zeros([len(side.ends) for side in sides])
+    for axis, (start, end) in enumerate(((y0, y3), (x0, x1), (y1, y2), (x3, x2))):
+        sums = sides[axis].sums
+        limit = sums.shape[1] - 1
+        first = np.clip(np.rint(start), 0, limit - 1).astype(int)
+        last = np.maximum(np.clip(np.rint(end), 0, limit).astype(int), first + 1)
+        which = np.arange(len(sums)).reshape([-1 if i == axis else 1 for i in range(4)])
+        total = total + (sums[which, last] - sums[which, first]) / (last - first)
+    small = (np.minimum(x1 - x0, x2 - x3) < SHORTEST * width) | (np.minimum(y3 - y0, y2 - y1) < SHORTEST * height)
+    total = np.where(small, 0, total)
+    return tuple(int(i) for i in np.unravel_index(int(total.argmax()), total.shape))
+
+
+def rectify(image: Image.Image, sheet: Sheet, longest: int) -> Image.Image:
+    """Cut the sheet out of `image` and straighten it; its longest side becomes at most `longest` pixels."""
+    corners = np.array(sheet.corners) * image.size
+    above, right, below, left = (float(np.hypot(*(corners[i - 3] - corners[i]))) for i in range(4))
+    scale = min(1.0, longest / max(above, below, left, right))
+    width, height = (max(1, round(scale * (a + b) / 2)) for a, b in ((above, below), (left, right)))
+    target = np.array([(0, 0), (width, 0), (width, height), (0, height)], float)
+    return image.transform((width, height), Image.Transform.PERSPECTIVE, _perspective(target, corners), BICUBIC)
+
+
+def _perspective(source: Numbers, target: Numbers) -> tuple[float, ...]:
+    """Solve for Pillow's eight numbers of the perspective that takes four points [4, 2] to four others."""
+    rows = []
+    for (x, y), (u, v) in zip(source, target, strict=True):
+        rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
+        rows.append([0, 0, 0, x, y, 1, -v * x, -v * y])
+    return tuple(np.linalg.solve(np.array(rows), target.ravel()).tolist())
