@@ -301,7 +301,9 @@ def blackboard(strokes: list[Strokes], rng: np.random.Generator) -> Image.Image:
     ink *= _grain(0.6, 1.0, ink.shape, rng)
     board = rng.uniform(20, 70) * np.array([0.9, rng.uniform(0.95, 1.3), 1.0])
     # What was wiped off before has left clouds.
-    clouds = Image.fromarray(rng.uniform(0, 1, (6, 6)).astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    clouds = Image.fromarray(rng.uniform(0, 1, (6, 6)).astype(np.float32)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     scene = board + np.asarray(clouds)[..., None] * rng.uniform(0, 25)
     chalk = rng.uniform(170, 240)
     return _camera(scene * (1 - ink[..., None]) + chalk * ink[..., None], rng)

@@ -39,8 +39,8 @@ def digit_tab(engine: Engine, decoder: Decoder, last: gr.State) -> gr.Dropdown:
             return message(f"{error.message}."), BLANK, replace(last, mnist=None)
         return await classify(digit, model), digit, replace(last, mnist=digit.pixels, latest="mnist")
 
-    async def draw(data_url: str | None, model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
-        return await show(digit_from_drawing(decoder, data_url), model, last)
+    async def draw(strokes: str | None, model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
+        return await show(digit_from_drawing(decoder, strokes), model, last)
 
     async def photograph(path: str | None, model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
         return await show(digit_from_file(decoder, path), model, last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +15,11 @@ CIFAR10 = (32, 32, 3)  # (H, W, C)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> digits.Digit:
-    """Prepare a drawing: a data URL, or nothing while the pad is blank. Raises ApiError, as the decoder does."""
-    if not data_url:
+async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Digit:
+    """Prepare what the drawing pad sends, or nothing while it is blank. Raises ApiError, as the decoder does."""
+    if not strokes:
         return digits.Digit(None, "blank")
-    try:
-        data = base64.b64decode(data_url.partition(",")[2], validate=True)
-    except ValueError:
-        raise BadImage(400, "the drawing is not an image as a data URL") from None
-    return await decoder.digit(data, timeout=decoder.settings.timeout)
+    return await decoder.drawing(strokes, timeout=decoder.settings.timeout)
 
 
 async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:

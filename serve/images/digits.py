@@ -12,7 +12,7 @@ Pillow resizes and takes medians. The rest is NumPy: `filters.py`, `regions.py` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 
 from serve.images.filters import blur, close, dilate
 from serve.images.regions import depth, regions
-from serve.images.sheet import find_sheet, rectify
+from serve.images.sheet import Sheet, find_sheet, rectify
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]
@@ -65,10 +65,17 @@ CROWDED = 4.5
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """A prepared digit. `pixels` is uint8 [28, 28, 1], white ink on black; None if there is no ink to classify."""
+    """A prepared digit.
+
+    Attributes:
+        pixels: uint8 [28, 28, 1], white ink on black; None if there is no ink to classify.
+        problem: why it may not be one digit.
+        sheet: where the sheet of paper lies in a photo that shows more than it.
+    """
 
     pixels: npt.NDArray[np.uint8] | None
     problem: Problem | None = None
+    sheet: Sheet | None = None
 
 
 def prepare(image: Image.Image) -> Digit:
@@ -82,21 +89,46 @@ def prepare(image: Image.Image) -> Digit:
     if max(image.size) <= SIDE:
         return _as_it_is(_greyscale(image))
     grey = _greyscale(image)
-    sheet = find_sheet(image.convert("RGB"))
-    if sheet and (sheet.edges >= 3 or not is_flat(grey)):
-        small = image.convert("RGB")
-        small.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
-        grey = _greyscale(rectify(small, sheet, WORK))
+    colours = image.convert("RGB")
+    colours.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
+    sheet = find_sheet(colours)
+    if sheet is None or (is_flat(grey) and not _stands_out(colours, sheet)):
+        return _read(grey)[0]
+    digit, cut = _read_sheet(colours, sheet)
+    if cut:
+        # Ink goes on beyond what was taken for the sheet's edge: more likely a shadow's, or a line.
+        wider = sheet.without(cut)
+        other, still = _read_sheet(colours, wider) if wider else _read(grey)
+        if not still & cut:
+            return replace(other, sheet=wider)
+    return replace(digit, sheet=sheet)
+
+
+def _stands_out(image: Image.Image, sheet: Sheet) -> bool:
+    """Tell a sheet on a plain table from strokes on a plain canvas: most of it differs from what is around it."""
+    around = np.median(_frame(_greyscale(image)))
+    return bool(abs(np.median(_greyscale(rectify(image, sheet, SIDE))) - around) > 255 * FAINT)
+
+
+def _read_sheet(image: Image.Image, sheet: Sheet) -> tuple[Digit, set[int]]:
+    """Prepare the digit on a sheet in an RGB image; also return at which of its sides found the ink was cut off."""
+    digit, cut = _read(_greyscale(rectify(image, sheet, WORK)))
+    return digit, {side for side in cut if sheet.ends[side]}
+
+
+def _read(grey: Floats) -> tuple[Digit, set[int]]:
+    """Prepare the digit in float32 [H, W]; also return which borders (left, top, right, bottom: 0 to 3) the ink meets."""
     flat, ink = find_ink(grey)
     keep, several = main_ink(ink > 0.5, on_paper=not flat)
     if not keep.any():
-        return Digit(None, "blank")
+        return Digit(None, "blank"), set()
+    borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])
+    met = {side for side, border in enumerate(borders) if border.any()}
     mask = _close_up(np.where(keep, ink, np.float32(0)))
     line, thickest = centre_line(mask)
     if thickest > DOT:
-        return Digit(None, "dot")
-    pixels = redraw(line)
-    return verdict(pixels, mask, several=several)
+        return Digit(None, "dot"), met
+    return verdict(redraw(line), mask, several=several), met
 
 
 def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digit:

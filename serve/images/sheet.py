@@ -9,6 +9,8 @@ each must be an edge all the way between its neighbours.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 Floats = npt.NDArray[np.float32]
-Array = npt.NDArray[np.generic]
+Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
-BICUBIC = Image.Resampling.BICUBIC
-Corners = tuple[tuple[float, float], ...]
 
 # All values below were chosen on the train split of benchmarks/drawn_digits.py.
 SMALL = 96  # longest side of the image in which the edges are looked for, pixels
@@ -28,8 +28,9 @@ BANDS = (3, 9)  # pixels on either side of a line whose means are compared; the 
 STEP = 0.08  # difference of their logarithms from which a pixel of a line counts in full
 INWARD, OUTWARD = 0.36, 0.12  # how far inside and outside the frame a line may end, as a share of the frame's side
 LINES = 4  # candidates a side
-APART = 7  # pixels by which two candidates differ, both ends together
+APART = 10  # pixels by which two candidates differ, both ends together
 LIKELY = 0.55  # how much of a candidate's middle half is an edge
+SHARP = (0.7, 1.4)  # how much of an edge's change is within three pixels: less for a shadow, more for a stroke
 UNSEEN = 0.6  # what counts for the part of a line outside the frame
 WHOLE = 0.7  # how much of a side is an edge between its neighbours
 SHORTEST = 0.35  # the shortest distance between two opposite corners, as a share of the frame's side
@@ -41,13 +42,28 @@ class Sheet:
     """Where a sheet lies in an image.
 
     Attributes:
-        corners: x and y of the top left, top right, bottom right and bottom left corner, as shares of the image's width
-            and height, clockwise.
-        edges: how many of the four sides were found; the others are the image's own.
+        ends: for its left, top, right and bottom side, how far from the image's border the side's two ends are, as a
+            share of the image's width (left, right) or height; None for a side that was not found.
+        size: the image's width and height.
     """
 
-    corners: Corners
-    edges: int
+    ends: tuple[tuple[float, float] | None, ...]
+    size: tuple[int, int]
+
+    @property
+    def edges(self) -> int:
+        """How many of the four sides were found; the others are the image's own."""
+        return sum(side is not None for side in self.ends)
+
+    @property
+    def corners(self) -> list[tuple[float, float]]:
+        """The top left, top right, bottom right and bottom left corner: x and y as shares of width and height."""
+        return _quad(self.ends)
+
+    def without(self, sides: Collection[int]) -> Sheet | None:
+        """Return the sheet that has the image's own border at `sides` (0 to 3), or None if no other side is left."""
+        sheet = Sheet(tuple(None if i in sides else side for i, side in enumerate(self.ends)), self.size)
+        return sheet if sheet.edges else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +89,28 @@ def find_sheet(image: Image.Image) -> Sheet | None:
     across = _steps(tone)  # changes from left to right
     down = _steps(tone.transpose(1, 0, 2))  # from top to bottom, [W, H, 3]
     steps = [across, down, across[:, ::-1], down[:, ::-1]]
-    sides = [_lines(one) for one in steps]
+    tones = [tone, tone.transpose(1, 0, 2), tone[:, ::-1], tone.transpose(1, 0, 2)[:, ::-1]]
+    sides = [_lines(one, step) for one, step in zip(tones, steps, strict=True)]
     best = _combine(sides, width, height)
-    edges = sum(line > 0 for line in best)
-    if not edges:
+    if not any(best):
         return None
-    ends = [side.ends[line] for side, line in zip(sides, best, strict=True)]
-    corners = _quad(ends, width, height)
+    lengths = (width, height, width, height)
+    found = [tuple(side.ends[line] / length) for side, line, length in zip(sides, best, lengths, strict=True)]
+    corners = _quad(found)
+    ends: list[tuple[float, float] | None] = [None] * 4
     for i, line in enumerate(best):
         if line:
-            one, other = corners[[(0, 3), (0, 1), (1, 2), (3, 2)][i], 1 - i % 2]
-            ends[i] = _sharpest(steps[i], ends[i], one, other) + TRIM * SMALL
-    corners = _quad(ends, width, height) / (width, height)
-    return Sheet(tuple((float(x), float(y)) for x, y in corners), edges)
+            between = [corners[j][1 - i % 2] * lengths[i - 1] for j in ((0, 3), (0, 1), (1, 2), (3, 2))[i]]
+            start, end = (_sharpest(steps[i], sides[i].ends[line], *between) + TRIM * SMALL) / lengths[i]
+            ends[i] = (float(start), float(end))
+    return Sheet(tuple(ends), image.size)
 
 
-def _quad(ends: list[Numbers], width: int, height: int) -> Numbers:
-    """Intersect the lines left, top, right and bottom, given as `_Lines.ends`: the corners' x and y, [4, 2]."""
-    left, top, right, bottom = ends[0], ends[1], width - ends[2], height - ends[3]
-    pairs = ((left, top), (right, top), (right, bottom), (left, bottom))
-    return np.array([_meet(*pair, height, width) for pair in pairs])
+def _quad(ends: Sequence[tuple[float, float] | None]) -> list[tuple[float, float]]:
+    """Intersect the sides left, top, right and bottom, given as in `Sheet.ends`: the four corners from the top left."""
+    left, top, right, bottom = (np.array(side or (0.0, 0.0)) for side in ends)
+    pairs = ((left, top), (1 - right, top), (1 - right, 1 - bottom), (left, 1 - bottom))
+    return [(float(x), float(y)) for x, y in (_meet(*pair, 1, 1) for pair in pairs)]
 
 
 def _steps(tone: Floats) -> Floats:
@@ -113,9 +131,9 @@ def _steps(tone: Floats) -> Floats:
     return (np.clip(step, -1, 1) + 0.01 * np.clip(step, -25, 25)).astype(np.float32)
 
 
-def _lines(steps: Floats) -> _Lines:
-    """Find the lines near the left border of [H, W + 1, 3] steps that may be the sheet's edge."""
-    height, width = steps.shape[0], steps.shape[1] - 1
+def _lines(tone: Floats, steps: Floats) -> _Lines:
+    """Find the lines near the left border of [H, W, 3] tone, with [H, W + 1, 3] steps, that may be the sheet's edge."""
+    height, width = tone.shape[:2]
     ends = np.arange(-round(OUTWARD * width), round(INWARD * width) + 1, 2)
     rows = np.linspace(0.25 * height, 0.75 * height, 24).astype(int)
     means = _means(steps, ends[:, None], ends[None, :], rows)
@@ -132,13 +150,27 @@ def _lines(steps: Floats) -> _Lines:
         near = np.stack([sign * steps[every, np.clip(x + d, 0, width), channel] for d in (-2, -1, 0, 1, 2)])
         profile = np.clip(near.max(axis=0), 0, 1)
         profile[(x < 1) | (x >= width)] = UNSEEN
-        lines.append((float(ends[i]), float(ends[j])))
-        sums.append(np.append(0, np.cumsum(profile - WHOLE, dtype=np.float64)))
         rating[np.abs(ends - ends[i])[:, None] + np.abs(ends - ends[j])[None, :] < APART] = 0
+        best = _sharpest(steps, np.array([ends[i], ends[j]], float), rows[0], rows[-1])
+        if not SHARP[0] <= _sharpness(tone[..., channel], best, rows) <= SHARP[1]:
+            continue
+        lines.append((float(best[0]), float(best[1])))
+        sums.append(np.append(0, np.cumsum(profile - WHOLE, dtype=np.float64)))
     return _Lines(np.array(lines), np.array(sums))
 
 
-def _means(steps: Floats, start: Array, end: Array, rows: Array) -> Floats:
+def _sharpness(tone: Floats, ends: Numbers, rows: Ints) -> float:
+    """Compare, along a line, the change from pixel to pixel with the change from further left to further right."""
+    x = np.rint(ends[0] + (ends[1] - ends[0]) * rows / max(tone.shape[0] - 1, 1)).astype(int)
+    x, rows = x[(x >= 1) & (x < tone.shape[1])], rows[(x >= 1) & (x < tone.shape[1])]
+    if not len(x):
+        return 0.0
+    value = [tone[rows, np.clip(x + d, 0, tone.shape[1] - 1)].mean() for d in range(-6, 6)]
+    far = np.mean(value[-3:]) - np.mean(value[:3])
+    return float((value[7] - value[4]) / far) if far else 0.0
+
+
+def _means(steps: Floats, start: Ints | Numbers, end: Ints | Numbers, rows: Ints) -> Floats:
     """Average [H, W + 1, 3] steps in `rows` along lines between `start` and `end`, pixels from the left: [..., 3]."""
     height, width = steps.shape[0], steps.shape[1] - 1
     total = np.zeros((*np.broadcast_shapes(start.shape, end.shape), 3), np.float32)
@@ -148,7 +180,7 @@ def _means(steps: Floats, start: Array, end: Array, rows: Array) -> Floats:
         valid = (at >= 1) & (at < width)
         total += steps[row, np.clip(at, 0, width)] * valid[..., None]
         count += valid
-    return total / np.maximum(count, 0.6 * len(rows))[..., None]
+    return np.asarray(total / np.maximum(count, 0.6 * len(rows))[..., None], np.float32)
 
 
 def _sharpest(steps: Floats, ends: Numbers, first: float, last: float) -> Numbers:
@@ -193,13 +225,18 @@ def _combine(sides: list[_Lines], width: int, height: int) -> tuple[int, ...]:
 
 
 def rectify(image: Image.Image, sheet: Sheet, longest: int) -> Image.Image:
-    """Cut the sheet out of `image` and straighten it; its longest side becomes at most `longest` pixels."""
+    """Cut the sheet out of `image`, RGB, and straighten it; its longest side becomes at most `longest` pixels."""
     corners = np.array(sheet.corners) * image.size
-    above, right, below, left = (float(np.hypot(*(corners[i - 3] - corners[i]))) for i in range(4))
+    above, right, below, left = (float(np.hypot(*(corners[(i + 1) % 4] - corners[i]))) for i in range(4))
     scale = min(1.0, longest / max(above, below, left, right))
     width, height = (max(1, round(scale * (a + b) / 2)) for a, b in ((above, below), (left, right)))
+    # What lies outside the image looks like its border.
+    around = max(0, math.ceil(-corners.min()), math.ceil((corners - image.size).max()))
+    if around:
+        image = Image.fromarray(np.pad(np.asarray(image), ((around, around), (around, around), (0, 0)), mode="edge"))
     target = np.array([(0, 0), (width, 0), (width, height), (0, height)], float)
-    return image.transform((width, height), Image.Transform.PERSPECTIVE, _perspective(target, corners), BICUBIC)
+    numbers = _perspective(target, corners + around)
+    return image.transform((width, height), Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
 
 
 def _perspective(source: Numbers, target: Numbers) -> tuple[float, ...]:

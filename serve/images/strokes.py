@@ -105,11 +105,12 @@ def prepare_strokes(strokes: Sequence[Stroke]) -> Digit:
     scale = THIN / float((high - low).max())
     fitted = [(line - (low + high) / 2) * scale + THIN for line in kept]
     # Points that are closer than the image can show are one.
-    points = np.unique(np.rint(np.concatenate(fitted) * 2), axis=0)[:, ::-1] / 2
-    digit = verdict(redraw(points.astype(np.float32)), _draw(fitted, THIN * STROKE / BOX), several=several)
+    grid = np.unique(np.rint(np.concatenate(fitted) * 2), axis=0)[:, ::-1] / 2
+    digit = verdict(redraw(grid.astype(np.float32)), _draw(fitted, THIN * STROKE / BOX), several=several)
     if digit.problem == "scribble":
         # Perhaps a thin brush has filled in a thick digit: then thinning finds its lines.
-        return prepare(picture(strokes))
+        thinned = prepare(picture(strokes))
+        return digit if thinned.problem else thinned
     return digit
 
 
