@@ -17,10 +17,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from serve.images.filters import blur, close, dilate
 from serve.images.regions import depth, regions
+from serve.images.ruling import erase_ruling
 from serve.images.sheet import Sheet, find_sheet, rectify
 from serve.images.thinning import thin
 
@@ -40,8 +41,12 @@ WORK = 400  # longest side of the image in which ink is looked for, pixels; larg
 FAINT = 0.07  # contrast (0 to 1) below which nothing counts as ink
 WIDEST = 0.15  # more than the width of any stroke, as a share of a photo's longest side
 NEAR = 0.04  # side of the square around strong ink in which the threshold is chosen, as a share of the longest side
+LOCAL = 15  # side of the window of the local median, pixels of 64
+LIGHTER = 1.25  # light ink must stand out more than this multiple of what dark ink does: it is rare
+STEEPEST = 0.1  # slope of a ruled line
 DARKEST_PAPER = 24  # grey level; on darker paper the contrast would be a ratio of noise to noise
 
+SMALLEST = 0.035  # of a photo's longest side; smaller ink is dirt
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
 SPECK_ON_PAPER = 0.12  # the same for photos
 INNER = 0.1  # parts that touch a photo's border are dropped if another has this share of the largest part's area
@@ -91,36 +96,47 @@ def prepare(image: Image.Image) -> Digit:
     grey = _greyscale(image)
     colours = image.convert("RGB")
     colours.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
-    sheet = find_sheet(colours)
-    if sheet is None or (is_flat(grey) and not _stands_out(colours, sheet)):
-        return _read(grey)[0]
-    digit, cut = _read_sheet(colours, sheet)
-    if cut:
-        # Ink goes on beyond what was taken for the sheet's edge: more likely a shadow's, or a line.
-        wider = sheet.without(cut)
-        other, still = _read_sheet(colours, wider) if wider else _read(grey)
-        if not still & cut:
+    sheet, flat = find_sheet(colours), is_flat(grey)
+    if sheet is None or (flat and not _stands_out(grey, sheet)):
+        return _read(grey, flat=flat)[0]
+    digit, met = _read_sheet(colours, sheet)
+    found = {side for side in range(4) if sheet.ends[side]}
+    cut = met & found
+    if digit.pixels is not None and not cut:
+        return replace(digit, sheet=sheet)
+    # Where ink goes on beyond an edge, or all of it is beyond one, that was more likely a shadow's edge, or a line.
+    for sides in [cut] if cut else [{side} for side in found]:
+        wider = sheet.without(sides)
+        other, met = _read_sheet(colours, wider) if wider else _read(grey)
+        if other.pixels is not None and not met & (sides | found):
             return replace(other, sheet=wider)
     return replace(digit, sheet=sheet)
 
 
-def _stands_out(image: Image.Image, sheet: Sheet) -> bool:
-    """Tell a sheet on a plain table from strokes on a plain canvas: most of it differs from what is around it."""
-    around = np.median(_frame(_greyscale(image)))
-    return bool(abs(np.median(_greyscale(rectify(image, sheet, SIDE))) - around) > 255 * FAINT)
+def _stands_out(grey: Floats, sheet: Sheet) -> bool:
+    """Tell a sheet on a plain table from strokes on a canvas: it differs from the table, and nothing else does."""
+    other = np.abs(grey - np.median(_frame(grey))) > 255 * FAINT
+    corners = (np.array(sheet.corners) - 0.5) * 1.04 + 0.5
+    inside = Image.new("1", grey.shape[::-1])
+    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners * grey.shape[::-1]], 1)
+    within = other & np.asarray(inside)
+    return bool(within.sum() > max(0.98 * other.sum(), 0.6 * np.asarray(inside).sum()))
 
 
 def _read_sheet(image: Image.Image, sheet: Sheet) -> tuple[Digit, set[int]]:
-    """Prepare the digit on a sheet in an RGB image; also return at which of its sides found the ink was cut off."""
-    digit, cut = _read(_greyscale(rectify(image, sheet, WORK)))
-    return digit, {side for side in cut if sheet.ends[side]}
+    """Prepare the digit on a sheet in an RGB image; also return at which of its sides the ink meets the edge."""
+    return _read(_greyscale(rectify(image, sheet, WORK)))
 
 
-def _read(grey: Floats) -> tuple[Digit, set[int]]:
-    """Prepare the digit in float32 [H, W]; also return which borders (left, top, right, bottom: 0 to 3) the ink meets."""
-    flat, ink = find_ink(grey)
+def _read(grey: Floats, *, flat: bool = False) -> tuple[Digit, set[int]]:
+    """Prepare the digit in float32 [H, W]; also return at which sides (0 to 3, as in `Sheet`) the ink meets its border.
+
+    `flat` says that it is a canvas of one tone, and not a photo.
+    """
+    ink = find_ink(grey, flat=flat)
     keep, several = main_ink(ink > 0.5, on_paper=not flat)
-    if not keep.any():
+    rows, columns = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
+    if not len(rows) or (not flat and max(np.ptp(rows), np.ptp(columns)) < SMALLEST * max(grey.shape)):
         return Digit(None, "blank"), set()
     borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])
     met = {side for side, border in enumerate(borders) if border.any()}
@@ -191,26 +207,26 @@ def is_flat(grey: Floats) -> bool:
     return float(np.mean(np.abs(frame - np.median(frame)) <= 3)) > 0.8
 
 
-def find_ink(grey: Floats) -> tuple[bool, Floats]:
-    """Find the ink in float32 [H, W], 0 to 255.
+def find_ink(grey: Floats, *, flat: bool) -> Floats:
+    """Find how much ink each pixel of float32 [H, W], 0 to 255, holds: float32 [H, W], 0 to 1.
 
-    Returns:
-        Whether the background is flat (a canvas, not a photo), and how much ink each pixel holds: float32 [H, W], 0 to
-        1.
+    `flat` says that it is a canvas of one tone, and not a photo.
     """
-    level = float(np.median(_frame(grey)))
-    flat = is_flat(grey)
-    contrast = np.abs(grey - level) / 255 if flat else _contrast_on_paper(grey)
+    if flat:
+        contrast = np.abs(grey - np.median(_frame(grey))) / 255
+    else:
+        contrast = erase_ruling(_contrast_on_paper(grey), STEEPEST)
     # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
     if top < FAINT:
-        return flat, np.zeros_like(grey)
+        return np.zeros_like(grey)
     near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
     threshold, inked, plain, noise = _otsu(contrast[near])
     ink = contrast > threshold
     if inked - plain < max(FAINT, 4 * noise) or ink.mean() > 0.6:
-        return flat, np.zeros_like(grey)
-    return flat, np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
+        return np.zeros_like(grey)
+    ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
+    return ink
 
 
 def _contrast_on_paper(grey: Floats) -> Floats:
@@ -226,16 +242,16 @@ def _contrast_on_paper(grey: Floats) -> Floats:
     smooth = blur(grey, max(grey.shape) / 400)
     sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
     window = _odd(WIDEST * max(grey.shape))
-    paper = close(sheet, window)
+    paper = close(sheet, (window, window))
     return np.clip((paper - sheet) / np.maximum(paper, DARKEST_PAPER), 0, 1).astype(np.float32)
 
 
 def _ink_is_dark(grey: Floats) -> bool:
     """Decide whether the ink is darker than its paper: do dark or light pixels differ more from the local median?"""
     small = Image.fromarray(_resize(grey, (64, 64)).astype(np.uint8))
-    around = np.asarray(small.filter(ImageFilter.MedianFilter(21)), np.float32)
+    around = np.asarray(small.filter(ImageFilter.MedianFilter(LOCAL)), np.float32)
     difference = np.asarray(small, np.float32) - around
-    return bool(-np.percentile(difference, 0.3) >= np.percentile(difference, 99.7))
+    return bool(-np.percentile(difference, 0.3) * LIGHTER >= np.percentile(difference, 99.7))
 
 
 def _odd(length: float) -> int:

@@ -31,8 +31,8 @@ LINES = 4  # candidates a side
 APART = 10  # pixels by which two candidates differ, both ends together
 LIKELY = 0.55  # how much of a candidate's middle half is an edge
 SHARP = (0.7, 1.4)  # how much of an edge's change is within three pixels: less for a shadow, more for a stroke
-UNSEEN = 0.6  # what counts for the part of a line outside the frame
-WHOLE = 0.7  # how much of a side is an edge between its neighbours
+UNSEEN = 0.5  # what counts for the part of a line outside the frame
+WHOLE = 0.6  # how much of a side is an edge between its neighbours
 SHORTEST = 0.35  # the shortest distance between two opposite corners, as a share of the frame's side
 TRIM = 0.012  # of the sheet's sides is cut off where an edge was found: the edge itself is blurred
 
