@@ -116,11 +116,11 @@ def prepare(image: Image.Image) -> Digit:
 def _stands_out(grey: Floats, sheet: Sheet) -> bool:
     """Tell a sheet on a plain table from strokes on a canvas: it differs from the table, and nothing else does."""
     other = np.abs(grey - np.median(_frame(grey))) > 255 * FAINT
-    corners = (np.array(sheet.corners) - 0.5) * 1.04 + 0.5
+    corners = (np.array(sheet.corners) - 0.5) * 1.08 + 0.5
     inside = Image.new("1", grey.shape[::-1])
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners * grey.shape[::-1]], 1)
     within = other & np.asarray(inside)
-    return bool(within.sum() > max(0.98 * other.sum(), 0.6 * np.asarray(inside).sum()))
+    return bool(within.sum() > max(0.95 * other.sum(), 0.6 * np.asarray(inside).sum()))
 
 
 def _read_sheet(image: Image.Image, sheet: Sheet) -> tuple[Digit, set[int]]:
@@ -135,8 +135,7 @@ def _read(grey: Floats, *, flat: bool = False) -> tuple[Digit, set[int]]:
     """
     ink = find_ink(grey, flat=flat)
     keep, several = main_ink(ink > 0.5, on_paper=not flat)
-    rows, columns = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
-    if not len(rows) or (not flat and max(np.ptp(rows), np.ptp(columns)) < SMALLEST * max(grey.shape)):
+    if not keep.any():
         return Digit(None, "blank"), set()
     borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])
     met = {side for side, border in enumerate(borders) if border.any()}
@@ -222,8 +221,7 @@ def find_ink(grey: Floats, *, flat: bool) -> Floats:
         return np.zeros_like(grey)
     near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
     threshold, inked, plain, noise = _otsu(contrast[near])
-    ink = contrast > threshold
-    if inked - plain < max(FAINT, 4 * noise) or ink.mean() > 0.6:
+    if inked - plain < max(FAINT, 4 * noise) or (contrast > threshold).mean() > 0.6:
         return np.zeros_like(grey)
     ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
     return ink
@@ -289,7 +287,8 @@ def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
         The selected ink, bool [H, W], and whether there are several digits side by side.
     """
     parts = regions(mask)
-    if not len(parts):
+    sizes = np.maximum(parts.bottom - parts.top, parts.right - parts.left)
+    if sizes.max(initial=0) < (SMALLEST * max(mask.shape) if on_paper else 1):
         return np.zeros_like(mask), False
     areas, top, bottom, left, right = parts.areas, parts.top, parts.bottom, parts.left, parts.right
     chosen = np.ones(len(parts), bool)

@@ -48,6 +48,11 @@ def close(values: Floats, window: tuple[int, int]) -> Floats:
     return _running(highest(values, window), window, np.minimum)
 
 
+def open_(values: Floats, window: tuple[int, int]) -> Floats:
+    """Open float32 [H, W]: level what is lighter and smaller than the `window` of odd height and width, pixels."""
+    return highest(_running(values, window, np.minimum), window)
+
+
 def _running(values: Array, window: tuple[int, int], better: Callable[..., Any]) -> Array:
     """Combine the values of a window around each pixel of [H, W] with `better`, such as `np.maximum`."""
     for axis, side in enumerate(window):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from serve.images.filters import close, highest
+from serve.images.filters import close, highest, open_
 
 Floats = npt.NDArray[np.float32]
 
 # All values below were chosen on the train split of benchmarks/drawn_digits.py.
 COLUMNS = 24  # in which lines are looked for
 STEP = 0.01  # between two slopes that are tried
-ACROSS = 0.3  # share of the columns that may lack a line: a digit's own bar is shorter
+ACROSS = 0.22  # share of the columns that may lack a line: a digit's own bar is shorter
 FAINTEST = 0.03  # contrast (0 to 1) of a line that is worth erasing
 STRONGER = 1.5  # ink over a line that has more than this multiple of its contrast stays as it is
-THICK = 9  # pixels: more than the thickness of a line, which strokes that cross it bridge
+THICK = 9  # pixels: more than the thickness of a line; a stroke that crosses one bridges so much
 
 
 def erase_ruling(contrast: Floats, steepest: float) -> Floats:
@@ -42,6 +42,8 @@ def _erase(contrast: Floats, steepest: float) -> Floats:
         shifts = np.rint(tried * (columns - width / 2)).astype(int).clip(-(height // 8), height // 8)
         at = np.arange(height)[:, None] + height // 8 + shifts
         found = np.partition(sample[at, np.arange(COLUMNS)], missing, axis=1)[:, missing]
+        # A line is thin; a stroke along most of the paper is not.
+        found = found - open_(found[:, None], (THICK, 1))[:, 0]
         rating = float((found[found > FAINTEST] ** 2).sum())
         if rating > best:
             best, slope, lines = rating, float(tried), found

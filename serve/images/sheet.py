@@ -29,7 +29,7 @@ STEP = 0.08  # difference of their logarithms from which a pixel of a line count
 INWARD, OUTWARD = 0.36, 0.12  # how far inside and outside the frame a line may end, as a share of the frame's side
 LINES = 4  # candidates a side
 APART = 10  # pixels by which two candidates differ, both ends together
-LIKELY = 0.55  # how much of a candidate's middle half is an edge
+LIKELY = 0.45  # how much of a candidate's middle half is an edge
 SHARP = (0.7, 1.4)  # how much of an edge's change is within three pixels: less for a shadow, more for a stroke
 UNSEEN = 0.5  # what counts for the part of a line outside the frame
 WHOLE = 0.6  # how much of a side is an edge between its neighbours
@@ -101,7 +101,7 @@ def find_sheet(image: Image.Image) -> Sheet | None:
     for i, line in enumerate(best):
         if line:
             between = [corners[j][1 - i % 2] * lengths[i - 1] for j in ((0, 3), (0, 1), (1, 2), (3, 2))[i]]
-            start, end = (_sharpest(steps[i], sides[i].ends[line], *between) + TRIM * SMALL) / lengths[i]
+            start, end = (_sharpest(steps[i], sides[i].ends[line], *between, reach=3) + TRIM * SMALL) / lengths[i]
             ends[i] = (float(start), float(end))
     return Sheet(tuple(ends), image.size)
 
@@ -116,7 +116,7 @@ def _quad(ends: Sequence[tuple[float, float] | None]) -> list[tuple[float, float
 def _steps(tone: Floats) -> Floats:
     """Compare the bands left and right of each pixel boundary of float32 [H, W, 3]: [H, W + 1, 3], -1 to 1."""
     width = tone.shape[1]
-    sums = np.cumsum(np.pad(tone, ((0, 0), (1, 0), (0, 0))), axis=1, dtype=np.float64)
+    sums = np.cumsum(np.pad(tone, ((0, 0), (1, 0), (0, 0))), axis=1, dtype=np.float32)
     at = np.arange(width + 1)
     steps = []
     for band in BANDS:
@@ -128,7 +128,7 @@ def _steps(tone: Floats) -> Floats:
     step = np.where(narrow * wide > 0, np.sign(narrow) * np.minimum(np.abs(narrow), 2 * np.abs(wide)), 0)
     step[:, [0, -1]] = 0
     # A step that counts in full counts a little more the sharper it is: the line is to lie where it is sharpest.
-    return (np.clip(step, -1, 1) + 0.01 * np.clip(step, -25, 25)).astype(np.float32)
+    return (np.clip(step, -1, 1) + 0.04 * np.clip(step, -25, 25)).astype(np.float32)
 
 
 def _lines(tone: Floats, steps: Floats) -> _Lines:
@@ -151,7 +151,7 @@ def _lines(tone: Floats, steps: Floats) -> _Lines:
         profile = np.clip(near.max(axis=0), 0, 1)
         profile[(x < 1) | (x >= width)] = UNSEEN
         rating[np.abs(ends - ends[i])[:, None] + np.abs(ends - ends[j])[None, :] < APART] = 0
-        best = _sharpest(steps, np.array([ends[i], ends[j]], float), rows[0], rows[-1])
+        best = _sharpest(steps, np.array([ends[i], ends[j]], float), rows[0], rows[-1], reach=2)
         if not SHARP[0] <= _sharpness(tone[..., channel], best, rows) <= SHARP[1]:
             continue
         lines.append((float(best[0]), float(best[1])))
@@ -165,9 +165,10 @@ def _sharpness(tone: Floats, ends: Numbers, rows: Ints) -> float:
     x, rows = x[(x >= 1) & (x < tone.shape[1])], rows[(x >= 1) & (x < tone.shape[1])]
     if not len(x):
         return 0.0
-    value = [tone[rows, np.clip(x + d, 0, tone.shape[1] - 1)].mean() for d in range(-6, 6)]
-    far = np.mean(value[-3:]) - np.mean(value[:3])
-    return float((value[7] - value[4]) / far) if far else 0.0
+    value = [tone[rows, np.clip(x + d, 0, tone.shape[1] - 1)] for d in range(-6, 6)]
+    # Medians: a finger may cover a part.
+    far = float(np.median(np.mean(value[-3:], axis=0) - np.mean(value[:3], axis=0)))
+    return float(np.median(value[7] - value[4])) / far if far else 0.0
 
 
 def _means(steps: Floats, start: Ints | Numbers, end: Ints | Numbers, rows: Ints) -> Floats:
@@ -183,11 +184,11 @@ def _means(steps: Floats, start: Ints | Numbers, end: Ints | Numbers, rows: Ints
     return np.asarray(total / np.maximum(count, 0.6 * len(rows))[..., None], np.float32)
 
 
-def _sharpest(steps: Floats, ends: Numbers, first: float, last: float) -> Numbers:
-    """Move a line's ends by a few pixels to where it is sharpest between its neighbours at `first` and `last`."""
+def _sharpest(steps: Floats, ends: Numbers, first: float, last: float, reach: int) -> Numbers:
+    """Move a line's ends by up to `reach` pixels to where it is sharpest between `first` and `last`."""
     low = min(max(0, round(first) + 1), steps.shape[0] - 2)
-    rows = np.arange(low, max(min(steps.shape[0], round(last) - 1), low + 1))
-    shifts = np.arange(-4, 5)
+    rows = np.arange(low, max(min(steps.shape[0], round(last) - 1), low + 1), 2)
+    shifts = np.arange(-reach, reach + 1)
     means = np.abs(_means(steps, ends[0] + shifts[:, None], ends[1] + shifts[None, :], rows)).max(axis=2)
     i, j = np.unravel_index(int(means.argmax()), means.shape)
     return ends + shifts[[i, j]]

@@ -28,6 +28,7 @@ SIDE = 280  # pixels of a drawing in which strokes are joined and looked at
 CORNER = math.radians(60)  # a turn by more than this is a corner; smaller ones are rounded
 DOT = 0.03  # strokes that go no further, as a share of the pad's side, are a dot ...
 DOT_BRUSH = 0.3  # ... and so are those that go no further than this share of the brush's width
+TAP = 0.08  # shorter strokes than this share of all ink are stray taps
 JOINED = 0.25  # strokes are joined where a brush of at most this share of the ink's longest side would join them
 
 
@@ -95,6 +96,7 @@ def prepare_strokes(strokes: Sequence[Stroke]) -> Digit:
     size, brush = float((high - low).max()), max(stroke.width for stroke in strokes)
     if size < max(DOT, DOT_BRUSH * brush):
         return Digit(None, "dot")
+    lines = [line for line in lines if np.ptp(line, axis=0).max() > TAP * size]
     # Which strokes belong together, and whether they are one digit, is seen in a drawing of them.
     scale = SIDE / size
     centred = [(line - (low + high) / 2) * scale + SIDE for line in lines]
