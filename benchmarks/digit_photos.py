@@ -1,7 +1,6 @@
 """Photos of digits on paper, made from strokes: sheets on tables, ruled paper, pencil, chalk, shadows, perspective.
 
-`benchmarks/drawn_digits.py` measures how many of them the app gets right. All randomness comes from the generator that is
-passed in.
+`drawn_digits.py` measures how many of them the app gets right. The generator that is passed in decides all that varies.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ class Kind:
         ruling: `lined`, `squared` or None.
         pencil: whether a pencil writes, and not a pen.
         perspective: how far the sheet's corners are moved, as a share of the frame's shorter side.
-        digits: how many digits are on the paper.
         hand: whether fingers hold the sheet.
     """
 
@@ -39,7 +37,6 @@ class Kind:
     ruling: str | None = None
     pencil: bool = False
     perspective: float = 0.02
-    digits: int = 1
     hand: bool = False
 
 
@@ -68,11 +65,12 @@ def photo_of(kind: Kind, strokes: list[Strokes], rng: np.random.Generator) -> Im
     sheet, tone = _sheet(kind, strokes, inside, (width, height), rng)
     table = _table(kind.table, tone, width, height, rng)
     # The sheet is drawn as it lies in the frame, with a margin; then its corners are moved.
-    flat = np.array([[inside[i], inside[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3))], float)
-    moved = _homography(np.array(corners), flat + [AROUND * width, AROUND * height])
+    around = np.array([AROUND * width, AROUND * height])
+    flat = np.array([[inside[i], inside[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3))], float) + around
+    moved = _homography(np.array(corners), flat)
     over = sheet.transform((width, height), Image.Transform.PERSPECTIVE, moved, Image.Resampling.BICUBIC)
     whole = Image.new("L", sheet.size, 0)
-    (x0, y0), (x1, y1) = (tuple(map(round, corner)) for corner in (flat + [AROUND * width, AROUND * height])[[0, 2]])
+    (x0, y0), (x1, y1) = (tuple(map(round, corner)) for corner in flat[[0, 2]])
     whole.paste(255, (x0, y0, x1, y1))
     covers = whole.transform((width, height), Image.Transform.PERSPECTIVE, moved, Image.Resampling.BICUBIC)
     cover = np.asarray(covers, float)[..., None] / 255
@@ -151,17 +149,22 @@ def _write(
     canvas: tuple[int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The ink on a canvas of width and height, float32 [height, width]: the digits beside each other somewhere in the `room` around `middle`."""
+    """The ink on a canvas of width and height, float32 [height, width].
+
+    The digits are beside each other, somewhere in the `room` (width and height) around `middle`.
+    """
     size = rng.uniform(0.25, 0.75) * room.min() / (1.4 if len(strokes) > 1 else 1)
     width = rng.uniform(0.02, 0.06) * size if kind.pencil else rng.uniform(0.03, 0.11) * size
     angle = np.deg2rad(rng.uniform(-12, 12))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     placed: Strokes = []
+    if not strokes:
+        return np.zeros(canvas[::-1], np.float32)
     along = 0.0
     for one in strokes:
         points = [path * size for path in jitter(one, rng, 0.012)]
         low, high = np.concatenate(points)[:, 0].min(), np.concatenate(points)[:, 0].max()
-        placed += [path + [along - low, 0] for path in points]
+        placed += [path + np.array([along - low, 0]) for path in points]
         along += high - low + size * rng.uniform(0.2, 0.5)
     placed = [path @ turn for path in placed]
     ink = np.concatenate(placed)

@@ -101,7 +101,9 @@ def find_sheet(image: Image.Image) -> Sheet | None:
     for i, line in enumerate(best):
         if line:
             between = [corners[j][1 - i % 2] * lengths[i - 1] for j in ((0, 3), (0, 1), (1, 2), (3, 2))[i]]
-            start, end = (_sharpest(steps[i], sides[i].ends[line], *between, reach=3) + TRIM * SMALL) / lengths[i]
+            start, end = (
+                _sharpest(steps[i], sides[i].ends[line], between[0], between[1], reach=3) + TRIM * SMALL
+            ) / lengths[i]
             ends[i] = (float(start), float(end))
     return Sheet(tuple(ends), image.size)
 
@@ -146,7 +148,7 @@ def _lines(tone: Floats, steps: Floats) -> _Lines:
             break
         channel = int(np.abs(means[i, j]).argmax())
         sign = np.sign(means[i, j, channel])
-        x = np.rint(ends[i] + (ends[j] - ends[i]) * every / max(height - 1, 1)).astype(int)
+        x = _positions(ends[i], ends[j], every, height)
         near = np.stack([sign * steps[every, np.clip(x + d, 0, width), channel] for d in (-2, -1, 0, 1, 2)])
         profile = np.clip(near.max(axis=0), 0, 1)
         profile[(x < 1) | (x >= width)] = UNSEEN
@@ -161,7 +163,7 @@ def _lines(tone: Floats, steps: Floats) -> _Lines:
 
 def _sharpness(tone: Floats, ends: Numbers, rows: Ints) -> float:
     """Compare, along a line, the change from pixel to pixel with the change from further left to further right."""
-    x = np.rint(ends[0] + (ends[1] - ends[0]) * rows / max(tone.shape[0] - 1, 1)).astype(int)
+    x = _positions(ends[:1], ends[1:], rows, tone.shape[0])
     x, rows = x[(x >= 1) & (x < tone.shape[1])], rows[(x >= 1) & (x < tone.shape[1])]
     if not len(x):
         return 0.0
@@ -174,14 +176,16 @@ def _sharpness(tone: Floats, ends: Numbers, rows: Ints) -> float:
 def _means(steps: Floats, start: Ints | Numbers, end: Ints | Numbers, rows: Ints) -> Floats:
     """Average [H, W + 1, 3] steps in `rows` along lines between `start` and `end`, pixels from the left: [..., 3]."""
     height, width = steps.shape[0], steps.shape[1] - 1
-    total = np.zeros((*np.broadcast_shapes(start.shape, end.shape), 3), np.float32)
-    count = np.zeros(total.shape[:-1], np.float32)
-    for row in rows:
-        at = np.rint(start + (end - start) * (row / max(height - 1, 1))).astype(int)
-        valid = (at >= 1) & (at < width)
-        total += steps[row, np.clip(at, 0, width)] * valid[..., None]
-        count += valid
-    return np.asarray(total / np.maximum(count, 0.6 * len(rows))[..., None], np.float32)
+    at = _positions(start[..., None], end[..., None], rows, height)
+    inside = ((at >= 1) & (at < width)).sum(axis=-1)
+    total = steps[rows, np.minimum(np.maximum(at, 0), width)].sum(axis=-2)  # nothing at the border, nor outside
+    return np.asarray(total / np.maximum(inside, 0.6 * len(rows))[..., None], np.float32)
+
+
+def _positions(start: Ints | Numbers, end: Ints | Numbers, rows: Ints, height: int) -> Ints:
+    """Return the pixels of lines from `start` in the first row to `end` in the last, in each of `rows`."""
+    found: Ints = np.rint(start + (end - start) * (rows / max(height - 1, 1))).astype(np.int64)
+    return found
 
 
 def _sharpest(steps: Floats, ends: Numbers, first: float, last: float, reach: int) -> Numbers:

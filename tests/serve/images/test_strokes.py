@@ -28,7 +28,7 @@ Lines = Sequence[Sequence[tuple[float, float]]]
 def drawn(
     lines: Lines, *, size: float = 0.6, at: tuple[float, float] = (0.2, 0.2), width: float = 0.07
 ) -> list[Stroke]:
-    return [Stroke(width, np.array(line, np.float32) * size + np.float32(at)) for line in lines]
+    return [Stroke(width, np.array(line, np.float32) * size + np.array(at, np.float32)) for line in lines]
 
 
 def pixels(digit: Digit) -> np.ndarray:
