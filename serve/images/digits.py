@@ -46,7 +46,8 @@ LIGHTER = 1.25  # light ink must stand out more than this multiple of what dark 
 STEEPEST = 0.1  # slope of a ruled line
 DARKEST_PAPER = 24  # grey level; on darker paper the contrast would be a ratio of noise to noise
 
-SMALLEST = 0.035  # of a photo's longest side; smaller ink is dirt
+SMALLEST = 0.045  # of a photo's longest side; smaller ink is dirt
+WIDE = 3.0  # times its height: wider ink is a piece of a line, and not even two digits
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
 SPECK_ON_PAPER = 0.12  # the same for photos
 INNER = 0.1  # parts that touch a photo's border are dropped if another has this share of the largest part's area
@@ -211,10 +212,8 @@ def find_ink(grey: Floats, *, flat: bool) -> Floats:
 
     `flat` says that it is a canvas of one tone, and not a photo.
     """
-    if flat:
-        contrast = np.abs(grey - np.median(_frame(grey))) / 255
-    else:
-        contrast = erase_ruling(_contrast_on_paper(grey), STEEPEST)
+    contrast = np.abs(grey - np.median(_frame(grey))) / 255 if flat else _contrast_on_paper(grey)
+    contrast = erase_ruling(contrast, STEEPEST)
     # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
     if top < FAINT:
@@ -287,8 +286,7 @@ def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
         The selected ink, bool [H, W], and whether there are several digits side by side.
     """
     parts = regions(mask)
-    sizes = np.maximum(parts.bottom - parts.top, parts.right - parts.left)
-    if sizes.max(initial=0) < (SMALLEST * max(mask.shape) if on_paper else 1):
+    if not len(parts):
         return np.zeros_like(mask), False
     areas, top, bottom, left, right = parts.areas, parts.top, parts.bottom, parts.left, parts.right
     chosen = np.ones(len(parts), bool)
@@ -297,7 +295,12 @@ def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
         if areas[inner].max(initial=0) >= INNER * areas.max():
             chosen = inner
     largest = areas[chosen].max()
+    sizes = np.maximum(bottom - top, right - left)
+    if on_paper and sizes[chosen].max() < SMALLEST * max(mask.shape):
+        return np.zeros_like(mask), False
     chosen &= areas >= (SPECK_ON_PAPER if on_paper else SPECK) * largest
+    if on_paper and right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min()):
+        return np.zeros_like(mask), False
     heights = bottom - top
     tall = heights[chosen].max()
     digits = np.flatnonzero(chosen & (areas >= DIGIT_AREA * largest) & (heights >= DIGIT_HEIGHT * tall))
