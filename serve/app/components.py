@@ -61,7 +61,7 @@ def html(value: str, elem_id: str) -> gr.HTML:
 
 
 def drawing_pad() -> gr.HTML:
-    """Build the drawing pad; its value is a PNG as a data URL, or empty."""
+    """Build the drawing pad; its value is its strokes as JSON (see `images.strokes`), or empty."""
     return gr.HTML(
         "",
         html_template=(STATIC / "pad.html").read_text(encoding="utf-8"),

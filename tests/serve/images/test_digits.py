@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
-from scipy import ndimage
 
-from serve.images.digits import BOX, EIGHT, SIDE, Digit, prepare
+from serve.images.digits import BOX, SIDE, Digit, prepare
+from serve.images.regions import regions
 from serve.images.thinning import thin
 
 SEVEN = [[(70, 60), (200, 60), (190, 100), (150, 160), (120, 230)]]
@@ -65,14 +65,6 @@ def picture(digit: Digit) -> np.ndarray:
     assert digit.pixels.shape == (SIDE, SIDE, 1)
     assert digit.pixels.dtype == np.uint8
     return digit.pixels[..., 0].astype(float)
-
-
-def components(mask: np.ndarray) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """Area and box (top, bottom, left, right) of each 8-connected part of bool [H, W], largest first."""
-    labels, _ = ndimage.label(mask, EIGHT)
-    areas = np.bincount(labels.ravel())[1:].tolist()
-    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(labels)]
-    return sorted(zip(areas, boxes, strict=True), reverse=True)
 
 
 def difference(one: Digit, two: Digit) -> float:
@@ -190,7 +182,7 @@ def touching(left: Strokes, right: Strokes, width: float) -> Image.Image:
     """Two digits pushed together until their ink is in one piece."""
 
     def pieces(strokes: Strokes) -> int:
-        return len(components(np.asarray(drawn(strokes, width=width)) > 100))
+        return len(regions(np.asarray(drawn(strokes, width=width)) > 100))
 
     left = drawn_at(left, 0.7, (-40, 40))
     for shift in range(140, 0, -2):
@@ -264,33 +256,13 @@ def test_anything_is_prepared_or_named(mode: str, size: tuple[int, int], seed: i
         assert digit.pixels.max() >= 64
 
 
-def test_components() -> None:
-    mask = np.zeros((12, 12), bool)
-    mask[1:4, 1:4] = True
-    mask[4, 4] = True  # joined by a corner
-    mask[8:10, 2:11] = True
-    mask[6:8, 10] = True
-    mask[0, 11] = True
-    parts = components(mask)
-    assert [area for area, _ in parts] == [20, 10, 1]
-    assert parts[0][1] == (6, 10, 2, 11)
-    assert sum(area for area, _ in parts) == mask.sum()
-    assert components(np.zeros((5, 5), bool)) == []
-
-
-def test_components_join_what_meets_below() -> None:
-    u = np.zeros((6, 7), bool)
-    u[0:5, 1] = u[0:5, 5] = u[4, 1:6] = True
-    assert len(components(u)) == 1
-
-
 def test_thinning_leaves_a_line_in_one_piece() -> None:
     ring = np.zeros((60, 60), bool)
     y, x = np.mgrid[:60, :60]
     distance = np.hypot(y - 30, x - 30)
     ring[(distance > 14) & (distance < 24)] = True
     line = thin(ring)
-    assert len(components(line)) == 1
+    assert len(regions(line)) == 1
     assert line.sum() < 170  # about 2 pi 19 for one pixel's width
     assert np.abs(distance[line] - 19).max() < 2.5
     assert not line[ring == 0].any()

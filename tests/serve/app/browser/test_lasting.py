@@ -98,8 +98,8 @@ def test_clear_is_undone_and_a_reload_keeps_the_drawing(page: Page) -> None:
     undo = page.get_by_role("button", name="Undo")
     undo.click()
     expect(says(page)).to_have_text(re.compile("^4 "))
-    undo.click()  # now the last stroke
-    undo.click()
+    for _ in DIGITS[4]:
+        undo.click()
     expect(answer(page)).to_contain_text("Nothing to read yet")
     expect(undo).to_be_disabled()
     draw(page, DIGITS[7])
