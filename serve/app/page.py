@@ -16,10 +16,7 @@ from gradio.utils import get_upload_folder
 from starlette.types import Lifespan
 
 from serve.app import site
-from serve.app.classify_tabs import digit_tab, picture_tab
 from serve.app.client_api import add_client_api
-from serve.app.components import LIVE, STATIC, Sources, chooser
-from serve.app.explain_tabs import compare_tab, understand_tab
 from serve.app.hardening import private_folder
 from serve.app.hardening.event_queue import bound
 from serve.app.hardening.gradio_internals import (
@@ -34,7 +31,10 @@ from serve.app.hardening.guard import Guard
 from serve.app.hardening.streams import Streams
 from serve.app.hardening.upload_quota import KEPT, UploadQuota
 from serve.app.inference import KINDS, Kind, offered_kinds
-from serve.app.models_tab import models_tab
+from serve.app.tabs.classify import digit_tab, picture_tab
+from serve.app.tabs.components import LIVE, STATIC, Sources, chooser
+from serve.app.tabs.explain import compare_tab, understand_tab
+from serve.app.tabs.models import models_tab
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
 from serve.images.decoder import Decoder

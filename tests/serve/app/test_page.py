@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.app.components import chooser
 from serve.app.failures import failure
+from serve.app.html.judges import fooled, votes
+from serve.app.html.results import digit_result, picture_result, title
+from serve.app.html.tables import comparison, confusions, published
 from serve.app.inference import Prediction, alike, chosen_model, kinds, offered_kinds, ready_models
 from serve.app.inputs import Given, digit_from_drawing, digit_from_file, prepare, prepare_or_example
-from serve.app.judges_html import fooled, votes
 from serve.app.model_cards import markdown, mistakes, read_cards
 from serve.app.occlusion import COPIES, GRIDS, cover, cover_square, occlusion_map, overlay
 from serve.app.page import build
-from serve.app.result_html import digit_result, picture_result, title
-from serve.app.table_html import comparison, confusions, published
+from serve.app.tabs.components import chooser
 from serve.app.verdict import verdict
 from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo

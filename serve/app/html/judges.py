@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from serve.app.html.results import percent, title
 from serve.app.inference import Prediction
-from serve.app.result_html import percent, title
 from serve.images.digits import Problem
 
 

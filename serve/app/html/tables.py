@@ -10,11 +10,11 @@ from html import escape
 
 import numpy as np
 
+from serve.app.html.results import PROBLEMS, bars, message, percent, png, title, webp
+from serve.app.html.results import says as verdict_html
 from serve.app.inference import KINDS, Pixels, Prediction, dataset_of, kind_of
 from serve.app.model_cards import Card, mistakes
 from serve.app.occlusion import COPIES, OcclusionMap, overlay
-from serve.app.result_html import PROBLEMS, bars, message, percent, png, title, webp
-from serve.app.result_html import says as verdict_html
 from serve.engine.models import ModelInfo
 from serve.images.digits import Problem
 

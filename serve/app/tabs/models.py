@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from serve.app.components import SLOW, html
+from serve.app.html.results import title
+from serve.app.html.tables import dataset_title, published
 from serve.app.model_cards import markdown, read_cards, report, sections
-from serve.app.result_html import title
-from serve.app.table_html import dataset_title, published
+from serve.app.tabs.components import SLOW, html
 from serve.engine.batching import Engine
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import LIVE, chooser, drawing_pad, html, image_input
 from serve.app.failures import failure
+from serve.app.html.judges import votes
+from serve.app.html.results import digit_result, message, picture_result
 from serve.app.inference import Kind, alike, chosen_model, predict
 from serve.app.inputs import EXAMPLES, Given, digit_of, prepare
-from serve.app.judges_html import votes
-from serve.app.result_html import digit_result, message, picture_result
+from serve.app.tabs.components import LIVE, chooser, drawing_pad, html, image_input
 from serve.engine.batching import Engine
 from serve.errors import ApiError
 from serve.images.decoder import Decoder

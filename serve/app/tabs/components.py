@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 
 from serve.app.hardening.gradio_internals import leave_undecoded
+from serve.app.html.results import title
+from serve.app.html.tables import served_accuracy
 from serve.app.inference import Kind, dataset_of, ready_models
-from serve.app.result_html import title
-from serve.app.table_html import served_accuracy
 from serve.engine.batching import Engine
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 
 # Options of the page's events: they run at once, without Gradio's queue, and of the inputs that come while one runs,
 # only the last counts.

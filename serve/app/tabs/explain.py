@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import LIVE, SLOW, Sources, chooser, html
 from serve.app.failures import failure
+from serve.app.html.results import PROBLEMS, message
+from serve.app.html.tables import comparison, covered_result, explanation
 from serve.app.inference import KINDS, Kind, alike, chosen_model, offered_kinds, predict
 from serve.app.inputs import Given, prepare_or_example
 from serve.app.model_cards import read_cards
 from serve.app.occlusion import cover_square, occlusion_map
-from serve.app.result_html import PROBLEMS, message
-from serve.app.table_html import comparison, covered_result, explanation
+from serve.app.tabs.components import LIVE, SLOW, Sources, chooser, html
 from serve.engine.batching import Engine
 from serve.errors import ApiError
 from serve.images.decoder import Decoder
