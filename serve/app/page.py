@@ -65,8 +65,8 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
         theme=theme,
         css_paths=STATIC / "style.css",
         js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
-        # Gradio's own page about the API shows calls with files of other servers, which this server does not fetch.
-        footer_links=[{"label": "Use via API", "url": "docs"}],
+        # "How this works" links the API. Gradio's own page shows calls with files of other servers, which this refuses.
+        footer_links=[],
         # The history would keep every stroke in the browser's storage as a run.
         run_history=False,
         max_file_size=engine.settings.max_body,

@@ -70,7 +70,10 @@ def test_the_page_is_compressed_and_its_files_are_cached_for_ever(client: httpx.
     assert "cache-control" not in client.get("/assets/none-12345678.js").headers
 
 
-def test_with_a_key_nothing_on_the_way_keeps_files(running: type, tmp_path: Path, client: httpx.Client) -> None:
+def test_with_a_key_nothing_on_the_way_keeps_files(
+    running: type, tiny: type, tmp_path: Path, client: httpx.Client
+) -> None:
+    tiny(tmp_path / "resnet50.pets").write()
     asset = re.search(r"assets/index-[\w-]+\.js", client.get("/").text)
     assert asset
     with running("--models", tmp_path, environment={"ZOO_SERVE_API_KEY": "secret"}) as server:
