@@ -79,7 +79,8 @@ async def digit_of(decoder: Decoder, given: Given) -> digits.Digit:
     """Prepare the drawing or the photo of a digit. Raises ApiError, as the decoder does."""
     if given.source == "photo":
         return await digit_from_file(decoder, given.photo)
-    return await digit_from_drawing(decoder, given.drawing)
+    # The pad's value is whatever a client sends.
+    return await digit_from_drawing(decoder, given.drawing if isinstance(given.drawing, str) else None)
 
 
 async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Digit:

@@ -127,8 +127,8 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
         gr.HTML((STATIC / "about.html").read_text(encoding="utf-8"), apply_default_css=False)
         add_client_api(engine, decoder)
 
-        def fill(address: str) -> list[Any]:
-            now, model = offered_kinds(engine), address.partition("/")[2]
+        def fill(address: str | None) -> list[Any]:
+            now, model = offered_kinds(engine), (address or "").partition("/")[2]
             return [*(gr.Tab(visible=kind in now) for kind in KINDS), *(chooser(engine, kind, model) for kind in KINDS)]
 
         # The part of the address after #: a tab and a model, as page.js writes them.

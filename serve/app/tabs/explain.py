@@ -117,8 +117,10 @@ async def _covered(
 ) -> str:
     """Classify the image with one square covered, whose middle is `spot`: "x,y", in shares of the image."""
     try:
-        x, y = (min(max(float(share), 0.0), 1.0) for share in (spot or "").split(","))
+        x, y = map(float, str(spot).split(","))
     except ValueError:
+        return ""
+    if not (0 <= x <= 1 and 0 <= y <= 1):  # written so that NaN is refused
         return ""
     try:
         chosen = chosen_model(engine, _kind(engine, kind), model)

@@ -179,6 +179,7 @@ def test_what_is_read_is_what_is_shown(decoder: Decoder, tmp_path: Path) -> None
     assert asyncio.run(pixels(Given(photo=paper, source="photo")))
     assert not asyncio.run(pixels(Given(photo=paper)))
     assert not asyncio.run(pixels(Given()))
+    assert not asyncio.run(pixels(Given({"strokes": []})))  # type: ignore[arg-type]  a client may send anything
     for given in (Given("data:image/png;base64,aGVsbG8="), Given(photo=str(tmp_path / "photo.png"), source="photo")):
         with pytest.raises(BadImage):
             asyncio.run(pixels(given))
@@ -436,8 +437,8 @@ def test_a_square_covers_where_it_is(x: float, y: float) -> None:
     assert (pixels == 200).all()
 
 
-@pytest.mark.parametrize("spot", ["", "x", "1", "1,2,3", None])
-def test_a_square_that_is_nowhere_covers_nothing(decoder: Decoder, tmp_path: Path, spot: str | None) -> None:
+@pytest.mark.parametrize("spot", ["", "x", "1", "1,2,3", "nan,0.5", "0.5,1e9", None, 3, {"x": 1}])
+def test_a_square_that_is_nowhere_covers_nothing(decoder: Decoder, tmp_path: Path, spot: Any) -> None:
     async def work() -> str:
         events = page_events(tmp_path, decoder)
         html: str = await events["understand_tab", "cover_one"](spot, "digit", None, None, None, None, None, "draw")
