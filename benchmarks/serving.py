@@ -6,7 +6,7 @@ All run one after another on one machine, with the same ONNX file, the same PNG 
 (wrk, one thread). The bare loop decodes the PNG and calls `session.run` in one process: it is the upper limit, at batch
 1 for one connection and at batch 32 for many. LitServe gets the PNG in a form, as it reads no raw bodies. Each server
 must return the bare loop's class before it is measured, and warms up for two seconds. Responses other than 200 are
-counted as failed.
+counted as failed. Of this server, the app's calls are measured too: as gradio_client makes them, and without the queue.
 """
 
 import argparse
@@ -126,8 +126,8 @@ def wrk(url: str, lua: str, connections: int, seconds: float) -> Measured:
     return Measured(rate - (int(bad[1]) / seconds if bad else 0), milliseconds("50"), milliseconds("99"), failed)
 
 
-def form(image: bytes) -> tuple[bytes, str]:
-    head = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
+def form(image: bytes, name: str = "file") -> tuple[bytes, str]:
+    head = f'--frontier\r\nContent-Disposition: form-data; name="{name}"; filename="x.png"\r\n'.encode()
     head += b"Content-Type: image/png\r\n\r\n"
     return head + image + b"\r\n--frontier--\r\n", "multipart/form-data; boundary=frontier"
 
@@ -206,10 +206,42 @@ def measure(
             "memory": memory(process.pid) / 1e6,
         }
         if name == OURS:
+            measured |= app(f"http://127.0.0.1:{PORT}/gradio_api", model.parent.name, image, expected, given.seconds)
             body, headers = tensor(image)
             target = f"http://127.0.0.1:{PORT}/v2/models/{model.parent.name}/infer"
             measured["v2"] = BATCH * wrk(target, script(body, headers), 4, given.seconds).rate
         return measured
+
+
+# A call of the app as gradio_client makes it: join the queue, and read the event with the result.
+CALLS = """
+local event
+request = function()
+  if event then return wrk.format("GET", wrk.path .. "/" .. event, {}, "") end
+  return wrk.format("POST", wrk.path, {["Content-Type"] = "application/json"}, %s)
+end
+response = function(status, headers, body)
+  event = string.match(body, '^{"event_id":"(%%w+)"')
+  if not event and not string.find(body, "event: complete", 1, true) then os.exit(1) end
+end
+"""
+
+
+def app(url: str, model: str, image: bytes, expected: int, seconds: float) -> dict[str, float]:
+    """Return the app's calls per second at one connection: through its queue, and at once."""
+    body, kind = form(image, "files")
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/upload", body, {"Content-Type": kind})) as response:
+        (path,) = json.loads(response.read())
+    call = json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, model]}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/run/classify_picture", call, headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        found = json.loads(response.read())["data"][0]["predictions"][0]["index"]
+    if found != expected:
+        raise SystemExit(f"the app returns class {found}, the bare loop {expected}")
+    queued = wrk(f"{url}/call/classify_picture", CALLS % json.dumps(call.decode()), 1, seconds)
+    direct = wrk(f"{url}/run/classify_picture", script(call, headers), 1, seconds)
+    return {"queued": queued.rate / 2, "direct": direct.rate, "app_failed": queued.failed + direct.failed}
 
 
 def tensor(image: bytes) -> tuple[bytes, dict[str, str]]:
@@ -236,6 +268,7 @@ def ratios(turn: dict[str, dict[str, float]]) -> None:
     if ours:
         ours["median_to_bare"] = ours["median"] / bare["median"]
         ours["v2_to_run"] = ours["v2"] / bare["run"]
+        ours["queued_to_one"], ours["direct_to_one"] = ours["queued"] / ours["one"], ours["direct"] / ours["one"]
 
 
 def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
@@ -275,7 +308,10 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
             f"Share of the bare loop's rate at {connections} connections, per turn: {turned}. "
             f"The median latency of one connection is {middle(OURS, 'median_to_bare', '.2f')} times the bare loop's. "
             f"V2 requests of {BATCH} raw images, 4 connections: {middle(OURS, 'v2')} images/s, "
-            f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}).",
+            f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}). "
+            f"Calls of the app, 1 connection: {middle(OURS, 'queued')} a second through its queue, "
+            f"{middle(OURS, 'queued_to_one', '.2f')} of the requests for /classify, and {middle(OURS, 'direct')} at "
+            f"once, {middle(OURS, 'direct_to_one', '.2f')}; {middle(OURS, 'app_failed')} failed.",
         ]
     return "\n".join(lines)
 

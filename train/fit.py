@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 from train.cards import provenance
 from train.errors import UserError
+from train.paper import ablation
 from train.speed.graphs import GraphError
 from train.training import fitting, models
 from train.training.arguments import parse
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     interrupt.follow_launcher()
     try:
         args = parse(argv)
+        if args.variant:
+            ablation.choose(args, *args.variant)
         earlier = provenance.earlier_runs(models.tagged(args.model, args.dataset), args.pretrained)
         fitting.fit(args, earlier)
     except UserError as error:

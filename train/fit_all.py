@@ -7,31 +7,14 @@ run is a process of `fit.py`; what follows `--` is passed on to all of them:
 """
 
 import argparse
-import shlex
-import shutil
 import sys
 from pathlib import Path
 
 from train.training import recipes
-from train.training.runs import run_queue
+from train.training.runs import queue_options, run_queue
 from zoo.catalog import DATASETS, NETWORKS
 
 FIT = Path(__file__).resolve().parent / "fit.py"
-
-
-def launcher(text: str) -> list[str]:
-    """Split a command that can be started into its words.
-
-    Raises:
-        ArgumentTypeError: there is no such command.
-    """
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
-    if not words or shutil.which(words[0]) is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: no such command")
-    return words
 
 
 def epochs_of(fit: list[str]) -> int | None:
@@ -55,22 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--recipe", default="fast", choices=recipes.RECIPES, help="default: fast")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="default: runs")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side; default: 1")
-    parser.add_argument(
-        "--launcher",
-        type=launcher,
-        default=f"{shlex.quote(sys.executable)} -m accelerate.commands.launch --quiet --num_processes 1",
-        help="what starts fit.py; default: accelerate launch --quiet --num_processes 1",
-    )
-    parser.add_argument("fit", nargs="*", metavar="-- ...", help="more arguments for fit.py")
+    queue_options.add(parser)
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: must be at least 1")
-    try:
-        args.runs_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--runs-dir {args.runs_dir}: no folder can be made there ({error.strerror})")
+    queue_options.check(parser, args)
     try:
         runs = run_queue.runs(args.models, args.datasets, args.seeds, args.recipe, args.runs_dir, epochs_of(args.fit))
         return 0 if run_queue.work(runs, args.jobs, [*args.launcher, str(FIT)], args.fit) else 1

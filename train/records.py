@@ -17,8 +17,8 @@ from train.files import FileError, read_json, write_json
 Record = TypeVar("Record")
 
 __all__ = [
-    "CardConfig", "CardMetrics", "Earlier", "PaperRun", "Published", "RunDescription", "RunMetrics", "RunSettings",
-    "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
+    "Ablation", "AblationRun", "CardConfig", "CardMetrics", "Earlier", "PaperRun", "Published", "RunDescription",
+    "RunMetrics", "RunSettings", "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 
@@ -167,10 +167,56 @@ class RunMetrics(SplitMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRun(RunMetrics):
-    """Metrics of a run of recipe `paper`, as the report keeps them in `docs/report/paper/`."""
+    """Metrics of a run of recipe `paper`, as the report keeps them in `docs/report/paper/`.
+
+    Attributes:
+        milestones: the recipe's then.
+    """
 
     model: str
     dataset: str
+    milestones: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRun:
+    """A run of the ablation, as the report keeps it in `docs/report/ablation/`.
+
+    Attributes:
+        variant: as `train.paper.ablation.Variant.name`.
+        model: the network that was built, with `model_kwargs`.
+        settings: the recipe's fields.
+    """
+
+    variant: str
+    seed: int
+    model: str
+    model_kwargs: dict[str, Any]
+    settings: dict[str, Any]
+    train_accuracy: float
+    validation_accuracy: float
+    test_accuracy: float
+    train_images: int
+    test_images: int
+    train_seconds: float
+    device: str
+    threads: int
+    mixed_precision: str
+    git_commit: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A file of `docs/report/ablation/`: what is done of one network's ablation on one dataset.
+
+    Attributes:
+        model: the improved network.
+    """
+
+    model: str
+    dataset: str
+    epochs: int
+    runs: list[AblationRun] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

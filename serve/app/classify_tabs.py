@@ -1,15 +1,15 @@
-"""The two tabs that classify an image: a drawn or photographed digit, and a picture."""
+"""The tabs that classify: a drawn or photographed digit, a picture, and an image for models of other classes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import replace
+from typing import Any
 
 import gradio as gr
 
-from serve.app.components import LIVE, LastInputs, chooser, drawing_pad, html, image_input
-from serve.app.inference import best_model, predict
-from serve.app.inputs import EXAMPLES, digit_from_drawing, digit_from_file, picture_from_file
+from serve.app.components import LIVE, chooser, drawing_pad, html, image_input
+from serve.app.failures import failure
+from serve.app.inference import Kind, chosen_model, predict
+from serve.app.inputs import EXAMPLES, Given, digit_of, prepare
 from serve.app.result_html import digit_result, message, picture_result
 from serve.engine.batching import Engine
 from serve.errors import ApiError
@@ -17,77 +17,79 @@ from serve.images.decoder import Decoder
 from serve.images.digits import Digit
 
 BLANK = Digit(None, "blank")
-NO_PICTURE = "Choose a picture, paste one, or take a photo."
+NOTHING = {
+    "picture": "Choose a picture, paste one, or take a photo.",
+    "image": "Choose an image, paste one, or take a photo.",
+}
 
 
-def digit_tab(engine: Engine, decoder: Decoder, last: gr.State) -> gr.Dropdown:
-    """Lay out the tab and return its dropdown of models. The prepared digit is stored in `last`."""
-    shown = gr.State(BLANK)
+def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dropdown, gr.HTML, gr.Image, gr.State]:
+    """Lay out the tab. `latest` gets the kind that was classified last.
 
-    async def classify(digit: Digit, model: str | None) -> str:
-        if digit.pixels is None:
-            return digit_result(digit, None)
+    Returns:
+        The dropdown of models, the drawing pad, the box for a photo, and which of the two is read: "draw" or "photo".
+    """
+    source = gr.State("draw")
+
+    async def classify(drawing: str | None, photo: str | None, source: Any, model: str | None) -> str:
         try:
-            return digit_result(digit, await predict(engine, model or best_model(engine, "mnist"), digit.pixels))
+            digit = await digit_of(decoder, Given(drawing, photo, source=source))
+            if digit.pixels is None:
+                return digit_result(digit, None)
+            chosen = chosen_model(engine, "digit", model)
+            return digit_result(digit, await predict(engine, chosen.name, digit.pixels))
         except ApiError as error:
-            return message(f"No answer: {error.message}.")
+            return failure(error)
 
-    async def show(prepared: Awaitable[Digit], model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
-        try:
-            digit = await prepared
-        except ApiError as error:
-            return message(f"{error.message}."), BLANK, replace(last, mnist=None)
-        return await classify(digit, model), digit, replace(last, mnist=digit.pixels, latest="mnist")
+    async def draw(drawing: str | None, model: str | None) -> tuple[str, str, Kind]:
+        return await classify(drawing, None, "draw", model), "draw", "digit"
 
-    async def draw(strokes: str | None, model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
-        return await show(digit_from_drawing(decoder, strokes), model, last)
+    async def photograph(photo: str | None, model: str | None) -> tuple[str, str, Kind]:
+        return await classify(None, photo, "photo", model), "photo", "digit"
 
-    async def photograph(path: str | None, model: str | None, last: LastInputs) -> tuple[str, Digit, LastInputs]:
-        return await show(digit_from_file(decoder, path), model, last)
-
-    with gr.Row():
-        with gr.Column(min_width=300), gr.Tabs():
-            with gr.Tab("Draw"):
+    with gr.Row(elem_classes="try"):
+        with gr.Column(min_width=300, elem_classes="give"), gr.Tabs():
+            with gr.Tab("Draw") as drawing:
                 canvas = drawing_pad()
-            with gr.Tab("Photo"):
+            with gr.Tab("Photo") as photographing:
                 photo = image_input("A digit on paper", "digit-photo")
                 gr.Examples(sorted(str(path) for path in EXAMPLES.glob("digit-*")), photo, label="Examples")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, elem_classes="get"):
             result = html(digit_result(BLANK, None), "digit-answer")
-            model = chooser(engine, "mnist")
-    canvas.change(draw, [canvas, model, last], [result, shown, last], **LIVE)
-    photo.change(photograph, [photo, model, last], [result, shown, last], **LIVE)
-    model.change(classify, [shown, model], result, **LIVE)
-    return model
+            model = chooser(engine, "digit")
+    for event in (canvas.change, drawing.select):
+        event(draw, [canvas, model], [result, source, latest], **LIVE)
+    for event in (photo.change, photographing.select):
+        event(photograph, [photo, model], [result, source, latest], **LIVE)
+    model.change(classify, [canvas, photo, source, model], result, **LIVE)
+    return model, canvas, photo, source
 
 
-def picture_tab(engine: Engine, decoder: Decoder, last: gr.State) -> gr.Dropdown:
-    """Lay out the tab and return its dropdown of models. The prepared picture is stored in `last`."""
+def picture_tab(engine: Engine, decoder: Decoder, kind: Kind, latest: gr.State) -> tuple[gr.Dropdown, gr.Image]:
+    """Lay out the tab of pictures or of images, and return its dropdown of models and its box for a file."""
 
-    async def classify(last: LastInputs, model: str | None) -> str:
-        if last.cifar10 is None:
-            return message(NO_PICTURE)
+    async def classify(path: str | None, model: str | None) -> str:
+        if path is None:
+            return message(NOTHING[kind])
         try:
-            prediction = await predict(engine, model or best_model(engine, "cifar10"), last.cifar10)
+            chosen = chosen_model(engine, kind, model)
+            prepared = await prepare(decoder, Given(picture=path, image=path), chosen)
+            assert prepared.pixels is not None
+            return picture_result(prepared.pixels, await predict(engine, chosen.name, prepared.pixels))
         except ApiError as error:
-            return message(f"No answer: {error.message}.")
-        return picture_result(last.cifar10, prediction)
+            return failure(error)
 
-    async def show(path: str | None, model: str | None, last: LastInputs) -> tuple[str, LastInputs]:
-        try:
-            pixels = None if path is None else await picture_from_file(decoder, path)
-        except ApiError as error:
-            return message(f"{error.message}."), replace(last, cifar10=None)
-        last = replace(last, cifar10=pixels, latest="cifar10")
-        return await classify(last, model), last
+    async def show(path: str | None, model: str | None) -> tuple[str, Kind]:
+        return await classify(path, model), kind
 
-    with gr.Row():
-        with gr.Column(min_width=300):
-            picture = image_input("A picture", "picture")
-            gr.Examples(sorted(str(path) for path in EXAMPLES.glob("picture-*")), picture, label="Examples")
-        with gr.Column(min_width=300):
-            result = html(message(NO_PICTURE), "picture-answer")
-            model = chooser(engine, "cifar10")
-    picture.change(show, [picture, model, last], [result, last], **LIVE)
-    model.change(classify, [last, model], result, **LIVE)
-    return model
+    with gr.Row(elem_classes="try"):
+        with gr.Column(min_width=300, elem_classes="give"):
+            box = image_input(f"{'A' if kind == 'picture' else 'An'} {kind}", kind)
+            if kind == "picture":
+                gr.Examples(sorted(str(path) for path in EXAMPLES.glob("picture-*")), box, label="Examples")
+        with gr.Column(min_width=300, elem_classes="get"):
+            result = html(message(NOTHING[kind]), f"{kind}-answer")
+            model = chooser(engine, kind)
+    box.change(show, [box, model], [result, latest], **LIVE)
+    model.change(classify, [box, model], result, **LIVE)
+    return model, box

@@ -10,19 +10,29 @@ import gradio as gr
 
 from serve.app.components import image_input
 from serve.app.hardening.refusals import refusal
-from serve.app.inference import Pixels, Prediction, best_model, predict, predict_all, ready_models
-from serve.app.inputs import digit_from_file, picture_from_file
+from serve.app.inference import (
+    DATASETS,
+    KINDS,
+    Kind,
+    Prediction,
+    chosen_model,
+    dataset_of,
+    kind_of,
+    predict,
+    ready_models,
+)
+from serve.app.inputs import Given, Prepared, prepare
 from serve.engine.batching import Engine
-from serve.errors import ApiError, BadImage
+from serve.engine.models import ModelInfo
+from serve.errors import ApiError, BadImage, BadRequest
 from serve.images.decoder import Decoder
 from serve.routes.classify import predictions
 
-DATASETS = ("mnist", "cifar10")
 DIRECT: dict[str, Any] = {"queue": False, "api_visibility": "public"}
 
 
 def add_client_api(engine: Engine, decoder: Decoder) -> None:
-    """Add the calls `/classify_digit`, `/classify_picture`, `/compare` and `/models` to the page."""
+    """Add `/classify_digit`, `/classify_picture`, `/classify_image`, `/compare` and `/models` to the page."""
 
     async def classify_digit(image: str | None, model: str = "") -> dict[str, Any]:
         """Read the digit in a drawing or photo. `model` is a name from /models; empty: the most accurate one.
@@ -31,30 +41,40 @@ def add_client_api(engine: Engine, decoder: Decoder) -> None:
         no prediction or an unsure one (blank, dot, several, scribble).
         """
         with _errors():
-            digit = await digit_from_file(decoder, _given(image))
-            if digit.pixels is None:
-                return {"model": None, "predictions": [], "problem": digit.problem}
-            prediction = await predict(engine, model or best_model(engine, "mnist"), digit.pixels)
-            return {**_json(prediction), "problem": digit.problem}
+            prepared, prediction = await _classified(engine, decoder, image, "digit", model)
+            if prediction is None:
+                return {"model": None, "predictions": [], "problem": prepared.problem}
+            return {**_json(prediction), "problem": prepared.problem}
 
     async def classify_picture(image: str | None, model: str = "") -> dict[str, Any]:
         """Name the CIFAR-10 class of a picture's centre square. `model` is as in /classify_digit."""
         with _errors():
-            pixels = await picture_from_file(decoder, _given(image))
-            return _json(await predict(engine, model or best_model(engine, "cifar10"), pixels))
+            return _json((await _classified(engine, decoder, image, "picture", model))[1])
+
+    async def classify_image(image: str | None, model: str = "") -> dict[str, Any]:
+        """Classify an image's centre square with any other model. `model` is as in /classify_digit."""
+        with _errors():
+            return _json((await _classified(engine, decoder, image, "image", model))[1])
 
     async def compare(image: str | None, dataset: str = "cifar10") -> list[dict[str, Any]]:
-        """Run every ready model of `dataset` (mnist or cifar10) on one picture; each result has its milliseconds."""
-        if dataset not in DATASETS:
-            raise refusal(f"unknown dataset {dataset!r}; valid are mnist and cifar10")
+        """Run every ready model of `dataset` (mnist, cifar10 or one of your own) on one picture.
+
+        Each result has its milliseconds.
+        """
         with _errors():
-            pixels = await _prepared(decoder, _given(image), dataset)
-            results = await predict_all(engine, dataset, pixels)
+            models = _of_dataset(engine, dataset)
+            given = _given(image)
+            results = []
+            for model in models:
+                prepared = await prepare(decoder, given, model)
+                if prepared.pixels is None:
+                    raise BadImage(400, "there is no digit in the picture")
+                results.append(await predict(engine, model.name, prepared.pixels))
         return [{**_json(result), "milliseconds": round(1e3 * result.seconds, 2)} for result in results]
 
     def models() -> list[str]:
         """List the names of the ready models: per dataset, the most accurate first."""
-        return [model.name for dataset in DATASETS for model in ready_models(engine, dataset)]
+        return [model.name for kind in KINDS for model in ready_models(engine, kind)]
 
     with gr.Column(visible=False):
         image = image_input("image", "api-image")
@@ -63,6 +83,7 @@ def add_client_api(engine: Engine, decoder: Decoder) -> None:
         result = gr.JSON(label="answer")
         gr.Button().click(classify_digit, [image, model], result, api_name="classify_digit", **DIRECT)
         gr.Button().click(classify_picture, [image, model], result, api_name="classify_picture", **DIRECT)
+        gr.Button().click(classify_image, [image, model], result, api_name="classify_image", **DIRECT)
         gr.Button().click(compare, [image, dataset], result, api_name="compare", **DIRECT)
         gr.Button().click(models, None, result, api_name="models", **DIRECT)
 
@@ -76,20 +97,32 @@ def _errors() -> Iterator[None]:
         raise refusal(error.message, error.status) from error
 
 
-def _given(image: str | None) -> str:
+async def _classified(
+    engine: Engine, decoder: Decoder, image: str | None, kind: Kind, name: str
+) -> tuple[Prepared, Prediction | None]:
+    model = engine.repository.get(name).info if name else chosen_model(engine, kind, None)
+    if kind_of(model.name) != kind:
+        raise BadRequest(f"{model.name} does not classify {kind}s; /classify_{kind_of(model.name)} uses it")
+    prepared = await prepare(decoder, _given(image), model)
+    if prepared.pixels is None:
+        return prepared, None
+    return prepared, await predict(engine, model.name, prepared.pixels)
+
+
+def _of_dataset(engine: Engine, name: str) -> list[ModelInfo]:
+    found = [model for kind in KINDS for model in ready_models(engine, kind)]
+    names = sorted({dataset_of(model.name) for model in found} | set(DATASETS))
+    if name not in names:
+        raise BadRequest(f"unknown dataset {name!r}; valid are {', '.join(names)}")
+    return [model for model in found if dataset_of(model.name) == name]
+
+
+def _given(image: str | None) -> Given:
     if image is None:
         raise BadImage(400, "no picture was given")
-    return image
+    return Given(photo=image, picture=image, image=image, source="photo")
 
 
-async def _prepared(decoder: Decoder, image: str, dataset: str) -> Pixels:
-    if dataset == "cifar10":
-        return await picture_from_file(decoder, image)
-    pixels = (await digit_from_file(decoder, image)).pixels
-    if pixels is None:
-        raise refusal("there is no digit in the picture")
-    return pixels
-
-
-def _json(prediction: Prediction) -> dict[str, Any]:
+def _json(prediction: Prediction | None) -> dict[str, Any]:
+    assert prediction is not None
     return {"model": prediction.model, "predictions": predictions(prediction.labels, prediction.probabilities)}

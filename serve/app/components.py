@@ -1,4 +1,4 @@
-"""Gradio components that several tabs use, and what a visitor's session remembers."""
+"""Gradio components that several tabs use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from serve.app.hardening.gradio_internals import leave_undecoded
-from serve.app.inference import Pixels, ready_models
+from serve.app.inference import Kind, dataset_of, ready_models
 from serve.app.result_html import title
 from serve.app.table_html import served_accuracy
 from serve.engine.batching import Engine
@@ -29,25 +29,29 @@ SLOW: dict[str, Any] = {**LIVE, "show_progress": "minimal"}
 
 
 @dataclass(frozen=True)
-class LastInputs:
-    """A visitor's last inputs: prepared uint8 pixels [H, W, C] by dataset, and the dataset of the latest."""
+class Sources:
+    """The components that hold what a visitor has given: their values are the arguments of `Given`, in this order."""
 
-    mnist: Pixels | None = None
-    cifar10: Pixels | None = None
-    latest: str = "mnist"
+    drawing: gr.HTML
+    photo: gr.Image
+    picture: gr.Image
+    image: gr.Image
+    source: gr.State
 
-    def of(self, dataset: str) -> Pixels | None:
-        """Return the last input for models of `dataset`."""
-        return self.mnist if dataset == "mnist" else self.cifar10
+    @property
+    def all(self) -> list[Any]:
+        """Return them as the inputs of an event."""
+        return [self.drawing, self.photo, self.picture, self.image, self.source]
 
 
-def chooser(engine: Engine, dataset: str) -> gr.Dropdown:
-    """Build a dropdown of the ready models of `dataset`, most accurate first; the first is chosen."""
-    choices = [
-        (title(model.name) + (f" · {served_accuracy(model)}" if model.accuracy is not None else ""), model.name)
-        for model in ready_models(engine, dataset)
-    ]
-    value = choices[0][1] if choices else None
+def chooser(engine: Engine, kind: Kind, chosen: str | None = None) -> gr.Dropdown:
+    """Build a dropdown of the ready models of a kind, most accurate first; without `chosen`, the first is chosen."""
+    choices = []
+    for model in ready_models(engine, kind):
+        name = title(model.name) if kind != "image" else f"{title(model.name)}, {dataset_of(model.name)}".rstrip(", ")
+        choices.append((name + (f" · {served_accuracy(model)}" if model.accuracy is not None else ""), model.name))
+    names = [name for _, name in choices]
+    value = chosen if chosen in names else next(iter(names), None)
     return gr.Dropdown(choices, value=value, label="Model and its test accuracy", interactive=True)
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from serve.app.verdict import Verdict, verdict
 from serve.engine.batching import Engine
-from serve.engine.models import ModelInfo, Scores
+from serve.engine.models import ModelInfo, Scores, find
 from serve.engine.queues import ranked
-from serve.errors import ApiError
+from serve.errors import NotReady
 
 Pixels = npt.NDArray[np.uint8]
-
-SURE = 0.75  # with a lower probability the best class counts as a guess
+# What the app classifies. Each kind has models and a tab of its own: digits those of MNIST, pictures those of CIFAR-10,
+# and images all others.
+Kind = Literal["digit", "picture", "image"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DATASETS: dict[str, Kind] = {"mnist": "digit", "cifar10": "picture"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,14 @@ class Prediction:
         labels: the names of its classes.
         probabilities: float32 [classes].
         seconds: time from request to result.
+        abstain_below: the top probability below which the model abstains; None: not known.
     """
 
     model: str
     labels: list[str]
     probabilities: Scores
     seconds: float
+    abstain_below: float | None = None
 
     @property
     def order(self) -> list[int]:
@@ -44,24 +52,59 @@ class Prediction:
         """The index of the most probable class."""
         return self.order[0]
 
-    @property
-    def sure(self) -> bool:
-        """Whether the best class is more than a guess."""
-        return float(self.probabilities[self.best]) >= SURE
+    def verdict(self, *, fits: bool = True) -> Verdict:
+        """What the model says of the image; `fits` is as in `verdict`."""
+        return verdict(self.probabilities, self.abstain_below, fits=fits)
 
 
-def ready_models(engine: Engine, dataset: str) -> list[ModelInfo]:
-    """List the ready models of `dataset` (mnist or cifar10), most accurate first."""
-    found = [info for info in engine.models().values() if info.name.endswith(f".{dataset}")]
-    return sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))
+def dataset_of(model: str) -> str:
+    """Return the dataset's tag in a model's name: "pets" for `vanilla_resnet18.pets`, empty without one."""
+    return model.partition(".")[2]
 
 
-def best_model(engine: Engine, dataset: str) -> str:
-    """Choose the most accurate ready model of `dataset`. Raises ApiError if none is ready."""
-    models = ready_models(engine, dataset)
+def kind_of(model: str) -> Kind:
+    """Return the kind of images that a model classifies, which its name tells."""
+    return DATASETS.get(dataset_of(model), "image")
+
+
+def kinds(models: Iterable[str]) -> list[Kind]:
+    """List the kinds that models with these names classify, in the order of the tabs; without models, the paper's."""
+    found = {kind_of(name) for name in models} or set(DATASETS.values())
+    return [kind for kind in KINDS if kind in found]
+
+
+def offered_kinds(engine: Engine) -> list[Kind]:
+    """List the kinds that the app offers: those of the ready models or, while models load, of all in the folder."""
+    ready = engine.models()
+    if engine.repository.settled.is_set():
+        return kinds(ready)
+    return kinds([*ready, *engine.repository.missing()] or find(engine.settings.models))
+
+
+def ready_models(engine: Engine, kind: Kind) -> list[ModelInfo]:
+    """List the ready models of a kind: by dataset, the most accurate first."""
+    found = [info for info in engine.models().values() if kind_of(info.name) == kind]
+    return sorted(found, key=lambda info: (dataset_of(info.name), -(info.accuracy or 0), info.name))
+
+
+def chosen_model(engine: Engine, kind: Kind, name: str | None) -> ModelInfo:
+    """Return the ready model `name`; if there is none of this kind, the best.
+
+    A page that stays open while the server starts again, or that another server answers, may name any model.
+
+    Raises:
+        NotReady: no model of this kind is ready.
+    """
+    models = ready_models(engine, kind)
     if not models:
-        raise ApiError(503, f"no model for {'digits' if dataset == 'mnist' else 'pictures'} is ready")
-    return models[0].name
+        raise NotReady(f"no model for {kind}s is ready")
+    return next((info for info in models if info.name == name), models[0])
+
+
+def alike(engine: Engine, model: ModelInfo) -> list[ModelInfo]:
+    """List the ready models that tell the same classes apart as `model`, most accurate first."""
+    found = [info for info in ready_models(engine, kind_of(model.name)) if info.labels == model.labels]
+    return sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))
 
 
 async def predict(engine: Engine, model: str, pixels: Pixels) -> Prediction:
@@ -69,8 +112,3 @@ async def predict(engine: Engine, model: str, pixels: Pixels) -> Prediction:
     start = time.perf_counter()
     result = await engine.infer(model, pixels[None])
     return Prediction(model, result.model.labels, result.probabilities[0], time.perf_counter() - start)
-
-
-async def predict_all(engine: Engine, dataset: str, pixels: Pixels) -> list[Prediction]:
-    """Run all ready models of `dataset`, one after another: no model's time includes another's."""
-    return [await predict(engine, model.name, pixels) for model in ready_models(engine, dataset)]

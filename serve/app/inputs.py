@@ -4,15 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from serve.app.inference import Pixels
+from serve.app.inference import Kind, Pixels, kind_of
+from serve.engine.models import ModelInfo
 from serve.errors import ApiError, BadImage
 from serve.images import digits
 from serve.images.decoder import Decoder
 
-CIFAR10 = (32, 32, 3)  # (H, W, C)
 EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE_OF: dict[Kind, str] = {"digit": "digit-5-on-paper.jpg", "picture": "picture-frog.png"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a visitor has put into the page; the browser sends it with each call, so no server has to remember it.
+
+    Attributes:
+        drawing: the drawing pad's value.
+        photo: the upload of a digit, as are `picture` and `image` of theirs: a path, None without one.
+        source: which of `drawing` and `photo` is the digit.
+    """
+
+    drawing: str | None = None
+    photo: str | None = None
+    picture: str | None = None
+    image: str | None = None
+    source: Literal["draw", "photo"] = "draw"
+
+    def file(self, kind: Kind) -> str | None:
+        """Return the upload for models of a kind."""
+        return {"digit": self.photo, "picture": self.picture, "image": self.image}[kind]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as a model sees it.
+
+    Attributes:
+        pixels: uint8 [H, W, C]; None: there is nothing to classify.
+        problem: what is wrong with a digit.
+        is_example: whether it is an example, as the visitor has given nothing.
+    """
+
+    pixels: Pixels | None
+    problem: digits.Problem | None = None
+    is_example: bool = False
+
+
+async def prepare(decoder: Decoder, given: Given, model: ModelInfo) -> Prepared:
+    """Prepare what the visitor has given for `model`. Raises ApiError, as the decoder does."""
+    kind = kind_of(model.name)
+    if kind == "digit":
+        digit = await digit_of(decoder, given)
+        return Prepared(digit.pixels, digit.problem)
+    path = given.file(kind)
+    return Prepared(None if path is None else await picture_from_file(decoder, path, model.image_size))
+
+
+async def prepare_or_example(decoder: Decoder, given: Given, model: ModelInfo) -> Prepared:
+    """Do what `prepare` does, with one of the app's examples in the place of nothing, if there is one of this kind."""
+    prepared = await prepare(decoder, given, model)
+    kind = kind_of(model.name)
+    if prepared.pixels is not None or kind not in EXAMPLE_OF:
+        return prepared
+    path = str(EXAMPLES / EXAMPLE_OF[kind])
+    example = await prepare(decoder, Given(photo=path, picture=path, source="photo"), model)
+    return Prepared(example.pixels, is_example=True)
+
+
+async def digit_of(decoder: Decoder, given: Given) -> digits.Digit:
+    """Prepare the drawing or the photo of a digit. Raises ApiError, as the decoder does."""
+    if given.source == "photo":
+        return await digit_from_file(decoder, given.photo)
+    return await digit_from_drawing(decoder, given.drawing)
 
 
 async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Digit:
@@ -30,21 +97,11 @@ async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:
         return await decoder.digit(Path(path), timeout=decoder.settings.timeout)
 
 
-async def picture_from_file(decoder: Decoder, path: str) -> Pixels:
-    """Read a file as CIFAR-10 models see it, uint8 [32, 32, 3]. Raises ApiError, as the decoder does."""
+async def picture_from_file(decoder: Decoder, path: str, shape: tuple[int, int, int]) -> Pixels:
+    """Read a file as models with inputs of `shape` (H, W, C) see it. Raises ApiError, as the decoder does."""
     with _still_there():
-        pixels: Pixels = (await decoder(Path(path), CIFAR10, timeout=decoder.settings.timeout))[0]
+        pixels: Pixels = (await decoder(Path(path), shape, timeout=decoder.settings.timeout))[0]
     return pixels
-
-
-async def example(decoder: Decoder, dataset: str) -> Pixels:
-    """Prepare one of the app's examples for the models of `dataset`."""
-    if dataset == "mnist":
-        digit = await digit_from_file(decoder, str(EXAMPLES / "digit-5-on-paper.jpg"))
-        if digit.pixels is None:
-            raise ApiError(500, "the example digit has no ink")
-        return digit.pixels
-    return await picture_from_file(decoder, str(EXAMPLES / "picture-frog.png"))
 
 
 @contextmanager
@@ -52,4 +109,4 @@ def _still_there() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:  # UploadQuota has made room for newer ones
-        raise BadImage(400, "the picture is no longer on this server; upload it again") from None
+        raise ApiError(410, "the picture is no longer on this server; choose it again") from None

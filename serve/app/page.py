@@ -17,11 +17,12 @@ from starlette.types import Lifespan
 
 from serve.app.classify_tabs import digit_tab, picture_tab
 from serve.app.client_api import add_client_api
-from serve.app.components import LIVE, STATIC, LastInputs, chooser
-from serve.app.explain_tabs import compare_tab, models_tab, understand_tab
+from serve.app.components import LIVE, STATIC, Sources, chooser
+from serve.app.explain_tabs import compare_tab, understand_tab
 from serve.app.hardening import private_folder
 from serve.app.hardening.event_queue import bound
 from serve.app.hardening.gradio_internals import (
+    accept_any_choice,
     accept_only_uploads,
     bound_uploads,
     mounted_application,
@@ -31,6 +32,8 @@ from serve.app.hardening.gradio_internals import (
 from serve.app.hardening.guard import Guard
 from serve.app.hardening.streams import Streams
 from serve.app.hardening.upload_quota import KEPT, UploadQuota
+from serve.app.inference import KINDS, Kind, offered_kinds
+from serve.app.models_tab import models_tab
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
 from serve.images.decoder import Decoder
@@ -65,6 +68,7 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
     bound(page, application, streams)
     bound_uploads()
     accept_only_uploads(page)
+    accept_any_choice()
     use_relative_addresses()
     refuse_quietly(page)
     quota = UploadQuota(page, Path(get_upload_folder()), max(KEPT, 16 * engine.settings.max_body))
@@ -93,22 +97,29 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
             elem_classes="zoo-title",
             apply_default_css=False,
         )
-        last = gr.State(LastInputs())
-        with gr.Tabs(overflow_behavior="wrap"):
-            with gr.Tab("Digit"):
-                digit_model = digit_tab(engine, decoder, last)
-            with gr.Tab("Picture"):
-                picture_model = picture_tab(engine, decoder, last)
+        offered = offered_kinds(engine)
+        latest = gr.State(None)
+        # All tabs are built, and those without models hidden: the page's events have the same numbers on all servers.
+        with gr.Tabs(selected=offered[0], overflow_behavior="wrap"):
+            with gr.Tab("Digit", id="digit", visible="digit" in offered) as digit:
+                digit_model, drawing, photo, source = digit_tab(engine, decoder, latest)
+            with gr.Tab("Picture", id="picture", visible="picture" in offered) as picture:
+                picture_model, picture_box = picture_tab(engine, decoder, "picture", latest)
+            with gr.Tab("Image", id="image", visible="image" in offered) as image:
+                image_model, image_box = picture_tab(engine, decoder, "image", latest)
+            sources = Sources(drawing, photo, picture_box, image_box, source)
+            models: dict[Kind, gr.Dropdown] = {"digit": digit_model, "picture": picture_model, "image": image_model}
             with gr.Tab("Compare") as tab:
-                compare_tab(engine, decoder, last, tab)
+                compare_tab(engine, decoder, sources, models, latest, tab)
             with gr.Tab("Understand") as tab:
-                understand_tab(engine, decoder, last, tab)
+                understand_tab(engine, decoder, sources, models, latest, tab)
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
         add_client_api(engine, decoder)
 
-        def fill() -> list[gr.Dropdown]:
-            return [chooser(engine, "mnist"), chooser(engine, "cifar10")]
+        def fill() -> list[Any]:
+            now = offered_kinds(engine)
+            return [*(gr.Tab(visible=kind in now) for kind in KINDS), *(chooser(engine, kind) for kind in KINDS)]
 
-        page.load(fill, outputs=[digit_model, picture_model], **LIVE)
+        page.load(fill, outputs=[digit, picture, image, *(models[kind] for kind in KINDS)], **LIVE)
     return page

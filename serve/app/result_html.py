@@ -17,13 +17,17 @@ PROBLEMS: dict[Problem, str] = {
     "several": "This looks like more than one digit. One at a time, please.",
     "scribble": "This does not look like a digit.",
 }
+HEADS: dict[Problem | None, str] = {"several": "More than one digit"}
+# The most classes that are listed below a picture's result.
+MOST_LABELS = 20
 FAMILIES = {"vgg16": "VGG16", "resnet18": "ResNet18", "googlenet": "GoogLeNet"}
 
 
 def title(model: str) -> str:
-    """Write a model's name for people: "Improved GoogLeNet" for `improved_googlenet.mnist`."""
-    kind, _, family = model.split(".")[0].partition("_")
-    return f"{kind.capitalize()} {FAMILIES.get(family, family)}".strip()
+    """Write a model's name for people: "Improved GoogLeNet" for `improved_googlenet.mnist`, "resnet50" for others."""
+    name = model.partition(".")[0]
+    kind, _, family = name.partition("_")
+    return f"{kind.capitalize()} {FAMILIES[family]}" if family in FAMILIES else name
 
 
 def percent(share: float) -> str:
@@ -48,43 +52,38 @@ def digit_result(digit: Digit, prediction: Prediction | None) -> str:
     """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing."""
     if digit.pixels is None or prediction is None:
         return message(PROBLEMS[digit.problem or "blank"])
-    first, second = prediction.order[:2]
-    if digit.problem or not prediction.sure:
-        reason = PROBLEMS[digit.problem] if digit.problem else "No digit fits well."
-        guess = f"Its best guess is {_named(prediction, first)}, then {_named(prediction, second)}."
-        says = f'<p class="unsure">Unsure</p><p class="note">{escape(reason)} {escape(guess)}</p>'
-    else:
-        says = _says(prediction, "says digit")
-    bars = _bars(prediction, range(len(prediction.labels)), "bars")
-    return _panel(png(digit.pixels), says + _timing(prediction), bars)
+    bars = _bars(prediction, range(len(prediction.labels)), "bars digits")
+    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), bars)
 
 
 def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     """Build the panel of a picture, its prediction and the classes that the model knows."""
-    if prediction.sure:
-        says = _says(prediction, "says")
-    else:
-        guess = f"The closest is {_named(prediction, prediction.best)}."
-        says = (
-            '<p class="unsure">Perhaps none of its ten classes</p>'
-            f'<p class="note">The model is not sure of any. {escape(guess)}</p>'
-        )
-    known = ", ".join(prediction.labels[:-1]) + f" and {prediction.labels[-1]}"
-    only = (
-        f'<p class="note only">It knows ten classes: {escape(known)}. It names one of them, whatever the picture'
-        " shows.</p>"
+    labels = prediction.labels
+    shown = (
+        ", ".join(labels[:MOST_LABELS]) if len(labels) > MOST_LABELS else f"{', '.join(labels[:-1])} and {labels[-1]}"
     )
+    more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+    only = f'<p class="note only">It knows {len(labels)} classes: {escape(shown)}{more}.</p>'
     bars = _bars(prediction, prediction.order[:5], "bars words")
-    return _panel(png(pixels), says + _timing(prediction), bars + only)
+    return _panel(png(pixels), says(prediction) + _timing(prediction), bars + only)
+
+
+def says(prediction: Prediction, problem: Problem | None = None) -> str:
+    """Write what a model says: one verdict, in the same words on all tabs. A `problem` of a digit makes it no digit."""
+    verdict = prediction.verdict(fits=problem is None)
+    if not verdict.classes:
+        head = HEADS.get(problem, f"{verdict.words[:1].upper()}{verdict.words[1:]}")
+        reason = f"{PROBLEMS[problem]} " if problem else ""
+        near = " and ".join(_named(prediction, index) for index in prediction.order[:2])
+        return f'<p class="unsure">{head}</p><p class="note">{escape(f"{reason}The nearest are {near}.")}</p>'
+    names = " or ".join(prediction.labels[index] for index in verdict.classes)
+    shares = " and ".join(percent(float(prediction.probabilities[index])) for index in verdict.classes)
+    style = "says short" if len(names) < 3 else "says"
+    return f'<p class="{style}">{escape(names)} <small>{verdict.words}, {shares}</small></p>'
 
 
 def _named(prediction: Prediction, index: int) -> str:
     return f"{prediction.labels[index]} ({percent(float(prediction.probabilities[index]))})"
-
-
-def _says(prediction: Prediction, style: str) -> str:
-    share = percent(float(prediction.probabilities[prediction.best]))
-    return f'<p class="{style}">{escape(prediction.labels[prediction.best])} <small>{share}</small></p>'
 
 
 def _timing(prediction: Prediction) -> str:

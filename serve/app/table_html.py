@@ -10,20 +10,27 @@ from html import escape
 
 import numpy as np
 
-from serve.app.inference import Pixels, Prediction
+from serve.app.inference import KINDS, Pixels, Prediction, dataset_of, kind_of
 from serve.app.model_cards import Card, mistakes
 from serve.app.occlusion import GRID, OcclusionMap, overlay
-from serve.app.result_html import percent, png, title
+from serve.app.result_html import PROBLEMS, message, percent, png, title
+from serve.app.result_html import says as verdict_html
 from serve.engine.models import ModelInfo
+from serve.images.digits import Problem
 
-DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
+PAPER = "In the paper"
 # A smaller drop of the log-odds makes a heat map paler. This one takes a probability of 50 % to 38 %.
 SMALL_DROP = 0.5
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     """Build a table from cells of HTML. Each cell has its column's name: narrow screens show a row as named lines."""
+    # The paper has nothing on models of one's own.
+    if PAPER in head and all(row[head.index(PAPER)] == NONE for row in rows):
+        at = head.index(PAPER)
+        head, rows = [*head[:at], *head[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(
         "<tr>"
@@ -34,6 +41,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> 
     )
     caption = f'<caption class="visually-hidden">{escape(caption)}</caption>'
     return f'<table class="results">{caption}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def dataset_title(tag: str) -> str:
+    """Write a dataset's tag for people."""
+    return TITLES.get(tag, tag)
 
 
 def accuracy(value: float | None) -> str:
@@ -52,22 +64,33 @@ def millions(count: int | None) -> str:
 
 
 def comparison(
-    pixels: Pixels, predictions: Sequence[Prediction], cards: Mapping[str, Card], models: Mapping[str, ModelInfo]
+    pixels: Pixels,
+    predictions: Sequence[Prediction],
+    cards: Mapping[str, Card],
+    models: Mapping[str, ModelInfo],
+    problem: Problem | None = None,
 ) -> str:
-    """Build the table of the models' predictions for one image, in the order given; `models` are those that run."""
-    votes = [prediction.best for prediction in predictions]
-    agreed = max(votes.count(vote) for vote in votes)
-    winner = max(votes, key=votes.count)
-    says = predictions[0].labels[winner]
+    """Build the table of the models' predictions for one image, in the order given.
+
+    Args:
+        pixels: the image as the first model sees it.
+        predictions: of models with the same classes.
+        cards: the published cards by name.
+        models: those that run, by name.
+        problem: what is wrong with a digit.
+    """
+    winner = _winner(predictions, problem)
     rows = []
     for prediction in predictions:
         card, info = cards.get(prediction.model), models.get(prediction.model)
         share = float(prediction.probabilities[prediction.best])
-        style = "" if prediction.best == winner else ' class="other"'
+        verdict = prediction.verdict(fits=problem is None)
+        named = " or ".join(prediction.labels[index] for index in verdict.classes or (prediction.best,))
+        style = "" if verdict.classes == winner else ' class="other"'
         rows.append(
             [
                 escape(title(prediction.model)),
-                f"<strong{style}>{escape(prediction.labels[prediction.best])}</strong>",
+                f"<strong{style}>{escape(named)}</strong> <small>{verdict.words}</small>",
                 f'{percent(share)}<span class="track" aria-hidden="true"><i style="width:{share:.0%}"></i></span>',
                 f"{1e3 * prediction.seconds:.1f} ms",
                 millions(info.parameters if info else None),
@@ -75,30 +98,48 @@ def comparison(
                 accuracy(card.paper if card else None),
             ]
         )
-    everyone = f"All {len(predictions)} models say" if len(predictions) > 1 else "The one running model says"
-    if agreed == len(predictions):
-        verdict = f"{everyone} {says}"
-    elif agreed == 1:
-        verdict = f"No two of {len(predictions)} models agree"
-    else:
-        verdict = f"{agreed} of {len(predictions)} models say {says}"
-    head = ["Model", "Says", "Probability", "Time", "Parameters", "Test accuracy", "In the paper"]
+    head = ["Model", "Says", "Probability", "Time", "Parameters", "Test accuracy", PAPER]
+    table = _table(head, rows, "One picture, classified by every running model")
     return (
         f'<div class="study"><figure><img src="{png(pixels)}" alt="The picture as the models see it"></figure>'
-        f'<p role="status" class="unsure">{escape(verdict)}</p></div>'
-        + _table(head, rows, "One picture, classified by every running model")
+        f'<p role="status" class="unsure">{escape(agreement(predictions, problem))}</p></div>'
+        + table
         + '<p class="note">The models run one after another. Times are from request to result, including the wait in'
-        " the server's queue. Test accuracy is that of the file that runs here, on the dataset's 10,000 test images:"
-        " fp32 keeps the weights as trained, int8 rounds them to 8 bits, which is faster. The paper's accuracies are"
-        " the means in its Tables 2 and 3.</p>"
+        " the server's queue. Test accuracy is that of the file that runs here, on its dataset's test images:"
+        " fp32 keeps the weights as trained, int8 rounds them to 8 bits, which is faster."
+        + (" The paper's accuracies are the means in its Tables 2 and 3." if PAPER in table else "")
+        + "</p>"
     )
 
 
-def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None) -> str:
-    """Build the heat map, an explanation of it, and the model's confusions."""
+def _winner(predictions: Sequence[Prediction], problem: Problem | None) -> tuple[int, ...]:
+    """Return the class that most models name; empty if none names one."""
+    votes = [prediction.verdict(fits=problem is None).classes for prediction in predictions]
+    named: list[tuple[int, ...]] = [classes for classes in votes if len(classes) == 1]
+    return max(named, key=named.count) if named else ()
+
+
+def agreement(predictions: Sequence[Prediction], problem: Problem | None = None) -> str:
+    """Say on what the models agree. Only those that are sure of one class, or lean to it, have a vote."""
+    count = len(predictions)
+    winner = _winner(predictions, problem)
+    agreed = sum(prediction.verdict(fits=problem is None).classes == winner for prediction in predictions)
+    if problem:
+        return PROBLEMS[problem]
+    if not winner:
+        return "No model knows what it is" if count > 1 else "The one running model does not know what it is"
+    says = predictions[0].labels[winner[0]]
+    if agreed == count:
+        return f"All {count} models say {says}" if count > 1 else f"The one running model says {says}"
+    if agreed == 1:
+        return f"No two of {count} models agree"
+    return f"{agreed} of {count} models say {says}"
+
+
+def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None, problem: Problem | None = None) -> str:
+    """Build the heat map, an explanation of it, and the model's confusions; `problem` is as in `comparison`."""
     prediction = found.prediction
     label = escape(prediction.labels[prediction.best])
-    share = percent(float(prediction.probabilities[prediction.best]))
     # Each map is scaled to its own maximum. Without this, a map of tiny drops would glow like any other.
     heat = found.heat * np.float32(min(1, found.log_odds_drop / SMALL_DROP))
     says = f"The warmer a spot, the more evidence for {label} is lost when it is covered. "
@@ -115,7 +156,7 @@ def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None) -> str:
         f'<div class="study heat"><figure><img src="{png(overlay(pixels, heat))}" alt="Heat map over the picture">'
         f'<figcaption class="scale">effect of covering it: <span>small</span><i></i><span>large</span>'
         "</figcaption></figure>"
-        f'<div><p class="says" role="status">{label} <small>{share}</small></p><p class="note">{says}</p>'
+        f'<div><div role="status">{verdict_html(prediction, problem)}</div><p class="note">{says}</p>'
         f'<p class="note">{method}</p>{confusions(card, prediction)}</div></div>'
     )
 
@@ -140,19 +181,30 @@ def confusions(card: Card | None, prediction: Prediction) -> str:
 
 
 def published(cards: Mapping[str, Card], models: Mapping[str, ModelInfo]) -> str:
-    """Build the table of all models with their accuracies and the paper's; `models` are those that run."""
-    rows = [
-        [
-            escape(title(card.name)),
-            escape(DATASETS.get(card.dataset, card.dataset)),
-            accuracy(card.accuracy),
-            served_accuracy(models.get(card.name)),
-            accuracy(card.paper),
-            millions(card.parameters),
-        ]
-        for card in sorted(cards.values(), key=lambda card: (card.dataset != "mnist", -(card.accuracy or 0)))
-    ]
-    head = ["Model", "Dataset", "Test accuracy", "Runs here at", "In the paper", "Parameters"]
+    """Build the table of all models, published or running, with their accuracies and the paper's."""
+    if not cards and not models:
+        return message("There is no model here yet.")
+
+    def order(name: str) -> tuple[object, ...]:
+        card, info = cards.get(name), models.get(name)
+        measured = (card.accuracy if card else None) or (info.accuracy if info else None) or 0
+        return KINDS.index(kind_of(name)), dataset_of(name), -measured, name
+
+    rows = []
+    for name in sorted({*cards, *models}, key=order):
+        card, info = cards.get(name), models.get(name)
+        parameters = (card.parameters if card else None) or (info.parameters if info else None)
+        rows.append(
+            [
+                escape(title(name)),
+                escape(dataset_title(dataset_of(name))),
+                accuracy(card.accuracy if card else None),
+                served_accuracy(info),
+                accuracy(card.paper if card else None),
+                millions(parameters),
+            ]
+        )
+    head = ["Model", "Dataset", "Test accuracy", "Runs here at", PAPER, "Parameters"]
     return _table(head, rows, "Published models") + (
         '<p class="note">Test accuracy is that of the published weights. The ONNX file that runs here is built from'
         " them, in fp32 or rounded to int8, and its accuracy is measured separately.</p>"

@@ -31,16 +31,23 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a ready model. `accuracy` is that of the loaded file on the test split, in percent."""
+    """What is known of a ready model.
+
+    Attributes:
+        image_size: (H, W, C).
+        accuracy: of the loaded file on the test split, in percent.
+        abstain_below: the model does not answer where its highest probability is lower; None if it always answers.
+    """
 
     name: str
     labels: list[str]
-    image_size: tuple[int, int, int]  # (H, W, C)
+    image_size: tuple[int, int, int]
     accuracy: float | None
     precision: str
     device: str
     parameters: int | None
     metadata: Mapping[str, str] = field(repr=False)
+    abstain_below: float | None = None
 
 
 class Model:
@@ -275,8 +282,13 @@ def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, 
         labels = [str(label) for label in json.loads(metadata.get("labels", ""))]
         accuracy = float(metadata["accuracy"]) if metadata.get("accuracy") else None
         parameters = int(metadata["parameters"]) if metadata.get("parameters") else None
+        abstain_below = float(metadata["abstain_below"]) if metadata.get("abstain_below") else None
     except (ValueError, TypeError) as error:
-        raise ModelLoadError(f"{name}: metadata labels, accuracy or parameters cannot be read: {error}") from error
+        raise ModelLoadError(
+            f"{name}: metadata labels, accuracy, parameters or abstain_below cannot be read: {error}"
+        ) from error
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ModelLoadError(f"{name}: abstain_below is {abstain_below}; valid is a probability from 0 to 1")
     classes = {outputs[output].shape[-1] for output in OUTPUTS}
     if classes != {len(labels)}:
         raise ModelLoadError(f"{name}: {len(labels)} labels for outputs of {sorted(map(str, classes))} classes")
@@ -290,4 +302,5 @@ def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, 
         device=device,
         parameters=parameters,
         metadata=metadata,
+        abstain_below=abstain_below,
     )

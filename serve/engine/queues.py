@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from serve.engine.models import Images, Model, ModelInfo, Scores
 from serve.engine.processor import inference_cores
@@ -21,6 +22,15 @@ class Result:
     logits: Scores
     probabilities: Scores
     model: ModelInfo
+
+    @property
+    def abstained(self) -> npt.NDArray[np.bool_]:
+        """Tell of each image whether its highest probability is too low for an answer: bool [n]."""
+        threshold = self.model.abstain_below
+        if threshold is None:
+            return np.zeros(len(self.probabilities), np.bool_)
+        answered: npt.NDArray[np.bool_] = self.probabilities.max(axis=1) >= threshold
+        return ~answered  # not "lower than": NaN is no answer
 
 
 def ranked(scores: Scores, most: int | None = None) -> list[int]:

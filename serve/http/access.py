@@ -3,6 +3,7 @@
 import base64
 import hmac
 import ipaddress
+import socket
 from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -41,7 +42,7 @@ class Access:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._key = (settings.api_key or "").encode()
-        self._local = _is_loopback(settings.host)
+        self._local = _is_loopback(_resolved(settings.host))
         self._hosts = tuple(word.lower().rstrip(".") for word in settings.allowed_host)
         self._origins = frozenset(settings.allow_origin)
 
@@ -180,6 +181,17 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def _resolved(host: str) -> str:
+    """Return the address that the server listens on for `--host`: 127.1 and many a machine's own name are loopback."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError):  # then it cannot listen either
+        return host
+
+
 @lru_cache(16)
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+def _is_loopback(address: str) -> bool:
+    if not _is_address(address):
+        return False
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -38,13 +38,13 @@ class Forwarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        said: dict[bytes, str] = {}
+        said: dict[bytes, list[str]] = {}
         host = None
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
             elif name in SAID:
-                said.setdefault(name, value.decode("latin-1"))
+                said.setdefault(name, []).append(value.decode("latin-1"))
         scope[SENT_HOST] = host
         prefix = self._take(scope, said) if said else self._prefix
         if prefix:
@@ -55,19 +55,27 @@ class Forwarded:
             scope["root_path"] = prefix
         await (self._proxied if said else self._app)(scope, receive, send)
 
-    def _take(self, scope: Scope, said: dict[bytes, str]) -> str:
+    def _take(self, scope: Scope, said: dict[bytes, list[str]]) -> str:
         """Replace the headers by those that count; return the path prefix."""
         headers = [(name, value) for name, value in scope["headers"] if name not in BELIEVED]
         scope["headers"] = headers
         client = scope.get("client")
         if not client or client[0] not in self._trusted:
             return self._prefix
+        # Each proxy appends to the list, or adds a header: the client has used the first scheme, the first host, and a
+        # path with all prefixes.
         if PROTO in said:
-            headers.append((PROTO, said[PROTO].partition(",")[0].strip().encode("latin-1")))
-        # Each proxy appends: the first name is the one that the client has used.
-        host = said.get(HOST_HEADER, "").partition(",")[0].strip()
+            headers.append((PROTO, _parts(said[PROTO])[0].encode("latin-1")))
+        host = _parts(said.get(HOST_HEADER, [""]))[0]
         if HOST.fullmatch(host):
             headers[:] = [(name, value) for name, value in headers if name != b"host"]
             headers.append((b"host", host.encode()))
-        prefix = said.get(PREFIX_HEADER, "").strip()
-        return prefix.rstrip("/") if VALID_PREFIX.fullmatch(prefix) else self._prefix
+        prefixes = _parts(said.get(PREFIX_HEADER, [""]))
+        if all(map(VALID_PREFIX.fullmatch, prefixes)):
+            return "".join(prefix.rstrip("/") for prefix in prefixes)
+        return self._prefix
+
+
+def _parts(values: list[str]) -> list[str]:
+    """Return the parts of a header that is a list, which may be sent several times."""
+    return [part.strip() for part in ",".join(values).split(",")]

@@ -225,11 +225,20 @@ class Protocol(HttpToolsProtocol):
         """Return whether all requests so far have their responses."""
         return self.cycle is None or self.cycle.response_complete
 
+    def _unanswered(self) -> bool:
+        """Return whether a body is being read whose request is the next to get a response; it gets no other then."""
+        cycle = self.cycle
+        if cycle is not self._running or not cycle.more_body or cycle.response_started:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
+
     def refuse(self, status: int, message: str) -> None:
         """Send an error response, unless another response is being sent, and close the connection."""
         if self.transport.is_closing():
             return
-        if self._responded():
+        if self._responded() or self._unanswered():
             body = orjson.dumps({"error": message})
             head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             date = b"date: %s\r\n" % _date(int(time.time()))

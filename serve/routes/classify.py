@@ -72,21 +72,23 @@ class Classify:
             images = await in_turn(
                 files, lambda data, seconds: self._decoder(data, info.image_size, timeout=seconds), deadline
             )
-            return [{"predictions": best} for best in await self._predict(info, images, options.top, deadline)]
+            return await self._predict(info, images, options.top, deadline)
         digits = await in_turn(files, lambda data, seconds: self._decoder.digit(data, timeout=seconds), deadline)
         prepared = [digit.pixels[None] for digit in digits if digit.pixels is not None]
         found = iter(await self._predict(info, prepared, options.top, deadline) if prepared else [])
-        return [
-            {"predictions": [] if digit.pixels is None else next(found), "problem": digit.problem} for digit in digits
-        ]
+        nothing = {"predictions": [], "abstained": True}
+        return [{**(nothing if digit.pixels is None else next(found)), "problem": digit.problem} for digit in digits]
 
     async def _predict(
         self, info: ModelInfo, images: Sequence[Images], top: int, deadline: float
-    ) -> list[list[dict[str, Any]]]:
-        """Return the predictions for each image, uint8 [1, H, W, C]."""
+    ) -> list[dict[str, Any]]:
+        """Return the predictions for each image, uint8 [1, H, W, C], and whether the model abstains from an answer."""
         batch = images[0] if len(images) == 1 else np.concatenate(images)
         result = await self._engine.infer(info.name, batch, timeout=deadline - time.monotonic())
-        return [predictions(result.model.labels, row, top) for row in result.probabilities]
+        return [
+            {"predictions": predictions(result.model.labels, row, top), "abstained": abstained}
+            for row, abstained in zip(result.probabilities, result.abstained.tolist(), strict=True)
+        ]
 
 
 def predictions(labels: Sequence[str], probabilities: Scores, most: int | None = None) -> list[dict[str, Any]]:

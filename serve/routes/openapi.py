@@ -29,11 +29,17 @@ class Prediction(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
+ABSTAINED = (
+    "the best probability is below the model's abstain_below, or there is no digit: do not rely on the best class"
+)
+
+
 class Classification(BaseModel):
     """The response of /classify."""
 
     model: str
     predictions: list[Prediction] = Field(description="best first")
+    abstained: bool = Field(description=ABSTAINED)
     problem: str | None = Field(None, description="with ink=auto: blank, dot, several, scribble or null")
 
 
@@ -41,6 +47,7 @@ class FileResult(BaseModel):
     """The result for one of several files."""
 
     predictions: list[Prediction] = Field(description="best first")
+    abstained: bool = Field(description=ABSTAINED)
     problem: str | None = Field(None, description="with ink=auto: blank, dot, several, scribble or null")
 
 
@@ -123,7 +130,7 @@ class OutputTensor(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float] | list[str] | None = None
+    data: list[bool] | list[float] | list[str] | None = None
     parameters: dict[str, int] | None = None
 
 

@@ -87,12 +87,14 @@ class V2:
                 "platform": "onnxruntime_onnx",
                 "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, *shape]}],
                 "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in OUTPUTS],
-                # Clients expect one entry for each input, so the other datatype of `image` is stated here.
+                # Clients expect one entry for each input, so the other datatype of `image` is stated here. So is the
+                # output that a request gets only by its name.
                 "parameters": {
                     **info.metadata,
                     "served_precision": info.precision,
                     "device": info.device,
                     "image_as_bytes": f"datatype BYTES, shape [-1]: {', '.join(READERS)} files; in JSON as base64",
+                    "abstained": "an output for requests that name it: datatype BOOL, shape [-1]",
                 },
             }
         )

@@ -82,7 +82,10 @@ class OutputParameters(TypedDict, total=False):
 class RequestedOutput(TypedDict):
     """A tensor to respond with."""
 
-    name: Literal["logits", "probabilities"]
+    name: Annotated[
+        Literal["logits", "probabilities", "abstained"],
+        Field(description="abstained: BOOL [n], whether the best probability is below the model's abstain_below"),
+    ]
     parameters: NotRequired[OutputParameters | None]
 
 
@@ -93,7 +96,7 @@ class InferRequest(TypedDict):
     id: NotRequired[str | None]
     parameters: NotRequired[RequestParameters | None]
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1, fail_fast=True)]
-    outputs: NotRequired[Annotated[list[RequestedOutput], Field(max_length=2, fail_fast=True)] | None]
+    outputs: NotRequired[Annotated[list[RequestedOutput], Field(max_length=3, fail_fast=True)] | None]
 
 
 @strict
@@ -184,9 +187,9 @@ INFER = Body(
         "inputs.*.datatype": "datatype of 'image' is {value}; valid are 'UINT8' and 'BYTES'",
         "inputs.*.shape": "shape of 'image' is {value}; valid is {shape}",
         "inputs.*.parameters": "parameters of 'image' must be an object, not {type}",
-        "outputs": "outputs must be a list of at most two tensors",
+        "outputs": "outputs must be a list of at most three tensors",
         "outputs.*": "an output must be an object, not {type}",
-        "outputs.*.name": "output {value} is unknown; valid are logits, probabilities",
+        "outputs.*.name": "output {value} is unknown; valid are logits, probabilities, abstained",
         "outputs.*.parameters": "parameters of an output must be an object, not {type}",
         "outputs.*.parameters.binary_data": "parameter binary_data is {value}; valid are true and false",
         "outputs.*.parameters.classification": "parameter classification is {value}; it must be a whole number of "

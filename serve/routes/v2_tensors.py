@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serve.engine.models import OUTPUTS, Images, Scores
@@ -239,6 +240,8 @@ def _outputs(requested: list[RequestedOutput] | None, binary: bool) -> list[Outp
     for output in requested:
         parameters = output.get("parameters") or {}
         classes = parameters.get("classification", 0)
+        if classes and output["name"] not in OUTPUTS:
+            raise BadRequest(f"parameter classification is for {' and '.join(OUTPUTS)}, not for {output['name']!r}")
         outputs.append(Output(output["name"], parameters.get("binary_data", binary), classes))
     if len({output.name for output in outputs}) < len(outputs):
         raise BadRequest("an output is requested twice")
@@ -252,19 +255,19 @@ def render(request: Request, result: Result, version: str) -> tuple[bytes, int |
     if request.id is not None:
         message["id"] = request.id
     for output in request.outputs:
-        scores = getattr(result, output.name)
+        values = getattr(result, output.name)
         texts: list[str] | None = None
         if output.classes:
-            rows = _best(scores, result.model.labels, output.classes)
+            rows = _best(values, result.model.labels, output.classes)
             kind, shape, texts = "BYTES", [len(rows), len(rows[0])], list(itertools.chain.from_iterable(rows))
         else:
-            kind, shape = "FP32", list(scores.shape)
+            kind, shape = "FP32" if output.name in OUTPUTS else "BOOL", list(values.shape)
         entry: dict[str, Any] = {"name": output.name, "datatype": kind, "shape": shape}
         if output.binary:
-            raw.append(scores.astype("<f4", copy=False).tobytes() if texts is None else _packed(texts))
+            raw.append(_raw(values) if texts is None else _packed(texts))
             entry["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            entry["data"] = scores.ravel().tolist() if texts is None else texts
+            entry["data"] = values.ravel().tolist() if texts is None else texts
         message["outputs"].append(entry)
     head = orjson.dumps(message)
     return b"".join([head, *raw]), len(head) if raw else None
@@ -273,6 +276,11 @@ def render(request: Request, result: Result, version: str) -> tuple[bytes, int |
 def _best(scores: Scores, labels: list[str], classes: int) -> list[list[str]]:
     """Write the best classes of each row of float32 [n, classes] as `score:index:label`, best first."""
     return [[f"{row[index]:f}:{index}:{labels[index]}" for index in ranked(row, classes)] for row in scores]
+
+
+def _raw(values: npt.NDArray[Any]) -> bytes:
+    """Pack an FP32 or BOOL tensor: four bytes for each number, little-endian, or one byte for each truth value."""
+    return (values.astype("<f4", copy=False) if values.dtype != np.bool_ else values).tobytes()
 
 
 def _packed(texts: list[str]) -> bytes:

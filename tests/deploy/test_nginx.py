@@ -1,14 +1,11 @@
 """nginx.conf, run on loopback in front of a server that says what has reached it."""
 
 import json
-import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,28 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nginx import free_ports, run_nginx
 
 from serve.settings import Settings
 
 FILE = Path(__file__).parents[2] / "deploy" / "nginx.conf"
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-AROUND = """
-daemon off;
-worker_processes 1;
-{user}
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  {text}
-}}
-"""
 
 
 @dataclass
@@ -122,18 +102,10 @@ def upstream() -> Iterator[Upstream]:
             thread.join()
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    if NGINX is None or shutil.which("openssl") is None:
-        pytest.skip("no nginx or no openssl on this machine")
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine")
     folder = tmp_path_factory.mktemp("nginx")
     key, certificate = folder / "zoo.key", folder / "zoo.pem"
     subprocess.run(
@@ -154,25 +126,8 @@ def proxy(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     }.items():
         text, count = re.subn(old, new, text)
         assert count, old
-    user = "user root;" if os.geteuid() == 0 else ""  # else its workers could not enter the folder
-    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, user=user, text=text))
-    command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    tested = subprocess.run([*command, "-t"], check=False, capture_output=True, text=True)
-    assert tested.returncode == 0, tested.stderr
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while process.poll() is None and not all(listens(port) for port in (http, https)):
-                time.sleep(0.05)
-            assert process.poll() is None, process.communicate()
-            yield Proxy(http, https, upstream)
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+    with run_nginx(folder, text, http, https):
+        yield Proxy(http, https, upstream)
 
 
 def test_the_prefix_is_removed_and_told(proxy: Proxy) -> None:

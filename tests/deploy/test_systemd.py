@@ -33,3 +33,14 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     copy.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE))
     done = subprocess.run(["systemd-analyze", "verify", copy], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_finds_it_well_confined() -> None:
+    """Exposure is 0 (best) to 100. Without the unit's restrictions it is 96."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd on this machine")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("systemd is older than version 250")
+    assert done.returncode == 0, done.stdout

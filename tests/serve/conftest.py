@@ -6,6 +6,7 @@ All numbers are whole, so that a swapped result cannot pass for rounding.
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -171,10 +172,10 @@ class Running:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
-    def processor_seconds(self) -> float:
-        """Seconds that its threads have run so far."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    def wake_ups(self) -> int:
+        """How many times its threads have stopped working so far because they had nothing to do."""
+        statuses = Path(f"/proc/{self.process.pid}/task").glob("*/status")
+        return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", one.read_text())[0]) for one in statuses)
 
 
 # Tests with these fixtures start processes. They run one after another, as each of them can use all cores. So do the

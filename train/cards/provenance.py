@@ -97,7 +97,9 @@ def changed_settings(run: RunSettings) -> set[str]:
     now = recipes.as_settings(defaults.of_run(run))
     changed = {"batch_size"} if before["batch_size"] != now["batch_size"] else set()
     # Other settings follow from the batch size.
-    now = recipes.as_settings(defaults.of_run(run, batch_size=before["batch_size"]))
+    fitted = defaults.of_run(run, batch_size=before["batch_size"])
+    now = recipes.as_settings(fitted)
+    now["milestones"] = recipes.as_settings(recipes.of_length(fitted, before["epochs"]))["milestones"]
     changed |= {name for name in now if before[name] != now[name]}
     if run.pretrained:
         changed -= {"fit_classifier"}  # it follows from the classes of the weights

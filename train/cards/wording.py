@@ -63,7 +63,7 @@ def learning_rate(recipe: recipes.Recipe) -> str:
         usual = recipe.warm_up == recipes.Recipe.warm_up
         return peak if usual else f"{peak}, reached after {100 * recipe.warm_up:g} % of the steps"
     if recipe.schedule == "milestones":
-        milestones = ", ".join(map(str, recipe.milestones))
+        milestones = ", ".join(f"{milestone:g}" for milestone in recipe.milestones)
         return f"{recipe.learning_rate:g}, divided by ten at the start of epochs {milestones}"
     return f"{recipe.learning_rate:g}, constant"
 

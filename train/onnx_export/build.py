@@ -34,7 +34,8 @@ def export(card: Path) -> list[Path]:
         data.DataError: the training images that int8 is calibrated on cannot be loaded, or are of other classes.
     """
     model, config = models.load_card(card)
-    fp32 = graph.build(model, tuple(config["image_size"]))
+    # Cards of versions that did not calibrate have no temperature.
+    fp32 = graph.build(model, tuple(config["image_size"]), config.get("temperature", 1.0))
     # The quantiser looks for convolutions, so they become products after it.
     int8 = _quantized(fp32, card.name, config)
     protos, properties = {FILES["fp32"]: fp32}, {"parameters": str(measure.parameters(model))}

@@ -26,6 +26,9 @@ ALL_FILES = (*FILES.values(), AMX_FILE)
 SOURCES = ("train/onnx_export/*.py", "train/speed/fold.py", "train/data/preprocess.py", "zoo/*.py")
 
 
+# What a card's `config.json` has once it is calibrated; `abstain_below` is null for a model that always answers.
+CALIBRATION = ("temperature", "abstain_below")
+
 # What the fp32 file of a model states that loses too much in int8, and has no other file.
 NO_INT8 = {"int8": "none"}
 
@@ -60,6 +63,7 @@ def metadata(card: Path, file: str) -> dict[str, str]:
         "library_versions": json.dumps(_library_versions()),
         "precision": precision,
     }
+    expected |= {key: repr(config[key]) for key in CALIBRATION if config.get(key) is not None}
     if file == AMX_FILE:
         expected["variant"] = "amx"
     if (card / "metrics.json").is_file():
@@ -109,8 +113,9 @@ def differing(card: Path, file: str) -> list[str]:
     Raises:
         OSError, files.FileError: a file of the card is missing or damaged.
     """
-    found = stated(card / file)
-    return [key for key, value in metadata(card, file).items() if found.get(key) != value]
+    found, expected = stated(card / file), metadata(card, file)
+    # A threshold that the card no longer has must go too.
+    return [key for key in {**expected, **dict.fromkeys(CALIBRATION)} if found.get(key) != expected.get(key)]
 
 
 def outdated(card: Path) -> bool:

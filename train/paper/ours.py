@@ -58,6 +58,11 @@ def reproductions() -> dict[tuple[str, str], Entry[PaperRun]]:
     return found
 
 
+def of_another_reading(run: PaperRun) -> bool:
+    """Tell whether a reproduction lowered the learning rate at other epochs than recipe `paper` does today."""
+    return tuple(run.milestones) != recipes.get("paper", run.model, run.dataset).milestones
+
+
 def folder() -> Path:
     """Return the folder where reproductions are kept."""
     return models.REPOSITORY / "docs" / "report" / "paper"
@@ -78,7 +83,9 @@ def add_reproduction(run_folder: Path) -> str:
     name = f"{run.model}.{run.dataset}"
     folder().mkdir(parents=True, exist_ok=True)
     write_text(folder() / f"{name}.csv", (run_folder / "log.csv").read_text())
-    contents = {"model": run.model, "dataset": run.dataset, **read_json(run_folder / "metrics.json")}
+    milestones = recipes.of_settings(run.settings).milestones
+    of_run = {"model": run.model, "dataset": run.dataset, "milestones": milestones}
+    contents = {**of_run, **read_json(run_folder / "metrics.json")}
     write_json(folder() / f"{name}.json", contents)
     return name
 

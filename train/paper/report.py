@@ -5,7 +5,7 @@ from statistics import fmean
 
 from train.cards import rendering
 from train.files import write_text
-from train.paper import claims, figures, ours, paper, tables
+from train.paper import ablation, ablation_report, claims, figures, ours, paper, tables
 from train.paper.ours import Entries
 from train.records import CardMetrics, PaperRun
 from train.training import models
@@ -34,6 +34,8 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
         ],
         missing=_missing(reproduced),
         reproductions=tables.reproductions(reproduced),
+        another_reading=_another_reading(reproduced),
+        ablations=[ablation_report.section(found) for found in ablation.published()],
         same_epochs=tables.same_epochs(reproduced),
         parameters={model: entry.metrics.parameters for (name, model), entry in published.items() if name == "cifar10"},
         costs=tables.costs(published),
@@ -68,6 +70,12 @@ def _missing(reproduced: Entries[PaperRun]) -> list[str]:
     return found
 
 
+def _another_reading(reproduced: Entries[PaperRun]) -> list[str]:
+    """Return the milestones of the reproductions that follow an earlier reading of the paper."""
+    found = [entry.metrics for entry in reproduced.values() if ours.of_another_reading(entry.metrics)]
+    return [f"{milestone:g}" for milestone in found[0].milestones] if found else []
+
+
 def _validation_in_the_logs() -> dict[str, object]:
     """Return what the paper's logs of CIFAR-10 end with, and what its claims would be with VGG16's accuracy in them."""
     logged = {model: epochs[-1] for model, epochs in paper.LOGS["cifar10"].items()}
@@ -92,6 +100,8 @@ def write(finished: list[Path]) -> int:
     if not published:
         raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
     figures.write(published, reproduced, models.REPOSITORY / "docs" / "report")
+    for results in ablation.published():
+        ablation_report.write_plot(results, models.REPOSITORY / "docs" / "report")
     write_text(models.REPOSITORY / "REPORT.md", render(published, reproduced))
     every = len(ours.ALL)
     print(f"REPORT.md: {len(published)} of {every} models, {len(reproduced)} of {every} runs of the paper's recipe")

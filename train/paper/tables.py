@@ -6,8 +6,8 @@ from statistics import fmean
 from train.cards import wording
 from train.cards.rendering import fixed, thousands
 from train.paper import claims, paper
-from train.paper.ours import ALL, Entries, Entry
-from train.records import CardMetrics, RunMetrics
+from train.paper.ours import ALL, Entries, Entry, of_another_reading
+from train.records import CardMetrics, PaperRun, RunMetrics
 from zoo.catalog import DATASETS, NETWORKS
 
 Table = list[list[str]]
@@ -111,8 +111,11 @@ def same_epochs(reproduced: Entries[RunMetrics]) -> Table:
     return table
 
 
-def reproductions(reproduced: Entries[RunMetrics]) -> Table:
-    """Return the accuracy that our reproductions end with beside the paper's, and what they took."""
+def reproductions(reproduced: Entries[PaperRun]) -> Table:
+    """Return the accuracy that our reproductions end with beside the paper's, and what they took.
+
+    A star marks the runs that lowered the learning rate at other epochs than recipe `paper` does today.
+    """
     table = [
         [
             "Model", "Test, paper / ours, %", "Validation, ours, %", "Lowest validation loss (epoch)",
@@ -124,7 +127,7 @@ def reproductions(reproduced: Entries[RunMetrics]) -> Table:
         lowest = min(log, key=lambda row: row["validation_loss"])
         table.append(
             [
-                title(dataset, model),
+                title(dataset, model) + ("*" if of_another_reading(metrics) else ""),
                 f"{fixed(paper.accuracy(dataset, model))} / {fixed(metrics.test_accuracy)}",
                 fixed(metrics.validation_accuracy),
                 f"{lowest['validation_loss']:.2f} ({lowest['epoch']:.0f})",

@@ -46,6 +46,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
     _check_numbers(parser, args)
+    args.base_recipe = None  # in place of the one that `--recipe` names, before the other flags change it
     args.data_options = reference.DataOptions(
         image_column=args.image_column,
         label_column=args.label_column,
@@ -97,6 +98,10 @@ def _parser() -> Parser:
     own.add_argument("--image-column", metavar="NAME", help="of a table (default: the only one, or `image`)")
     own.add_argument("--label-column", metavar="NAME", help="of a table (default: the only one, or `label`)")
     own.add_argument("--split", metavar="NAME", help="of a table, to train on (default: train)")
+    what.add_argument(
+        "--variant", nargs=2, metavar=("NETWORK", "NAME"),
+        help="a network and recipe between the paper's vanilla and improved ones, as train/ablate.py names them",
+    )  # fmt: skip
     what.add_argument(
         "--pretrained", nargs="?", const="published", metavar="PATH",
         help="start from the published weights, or from those in a safetensors file, a run folder or a card",
@@ -223,7 +228,9 @@ def recipe_for(
         new_classifier: as `defaults.fitted` takes it.
         recorded: the settings of a run that is resumed, in place of those that would be derived today.
     """
-    recipe = recipes.get(args.recipe, args.model, args.dataset)
+    recipe = args.base_recipe or recipes.get(args.recipe, args.model, args.dataset)
+    if args.epochs:
+        recipe = recipes.of_length(recipe, args.epochs)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     mirrored = recipe.augmentation.flip if recipe.augmentation.flip != "none" else "alternating"

@@ -117,6 +117,21 @@ def leave_undecoded(image: gr.Image) -> gr.Image:
     return image
 
 
+def accept_any_choice() -> None:
+    """Let dropdowns and radio buttons have any text as their value; all else is None.
+
+    Gradio refuses a value that is not among the choices it remembers for the session. After a restart, or on another
+    server behind the same address, it remembers none of what an open page shows. The methods are replaced for the whole
+    process: Gradio makes new components whenever choices change.
+    """
+
+    def text(_: Any, payload: Any) -> str | None:
+        return payload if isinstance(payload, str) else None
+
+    gr.Dropdown.preprocess = text  # type: ignore[method-assign, assignment]
+    gr.Radio.preprocess = text  # type: ignore[method-assign, assignment]
+
+
 def own_files(page: gr.Blocks) -> set[str]:
     """Return the paths of the page's own files, such as its examples."""
     return {str(name) for block in page.blocks.values() for name in getattr(block, "keep_in_cache", ())}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+from http import HTTPStatus
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -31,8 +33,6 @@ OPEN_ROUTES = frozenset((
     "api", "app_id", "call", "cancel", "file", "heartbeat", "info", "login_check", "openapi.json", "queue", "reset",
     "run", "startup-events", "theme.css", "upload", "upload_progress",
 ))  # fmt: skip
-# Routes whose bodies are calls: an error in one of them is the client's mistake.
-CALLS = frozenset(("api", "call", "queue", "run"))
 # Routes whose responses to GET do not end by themselves.
 STREAMING = frozenset(("call", "heartbeat", "queue", "upload_progress"))
 # The most bytes of a call, which is a drawing and some words. Gradio holds it whole, and parses it as JSON.
@@ -40,6 +40,8 @@ CALL_BYTES = 2 * 2**20
 # The most bytes of a call that waits in a queue: the names of a file and of a model. The page's calls do not wait.
 QUEUED_BYTES = 16 * 2**10
 QUEUED = frozenset(("call", "cancel", "queue", "reset"))
+# Routes whose bodies are JSON for a call: an error in one of them is the client's mistake.
+CALLS = QUEUED | {"api", "run"}
 # The most bytes that a form adds to its files.
 FORM_BYTES = 64 * 2**10
 
@@ -170,7 +172,8 @@ class _Response:
         if status == 500 and self.route in CALLS and content.get("error"):
             # 503 and 504 tell the state of the server; all else is wrong with the call.
             status = next((one for one in self.statuses if one > 500), 400)
-        error = content.get("error") or content.get("detail") or "internal error; the log has it"
+        unsaid = "internal error; the log has it" if status >= 500 else HTTPStatus(status).phrase
+        error = content.get("error") or content.get("detail") or unsaid
         message = {"error": error if isinstance(error, str) else orjson.dumps(error).decode()}
         if self.route and "detail" in content:
             message["detail"] = content["detail"]  # the page's script reads it
@@ -210,6 +213,11 @@ async def _fail(response: _Response, error: Exception, request: str) -> None:
         await response.end()  # an event has already said what is wrong
     elif response.route in CALLS or (response.route == "upload" and isinstance(error, TypeError)):  # a text as a file
         response.error = ApiError(400, invalid_call(error))
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        response.error = ApiError(404, "nothing is at this path: one of its names is too long")
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.error("request %s: no room for an upload: %s", request, error.strerror)
+        response.error = ApiError(507, "this server has no room for uploads at present", retry_after=60)
     else:
         log.exception("request %s failed", request)
         response.error = ApiError(500, f"internal error; the log has it under request id {request}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
-from PIL import Image
+from PIL import Image, ImageOps
 
 EXAMPLES = Path(__file__).parents[3] / "serve" / "examples"
 
@@ -26,9 +26,10 @@ def served(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) 
     weak = tiny(folder / "vanilla_vgg16.mnist", shape=(28, 28, 1), seed=1, labels=digits).write(accuracy="97.5")
     strong = tiny(folder / "improved_vgg16.mnist", shape=(28, 28, 1), seed=2, labels=digits).write(accuracy="99.5")
     colour = tiny(folder / "improved_resnet18.cifar10", seed=3).write(accuracy="90")
+    own = tiny(folder / "resnet50.pets", shape=(40, 56, 3), seed=4).write(accuracy="80")
     with running("--models", folder) as server:
         client = Client(server.url, verbose=False)
-        yield SimpleNamespace(client=client, weak=weak, strong=strong, colour=colour)
+        yield SimpleNamespace(client=client, weak=weak, strong=strong, colour=colour, own=own)
         client.close()
 
 
@@ -38,6 +39,7 @@ def test_the_calls_have_names_and_named_parameters(served: SimpleNamespace) -> N
     assert parameters == {
         "/classify_digit": ["image", "model"],
         "/classify_picture": ["image", "model"],
+        "/classify_image": ["image", "model"],
         "/compare": ["image", "dataset"],
         "/models": [],
     }
@@ -45,7 +47,7 @@ def test_the_calls_have_names_and_named_parameters(served: SimpleNamespace) -> N
 
 def test_models_are_listed_best_first(served: SimpleNamespace) -> None:
     names = served.client.predict(api_name="/models")
-    assert names == ["improved_vgg16.mnist", "vanilla_vgg16.mnist", "improved_resnet18.cifar10"]
+    assert names == ["improved_vgg16.mnist", "vanilla_vgg16.mnist", "improved_resnet18.cifar10", "resnet50.pets"]
 
 
 def test_classify_digit_takes_the_best_model_or_the_one_named(served: SimpleNamespace) -> None:
@@ -75,6 +77,19 @@ def test_classify_picture_and_compare_agree(served: SimpleNamespace) -> None:
     assert compared["milliseconds"] > 0
 
 
+def test_models_of_ones_own_classify_at_their_own_size(served: SimpleNamespace) -> None:
+    image = EXAMPLES / "picture-frog.png"
+    answer = served.client.predict(image=handle_file(image), api_name="/classify_image")
+    with Image.open(image) as frog:
+        crop = ImageOps.fit(frog, (56, 40), Image.Resampling.BILINEAR)
+    assert answer["model"] == "resnet50.pets"
+    assert answer["predictions"][0]["index"] == served.own.best(np.asarray(crop))
+    (compared,) = served.client.predict(image=handle_file(image), dataset="pets", api_name="/compare")
+    assert compared["predictions"] == answer["predictions"]
+    with pytest.raises(AppError, match="/classify_image uses it"):
+        served.client.predict(image=handle_file(image), model="resnet50.pets", api_name="/classify_picture")
+
+
 def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(AppError, match="not an image"):
@@ -82,7 +97,7 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
     image, digit = (handle_file(EXAMPLES / name) for name in ("picture-frog.png", "digit-4-of-mnist.png"))
     with pytest.raises(AppError, match=r"unknown model .*improved_vgg16\.mnist"):
         served.client.predict(image=digit, model="nonsense", api_name="/classify_digit")
-    with pytest.raises(AppError, match="valid are mnist and cifar10"):
+    with pytest.raises(AppError, match="valid are cifar10, mnist, pets"):
         served.client.predict(image=image, dataset="imagenet", api_name="/compare")
     for call in ({}, {"dataset": "mnist"}):
         with pytest.raises(AppError, match="no picture was given"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,25 +16,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.app.classify_tabs import digit_tab
-from serve.app.components import LastInputs, chooser
-from serve.app.explain_tabs import compare_tab, models_tab, understand_tab
-from serve.app.inference import Prediction, ready_models
-from serve.app.inputs import digit_from_drawing, digit_from_file
+from serve.app.components import chooser
+from serve.app.failures import failure
+from serve.app.inference import Prediction, alike, chosen_model, kinds, offered_kinds, ready_models
+from serve.app.inputs import Given, digit_from_drawing, digit_from_file, prepare, prepare_or_example
 from serve.app.model_cards import markdown, mistakes, read_cards
 from serve.app.occlusion import GRID, cover, occlusion_map
+from serve.app.page import build
 from serve.app.result_html import digit_result, picture_result, title
 from serve.app.table_html import comparison, confusions, published
+from serve.app.verdict import verdict
 from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo
 from serve.engine.queues import ranked
-from serve.errors import BadImage
+from serve.errors import ApiError, BadImage, NotReady, Overloaded
 from serve.images.decoder import Decoder
 from serve.images.digits import Digit
 from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
 PIXELS = np.zeros((28, 28, 1), np.uint8)
+EXAMPLES = Path(__file__).parents[3] / "serve" / "examples"
 
 
 def prediction(best: int, share: float, labels: list[str] = LABELS, model: str = "improved_vgg16.mnist") -> Prediction:
@@ -45,7 +48,7 @@ def prediction(best: int, share: float, labels: list[str] = LABELS, model: str =
 def test_titles() -> None:
     assert title("improved_googlenet.cifar10") == "Improved GoogLeNet"
     assert title("vanilla_vgg16.mnist") == "Vanilla VGG16"
-    assert title("other") == "Other"
+    assert title("resnet50.pets") == "resnet50"
 
 
 def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
@@ -56,24 +59,67 @@ def test_classes_are_ranked_and_equal_ones_keep_their_order() -> None:
 
 def test_a_sure_result_names_the_digit_and_has_all_bars() -> None:
     html = digit_result(Digit(PIXELS), prediction(7, 0.98))
-    assert '<p class="says digit">7 <small>98.0 %</small></p>' in html
+    assert '<p class="says short">7 <small>sure, 98.0 %</small></p>' in html
     assert html.count("<li") == 10
-    assert "Unsure" not in html
     assert "12 ms" in html
 
 
-@pytest.mark.parametrize("digit", [Digit(PIXELS, "several"), Digit(PIXELS, "scribble")])
-def test_a_problem_makes_the_result_unsure_whatever_the_probability(digit: Digit) -> None:
+@pytest.mark.parametrize(
+    ("digit", "words"),
+    [(Digit(PIXELS, "several"), "More than one digit"), (Digit(PIXELS, "scribble"), "None that I know")],
+)
+def test_a_problem_comes_before_any_probability(digit: Digit, words: str) -> None:
     html = digit_result(digit, prediction(7, 0.99))
-    assert "Unsure" in html
-    assert "says digit" not in html
+    assert f'<p class="unsure">{words}</p>' in html
+    assert "says short" not in html
+    table = comparison(PIXELS, [prediction(7, 0.99)], {}, {}, digit.problem)
+    assert "say" not in table.partition("<table")[0]
+    assert "none that I know" in table
 
 
-def test_a_low_probability_makes_the_result_unsure() -> None:
-    assert "Unsure" in digit_result(Digit(PIXELS), prediction(7, 0.4))
-    html = picture_result(np.zeros((32, 32, 3), np.uint8), prediction(3, 0.4))
-    assert "Perhaps none of its ten classes" in html
-    assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in html
+@pytest.mark.parametrize(
+    ("shares", "least", "tone", "classes"),
+    [
+        ((0.97, 0.02), 0.9, "sure", (0,)),
+        ((0.93, 0.02), 0.9, "leaning", (0,)),
+        ((0.85, 0.02), 0.9, "none", ()),
+        ((0.55, 0.42), 0.9, "torn", (0, 1)),
+        ((0.72, 0.25), 0.5, "leaning", (0,)),
+        ((0.48, 0.40), 0.5, "torn", (0, 1)),
+        ((0.48, 0.10), 0.5, "none", ()),
+        ((0.80, 0.10), None, "sure", (0,)),
+        ((0.40, 0.10), None, "none", ()),
+        ((0.995, 0.001), 0.999, "none", ()),
+    ],
+)
+def test_the_verdict_follows_from_the_probabilities_and_the_models_own_threshold(
+    shares: tuple[float, float], least: float | None, tone: str, classes: tuple[int, ...]
+) -> None:
+    probabilities = np.full(10, (1 - sum(shares)) / 8, np.float32)
+    probabilities[:2] = shares
+    found = verdict(probabilities, least)
+    assert (found.tone, found.classes) == (tone, classes)
+    assert verdict(probabilities, least, fits=False).tone == "none"
+
+
+def test_a_verdict_on_two_classes_and_on_one() -> None:
+    assert verdict(np.array([0.55, 0.45], np.float32)).tone == "torn"
+    assert verdict(np.array([0.99, 0.01], np.float32)).tone == "sure"
+    assert verdict(np.array([1], np.float32)).tone == "sure"
+
+
+def test_all_tabs_say_the_same_words() -> None:
+    torn = prediction(7, 0.5)
+    torn.probabilities[:] = 0
+    torn.probabilities[[4, 9]] = 0.5, 0.45
+    for html in (digit_result(Digit(PIXELS), torn), picture_result(PIXELS, torn), comparison(PIXELS, [torn], {}, {})):
+        assert "4 or 9" in html
+        assert "torn between two" in html
+    unknown = prediction(3, 0.4)
+    for html in (digit_result(Digit(PIXELS), unknown), picture_result(PIXELS, unknown)):
+        assert '<p class="unsure">None that I know</p>' in html
+        assert "The nearest are 3 (40.0 %) and 0 (6.7 %)." in html
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in picture_result(PIXELS, unknown)
 
 
 def test_a_blank_pad_gets_no_guess() -> None:
@@ -119,25 +165,55 @@ def test_white_ink_on_a_transparent_canvas_is_seen(decoder: Decoder, tmp_path: P
     assert asyncio.run(digit_from_file(decoder, str(tmp_path / "canvas.png"))).problem is None
 
 
-@pytest.mark.parametrize(("event", "broken"), [("draw", "no strokes"), ("photograph", "photo.png")])
-def test_a_digit_that_is_no_longer_shown_is_not_studied(
-    decoder: Decoder, tmp_path: Path, event: str, broken: str
-) -> None:
+def test_what_is_read_is_what_is_shown(decoder: Decoder, tmp_path: Path) -> None:
+    """Nothing is remembered: a drawing or a photo that fails is not replaced by an earlier one."""
     (tmp_path / "photo.png").write_text("no picture")
+    model = running_model(99, "fp32")
+    paper = str(EXAMPLES / "digit-3-on-paper.jpg")
 
-    async def work() -> None:
-        with gr.Blocks() as page:  # outside an event loop Gradio would make one, and leave it open
-            digit_tab(SimpleNamespace(models=dict), decoder, gr.State(LastInputs()))  # type: ignore[arg-type]
-        (show,) = (function.fn for function in page.fns.values() if function.name == event)
-        given = str(tmp_path / broken) if event == "photograph" else broken
-        html, digit, seen = await show(given, None, LastInputs(mnist=PIXELS))
-        assert ("Not an image" if event == "photograph" else "cannot be read") in html
-        assert digit.pixels is None
-        assert seen.mnist is None
-        _, _, seen = await show(None, None, LastInputs(mnist=PIXELS))
-        assert seen.mnist is None
+    async def pixels(given: Given) -> bool:
+        return (await prepare(decoder, given, model)).pixels is not None
 
-    asyncio.run(work())
+    assert asyncio.run(pixels(Given(photo=paper, source="photo")))
+    assert not asyncio.run(pixels(Given(photo=paper)))
+    assert not asyncio.run(pixels(Given()))
+    for given in (Given("no strokes"), Given(photo=str(tmp_path / "photo.png"), source="photo")):
+        with pytest.raises(BadImage):
+            asyncio.run(pixels(given))
+    example = asyncio.run(prepare_or_example(decoder, Given(), model))
+    assert example.is_example
+    assert example.pixels is not None
+
+
+def test_an_image_is_read_at_the_models_own_size(decoder: Decoder) -> None:
+    frog = str(EXAMPLES / "picture-frog.png")
+    for shape in ((48, 48, 3), (40, 64, 1)):
+        model = replace(running_model(90, "fp32"), name="resnet50.pets", image_size=shape)
+        prepared = asyncio.run(prepare(decoder, Given(image=frog, picture="another"), model))
+        assert prepared.pixels is not None
+        assert prepared.pixels.shape == shape
+    empty = asyncio.run(prepare_or_example(decoder, Given(picture=frog), model))
+    assert empty.pixels is None  # no example would fit classes that nobody knows
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (BadImage(415, "not an image in a format this server reads (JPEG)"), "not a picture that can be read here"),
+        (BadImage(413, "the image is too large: 9x9, at most 4 pixels"), "This picture is too large: 9x9"),
+        (BadImage(400, "the image is broken: unpack requires a buffer"), "This picture is damaged"),
+        (ApiError(410, "the picture is no longer on this server; choose it again"), "choose it again"),
+    ],
+)
+def test_a_failure_is_said_in_plain_words(error: ApiError, says: str) -> None:
+    assert says in failure(error)
+    assert "unpack" not in failure(error)
+
+
+@pytest.mark.parametrize("error", [Overloaded(), NotReady("no model for digits is ready")])
+def test_a_failure_that_passes_fails_the_call_so_that_the_page_sends_it_again(error: ApiError) -> None:
+    with pytest.raises(gr.Error, match=error.message):
+        failure(error)
 
 
 def running_model(accuracy: float, precision: str) -> ModelInfo:
@@ -190,15 +266,25 @@ def test_cards_are_read_again_only_when_they_change(tmp_path: Path) -> None:
     assert read_cards(tmp_path)["improved_vgg16.mnist"].accuracy is None
 
 
+def built(engine: Any, decoder: Decoder) -> gr.Blocks:
+    """Build the page in an event loop: outside of one Gradio would make its own, and leave it open."""
+
+    async def work() -> gr.Blocks:
+        return build(engine, decoder)
+
+    return asyncio.run(work())
+
+
 def page_events(folder: Path, decoder: Decoder) -> dict[tuple[str, ...], Any]:
-    """The event functions of the tabs that show cards, by tab and name."""
+    """The event functions of the tabs, by tab and name."""
     engine: Any = OneSpot(4, 5)
     engine.settings.models = folder
-    with gr.Blocks() as page:
-        for make in (compare_tab, understand_tab):
-            make(engine, decoder, gr.State(LastInputs()), gr.Tab())
-        models_tab(engine, gr.Tab())
-    return {(function.fn.__qualname__.split(".")[0], function.name): function.fn for function in page.fns.values()}
+    page = build(engine, decoder)
+    return {
+        (function.fn.__qualname__.split(".")[0], str(function.name)): function.fn
+        for function in page.fns.values()
+        if function.fn
+    }
 
 
 def test_cards_are_not_read_on_the_event_loop(
@@ -225,13 +311,14 @@ def test_cards_are_not_read_on_the_event_loop(
 
     async def work() -> None:
         events = page_events(tmp_path, decoder)
-        last = LastInputs(mnist=PIXELS)
-        assert "says" in await events["compare_tab", "side_by_side"]("mnist", last)
-        assert "What it mixes up" in await events["understand_tab", "explain"]("mnist", "one.mnist", last)
+        given = (None, None, None, None, "draw")
+        assert "says" in await events["compare_tab", "side_by_side"]("digit", None, None, None, *given)
+        assert "What it mixes up" in await events["understand_tab", "explain"]("digit", "one.mnist", *given)
         table, _, card = await events["models_tab", "enter"]()
         assert "<table" in table
-        assert card == await events["models_tab", "read"]("One, MNIST") == "# One"
+        assert card == await events["models_tab", "read"]("one, MNIST") == "# One"
 
+    opened.clear()
     asyncio.run(work())
     assert {"metrics.json", "README.md"} <= set(opened)
     assert on_loop == []
@@ -250,7 +337,7 @@ def test_the_report_is_offered_with_its_own_models_alone(
         events = page_events(folder, decoder)
         _, choice, first = await events["models_tab", "enter"]()
         report = ["Report"] if offered else []
-        assert [label for label, _ in choice.choices] == [*report, "One, MNIST"]
+        assert [label for label, _ in choice.choices] == [*report, "one, MNIST"]
         assert first == ("# The project's report" if offered else "# One")
         assert await events["models_tab", "read"]("Report") == ("# The project's report" if offered else "")
 
@@ -316,10 +403,12 @@ class OneSpot:
     def __init__(self, y: int, x: int) -> None:
         self.spot = (y, x)
         self.settings = SimpleNamespace(max_images=50, max_batch=32)
-        self.info = SimpleNamespace(name="one.mnist", labels=LABELS, accuracy=None, parameters=None)
+        self.repository = SimpleNamespace(settled=Event(), missing=list)
+        self.repository.settled.set()
+        self.info = replace(running_model(99, "fp32"), name="one.mnist", accuracy=None, parameters=None)
         self.asked: list[int] = []
 
-    def models(self) -> dict[str, SimpleNamespace]:
+    def models(self) -> dict[str, ModelInfo]:
         return {"one.mnist": self.info}
 
     async def infer(self, model: str, images: np.ndarray) -> SimpleNamespace:
@@ -358,19 +447,83 @@ def test_covers_reach_every_pixel_and_change_nothing_else() -> None:
         assert np.array_equal(image[outside], pixels[outside])
 
 
+def stand_in(*names: str, settled: bool = True, **accuracies: float) -> Any:
+    """An engine with these models."""
+    repository = SimpleNamespace(settled=Event(), missing=list)
+    if settled:
+        repository.settled.set()
+    infos = {name: replace(running_model(0, "fp32"), name=name, accuracy=accuracies.get(name[0])) for name in names}
+    return SimpleNamespace(models=lambda: infos, repository=repository, settings=Settings(models=Path("nowhere")))
+
+
 def test_ready_models_are_listed_by_dataset_and_accuracy() -> None:
-    infos = {
-        name: SimpleNamespace(name=name, accuracy=accuracy)
-        for name, accuracy in (("a.mnist", 99.1), ("b.mnist", 99.6), ("c.cifar10", 90.0), ("d.mnist", None))
+    engine = stand_in(
+        "a.mnist", "b.mnist", "c.cifar10", "d.mnist", "e.pets", "f.birds", "g.pets", "h", a=99.1, b=99.6, g=1
+    )
+    names = {kind: [model.name for model in ready_models(engine, kind)] for kind in kinds(engine.models())}
+    assert names == {
+        "digit": ["b.mnist", "a.mnist", "d.mnist"],
+        "picture": ["c.cifar10"],
+        "image": ["h", "f.birds", "g.pets", "e.pets"],
     }
-    engine = SimpleNamespace(models=lambda: infos)
-    assert [model.name for model in ready_models(engine, "mnist")] == ["b.mnist", "a.mnist", "d.mnist"]  # type: ignore[arg-type]
-    assert ready_models(engine, "cifar10") == [infos["c.cifar10"]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [None, "gone.mnist", "c.cifar10", "", "/etc/passwd"])
+def test_an_unknown_model_means_the_best(name: str | None) -> None:
+    engine = stand_in("a.mnist", "b.mnist", "c.cifar10", b=99)
+    assert chosen_model(engine, "digit", name).name == "b.mnist"
+    assert chosen_model(engine, "digit", "a.mnist").name == "a.mnist"
+    with pytest.raises(NotReady, match="no model for images is ready"):
+        chosen_model(engine, "image", name)
+
+
+def test_models_are_compared_with_those_that_know_the_same_classes() -> None:
+    engine = stand_in("a.pets", "b.pets", "c.birds", b=90)
+    engine.models()["d.pets"] = replace(engine.models()["a.pets"], name="d.pets", labels=["cat", "dog"])
+    engine.models()["c.birds"] = replace(engine.models()["a.pets"], name="c.birds", labels=["owl", "wren"])
+    assert [model.name for model in alike(engine, engine.models()["a.pets"])] == ["b.pets", "a.pets"]
+
+
+@pytest.mark.parametrize(
+    ("names", "offered"),
+    [
+        (["a.mnist", "b.cifar10"], ["digit", "picture"]),
+        (["a.pets"], ["image"]),
+        (["a.pets", "a.mnist", "resnet50"], ["digit", "image"]),
+        ([], ["digit", "picture"]),
+    ],
+)
+def test_only_what_has_models_is_offered(decoder: Decoder, names: list[str], offered: list[str]) -> None:
+    engine = stand_in(*names)
+    assert offered_kinds(engine) == offered
+    page = built(engine, decoder)
+    tabs = {block.label.lower(): block.visible for block in page.blocks.values() if isinstance(block, gr.Tab)}
+    assert [kind for kind in ("digit", "picture", "image") if tabs[kind]] == offered
+
+
+def test_while_models_load_the_folder_tells_what_is_offered(tmp_path: Path) -> None:
+    (tmp_path / "a.pets").mkdir()
+    (tmp_path / "a.pets" / "model.onnx").write_bytes(b"")
+    engine = stand_in(settled=False)
+    engine.settings = Settings(models=tmp_path)
+    assert offered_kinds(engine) == ["image"]
+    engine.repository.missing = lambda: ["a.pets", "b.mnist"]  # both load still
+    assert offered_kinds(engine) == ["digit", "image"]
+
+
+def test_all_pages_have_the_same_events(decoder: Decoder) -> None:
+    """A page that is open stays of use when another server answers it, with other models."""
+
+    def events(*names: str) -> list[Any]:
+        page = built(stand_in(*names), decoder)
+        return [(number, function.name, len(function.inputs)) for number, function in page.fns.items()]
+
+    assert events("a.mnist") == events("a.pets", "b.cifar10")
 
 
 def test_the_page_can_be_opened_while_a_model_becomes_ready() -> None:
     digits = replace(running_model(99.6, "fp32"), name="vanilla_vgg16.mnist")
     readings = [{}, {digits.name: digits}]
     engine = SimpleNamespace(models=lambda: readings.pop(0) if len(readings) > 1 else readings[0])
-    assert chooser(engine, "mnist").choices == []  # type: ignore[arg-type]
-    assert chooser(engine, "mnist").choices == [("Vanilla VGG16 · 99.60 % in fp32", digits.name)]  # type: ignore[arg-type]
+    assert chooser(engine, "digit").choices == []  # type: ignore[arg-type]
+    assert chooser(engine, "digit").choices == [("Vanilla VGG16 · 99.60 % in fp32", digits.name)]  # type: ignore[arg-type]

@@ -123,6 +123,11 @@ def test_this_machine_has_no_other_names(host: str) -> None:
         ({"host": "0.0.0.0", "allowed_host": ("other.example",)}, "10.1.2.3", 403),
         ({"host": "::1"}, "::1", 403),
         ({"host": "localhost"}, "127.0.0.1", 403),
+        ({"host": "127.1"}, "127.0.0.1", 403),
+        ({"host": "0x7f000001"}, "127.0.0.1", 403),
+        ({"host": "::ffff:127.0.0.1"}, "::ffff:127.0.0.1", 403),
+        ({"host": "::"}, "::1", 200),
+        ({"host": "no.such.host.invalid"}, "127.0.0.1", 200),
     ],
 )
 def test_names_of_the_server(settings: dict[str, Any], server: str, status: int) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,43 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(server: Any, da
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert f"content-length: {len(body)}" in head.decode()
     assert list(json.loads(body)) == ["error"]
+
+
+CHUNKS = CHUNKED.removesuffix(b"2\r\n{}\r\n0\r\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKS.replace(b"chunked", b"gzip"),
+        CHUNKS.replace(b"chunked", b"xchunked"),
+        CHUNKS + b"zz\r\n",
+        CHUNKS + b"-2\r\n{}\r\n",
+        CHUNKS + b"ffffffffffffffffff\r\n",
+        CHUNKS + b"2\n{}\n0\n\n",
+        CHUNKS + b"2\r\n{}0\r\n\r\n",
+    ],
+)
+def test_a_body_that_cannot_be_read_gets_a_response(server: Any, data: bytes) -> None:
+    """RFC 9112, section 6.3, demands it for an unknown transfer coding."""
+    with server.connect() as connection:
+        connection.sendall(data)
+        responses = read_all(connection)
+    assert responses.startswith(b"HTTP/1.1 400 ")
+    assert responses.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_broken_request_does_not_answer_the_one_before_it(
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode
+) -> None:
+    """The first of a pipeline still runs when the second turns out to be none."""
+    model = tiny(tmp_path / "slow").write(cost=100)
+    body = encode(model.images(1)[0])
+    with running("--models", tmp_path, "--no-app") as server:
+        for second in (b"hello\r\n\r\n", CHUNKS + b"zz\r\n"):
+            with server.connect() as connection:
+                connection.sendall(POST % (b"/classify/slow", len(body)) + body + second)
+                assert b" 400 " not in read_all(connection)
 
 
 def test_a_trailer_without_end_is_not_kept(server: Any) -> None:

@@ -18,7 +18,11 @@ def seen(
     async def application(scope: Any, receive: Any, send: Any) -> None:
         scopes.append(scope)
 
-    given = [(name.encode(), value.encode()) for name, value in {"host": "upstream:8000", **(headers or {})}.items()]
+    given = [
+        (name.encode(), part.encode())
+        for name, value in {"host": "upstream:8000", **(headers or {})}.items()
+        for part in value.split("|")  # a header that is sent several times
+    ]
     scope: dict[str, Any] = {
         "type": "http",
         "scheme": "http",
@@ -75,3 +79,28 @@ def test_what_is_no_host_or_prefix_is_ignored() -> None:
     scope = seen("/v2", headers=said, root_path="/zoo")
     assert scope["headers"]["host"] == "upstream:8000"
     assert scope["root_path"] == "/zoo"
+
+
+@pytest.mark.parametrize(
+    ("said", "prefix"),
+    [
+        ("/outer, /inner", "/outer/inner"),
+        ("/outer/|/inner/", "/outer/inner"),
+        ("/", ""),
+        ("/,/zoo", "/zoo"),
+        ("/outer, inner", "/known"),
+        ("/outer,", "/known"),
+        ("//evil.example", "/known"),
+        ("/a%20b", "/known"),
+        ("", "/known"),
+    ],
+)
+def test_several_proxies_each_have_a_prefix(said: str, prefix: str) -> None:
+    headers = {
+        "x-forwarded-prefix": said,
+        "x-forwarded-proto": "https, http",
+        "x-forwarded-host": "a.example|b.example",
+    }
+    scope = seen("/v2", headers=headers, root_path="/known")
+    assert (scope["root_path"], scope["path"]) == (prefix, f"{prefix}/v2")
+    assert (scope["scheme"], scope["headers"]["host"]) == ("https", "a.example")

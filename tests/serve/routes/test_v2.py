@@ -147,7 +147,9 @@ def test_errors_reach_the_client(client: triton.InferenceServerClient, models: l
         client.infer("third", [image(pixels)])
     with pytest.raises(InferenceServerException, match=r"shape of 'image' is \[1, 28, 28, 1\]"):
         client.infer("first", [image(models[1].images(1))])
-    with pytest.raises(InferenceServerException, match="output 'scores' is unknown; valid are logits, probabilities"):
+    with pytest.raises(
+        InferenceServerException, match="output 'scores' is unknown; valid are logits, probabilities, abst"
+    ):
         client.infer("first", [image(pixels)], outputs=[triton.InferRequestedOutput("scores")])
     with pytest.raises(InferenceServerException, match="sequence_id is not supported"):
         client.infer("first", [image(pixels)], sequence_id=3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import torch_logits
 
-from train.onnx_export import graph, runtime, small_maps
+from train.onnx_export import graph, quantize, runtime, small_maps
 from train.training import models
 
 
@@ -25,3 +25,20 @@ def test_batches_of_every_size(side: int) -> None:
         logits, probabilities = session.run(["logits", "probabilities"], {"image": pixels})
         assert logits.shape == probabilities.shape == (count, 10)
         np.testing.assert_allclose(logits, torch_logits(model, images[:count]), atol=1e-4)
+
+
+def test_the_temperature_changes_the_probabilities_alone() -> None:
+    torch.manual_seed(0)
+    model = models.create("tiny_net", "cifar10", 10, 3).eval()
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    plain, calibrated = (graph.build(model, (32, 32, 3), temperature) for temperature in (1.0, 0.25))
+    for build in (lambda proto: proto, lambda proto: quantize.quantize(proto, pixels)):
+        (logits, before), (same, after) = (
+            runtime.session(build(proto).SerializeToString()).run(["logits", "probabilities"], {"image": pixels})
+            for proto in (plain, calibrated)
+        )
+        np.testing.assert_array_equal(same, logits)
+        np.testing.assert_allclose(before, torch.from_numpy(logits).softmax(1), atol=1e-5)
+        np.testing.assert_allclose(after, torch.from_numpy(4 * logits).softmax(1), atol=1e-5)
+        assert np.abs(after - before).max() > 0.01

@@ -112,6 +112,39 @@ def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path
     _save(figure, path)
 
 
+def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:
+    """Plot how an accuracy in percent grows and shrinks, step by step.
+
+    Args:
+        start: the accuracy before the first step.
+        steps: points that each step adds, by its name.
+        ends: the names of what there is before the first step and after the last.
+        title: of the plot.
+        path: of the file.
+    """
+    reached = [start, *(start + float(total) for total in np.cumsum(list(steps.values())))]
+    names = [ends[0], *steps, ends[1]]
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    lowest, highest = min(reached), max(reached)
+    margin = max(1.0, 0.15 * (highest - lowest))
+    left = max(0.0, lowest - margin)
+    for y, value in ((0, reached[0]), (len(names) - 1, reached[-1])):
+        axes.barh(y, value - left, left=left, color="tab:gray")
+        axes.text(value, y, f" {value:.2f} %", va="center", fontsize=9)
+    for y, (points, before) in enumerate(zip(steps.values(), reached, strict=False), start=1):
+        axes.barh(y, points, left=before, color="tab:green" if points >= 0 else "tab:red")
+        axes.text(max(before, before + points), y, f" {points:+.2f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(left, min(100 + margin, highest + margin))
+    axes.set_xlabel("Test accuracy, %")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title(title)
+    _save(figure, path)
+
+
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
     """Plot the counts of true class (rows) and predicted class (columns); the colour shows only the errors."""
     class_names = drawable(class_names)

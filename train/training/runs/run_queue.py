@@ -1,10 +1,10 @@
-"""The queue of `train/fit_all.py`: runs, each a process of its own, so many at a time."""
+"""The queue of `train/fit_all.py` and `train/ablate.py`: runs, each a process of its own, so many at a time."""
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,11 @@ COST_OF_OTHERS = 100
 
 @dataclass
 class Run:
-    """A run that is to be done, and its process while it is under way."""
+    """A run that is to be done, and its process while it is under way.
+
+    Attributes:
+        arguments: of its command, beside those that the other fields give.
+    """
 
     model: str
     dataset: str
@@ -43,6 +47,7 @@ class Run:
     seed: int
     folder: Path
     epochs: int
+    arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     failed: bool = False
 
@@ -112,14 +117,21 @@ def runs(
     ]
 
 
-def work(todo: list[Run], jobs: int, command: list[str], more: list[str]) -> bool:
+def work(
+    todo: list[Run],
+    jobs: int,
+    command: list[str],
+    more: list[str],
+    completed: Callable[[Run], None] = lambda _run: None,
+) -> bool:
     """Do all runs that are not complete, `jobs` at a time; False where one failed or a signal came.
 
     Args:
         todo: from `runs`.
         jobs: how many run side by side.
-        command: that starts `fit.py`.
-        more: arguments of `fit.py` for all runs.
+        command: that starts `fit.py`, or takes its arguments.
+        more: arguments of `command` for all runs.
+        completed: called with each run that has just been completed.
     """
     waiting = [run for run in todo if run.metrics is None]
     print(f"{len(todo) - len(waiting)} of {len(todo)} runs are complete", flush=True)
@@ -134,6 +146,8 @@ def work(todo: list[Run], jobs: int, command: list[str], more: list[str]) -> boo
                 for run in waiting:
                     if run.process is not None and run.process.poll() is not None:
                         end(run)
+                        if not run.failed:
+                            completed(run)
                 if time.monotonic() - told > SECONDS_BETWEEN_REPORTS:
                     told = time.monotonic()
                     done = at_start - sum(run.cost_left() for run in waiting)
@@ -147,7 +161,7 @@ def start(run: Run, jobs: int, command: list[str], more: list[str]) -> None:
     """Start a run, or resume it; where that is not possible, the run has failed."""
     print(f"{run} goes on" if run.rows else f"{run} begins", flush=True)
     words = [*command, "--model", run.model, "--dataset", run.dataset, "--recipe", run.recipe]
-    words += ["--seed", str(run.seed), "--output-dir", str(run.folder), "--resume", *more]
+    words += ["--seed", str(run.seed), "--output-dir", str(run.folder), "--resume", *run.arguments, *more]
     threads = str(max(1, usable_cores() // jobs))
     try:
         with run.log.open("ab") as log:

@@ -11,9 +11,10 @@ TABS = {
     "Digit": "#pad canvas",
     "Picture": "#picture-answer .answer",
     "Compare": "#comparison tbody tr",
-    "Understand": "#study .says",
+    "Understand": "#study .heat img",
     "Models": "#card h1",
 }
+OWN = {"Image": "#image-answer .answer"}  # the tab of models of one's own
 Stroke = Sequence[tuple[float, float]]
 
 
@@ -89,7 +90,7 @@ def clear(page: Page) -> None:
 
 def go(page: Page, tab: str) -> None:
     page.get_by_role("tab", name=tab, exact=True).click()
-    page.locator(TABS[tab]).first.wait_for()
+    page.locator((TABS | OWN)[tab]).first.wait_for()
 
 
 def upload(page: Page, box: str, file: Path) -> None:

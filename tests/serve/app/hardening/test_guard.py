@@ -156,6 +156,9 @@ def test_strangers_cannot_write_to_the_log(served: SimpleNamespace) -> None:
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--x--\r\n'
     kind = "multipart/form-data; charset=undefined; boundary=x"
     assert client.post("/gradio_api/upload", content=form, headers={"content-type": kind}).status_code == 200
+    for path in ("run/models", "call/models", "queue/join", "cancel", "reset"):
+        # FastAPI quotes what it refuses, and fails if that is not UTF-8.
+        assert client.post(f"/gradio_api/{path}", content=b"\x89PNG").status_code in (400, 422), path
     assert "404" in client.get("/gradio_api/queue/data", params={"session_hash": "nobody's"}).text
 
 

@@ -18,7 +18,7 @@ def test_who_does_not_stop_is_killed(
     with subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        run_queue.stop([run_queue.Run("vanilla_resnet18", "mnist", "fast", 0, tmp_path / "deaf", 10, process)])
+        run_queue.stop([run_queue.Run("vanilla_resnet18", "mnist", "fast", 0, tmp_path / "deaf", 10, process=process)])
         assert process.wait(timeout=10) == -signal.SIGKILL
     assert "deaf is killed after 0.5 s, its last state kept" in capsys.readouterr().out
 
@@ -38,7 +38,7 @@ def test_runs_under_way_are_told_with_their_last_epoch(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "log.csv").write_text("epoch,validation_accuracy\n1,50.0\n2,91.0\n")
     under_way: Any = object()
-    run = run_queue.Run("vanilla_resnet18", "mnist", "fast", 0, folder, 10, under_way)
+    run = run_queue.Run("vanilla_resnet18", "mnist", "fast", 0, folder, 10, process=under_way)
     done = 2 * run_queue.COST["vanilla_resnet18"]
     assert run.cost_left() == 4 * done
     lines = ["resnet: 2 of 10 epochs, validation accuracy 91.00 %", "1 runs left, about 4.0 h"]
