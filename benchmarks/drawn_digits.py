@@ -184,7 +184,7 @@ def main() -> None:
             rng = np.random.default_rng(arguments.seed)
             found = [prepare(make([strokes[i], strokes[j]], rng)) for i, j in enumerate(others)]
             several = sum(digit.problem == "several" for digit in found)
-            doubt = sum(verdict(scores(session, digit), fits=digit.problem is None).tone != "sure" for digit in found)
+            doubt = sum(not is_sure(scores(session, digit), digit) for digit in found)
             print(f"| {name} | {100 * several / len(found):.1f} % | {100 * (doubt - several) / len(found):.1f} % |")
     if any(word in "empty sheets" for word in arguments.rows):
         rng = np.random.default_rng(arguments.seed)
@@ -200,6 +200,11 @@ def scores(session: onnxruntime.InferenceSession, digit: Digit) -> np.ndarray:
     if digit.pixels is None:
         return np.zeros(10)
     return session.run(["probabilities"], {"image": digit.pixels[None]})[0][0]
+
+
+def is_sure(shares: np.ndarray, digit: Digit) -> bool:
+    """Whether the app would name the digit without a doubt."""
+    return verdict(shares, fits=digit.problem is None).tone == "sure"
 
 
 def rate(
@@ -219,7 +224,7 @@ def rate(
         right += guess == label
         blank += guess < 0
         flagged += guess >= 0 and digit.problem is not None
-        sure += guess not in (-1, label) and verdict(shares, fits=digit.problem is None).tone == "sure"
+        sure += guess != label and is_sure(shares, digit)
         if wrong and guess != label and image is not None:
             save(wrong, f"{name}-{i}-is{label}-said{guess}", image, digit)
     counts = " | ".join(f"{100 * count / len(labels):.1f} %" for count in (right, sure, blank, flagged))

@@ -67,6 +67,7 @@ SMALLEST_HOLE = 8  # pixels at the scale of THIN
 # More than this is two digits that touch: it holds for 68 % of touching pairs of MNIST training digits, and for one in
 # 1,000 drawings and photos of a single one.
 CROWDED = 4.5
+ODD = 4.75  # without a column that crosses one stroke alone, more than this is a face or the like; a wide 0 has less
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +155,10 @@ def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digi
     holes = int((regions(~mask).areas > SMALLEST_HOLE).sum()) - 1  # one is the margin around the digit
     if pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES:
         return Digit(pixels, "scribble")
-    if _crowding(pixels) > CROWDED:
-        return Digit(pixels, "several" if _has_waist(pixels) else "scribble")
-    return Digit(pixels)
+    crowding = _crowding(pixels)
+    if _has_waist(pixels):
+        return Digit(pixels, "several" if crowding > CROWDED else None)
+    return Digit(pixels, "scribble" if crowding > ODD else None)
 
 
 def _on_paper(image: Image.Image) -> Image.Image:

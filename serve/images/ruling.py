@@ -66,10 +66,10 @@ def erase_ruling(contrast: Floats, steepest: float) -> Floats:
 
 
 def _is_ruling(lines: _Lines, others: _Lines) -> bool:
-    """Tell a ruling, or its margin, from a digit's own straight stroke; `others` are the lines in the other direction."""
+    """Tell a ruling, or its margin, from a digit's own stroke; `others` are the lines in the other direction."""
     if lines.count >= FEWEST:
         return True
-    return 0 < lines.count and others.count >= FEWEST and lines.median <= MARGIN * others.median
+    return lines.count > 0 and others.count >= FEWEST and lines.median <= MARGIN * others.median
 
 
 def _lines(contrast: Floats, steepest: float) -> _Lines:

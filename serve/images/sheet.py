@@ -26,14 +26,14 @@ SMALL = 96  # longest side of the image in which the edges are looked for, pixel
 FLOOR = 20.0  # grey levels that are added before the logarithm: differences among dark pixels are noise
 BANDS = (3, 9)  # pixels on either side of a line whose means are compared; the wide ones tell an edge from a stroke
 STEP = 0.08  # difference of their logarithms from which a pixel of a line counts in full
-INWARD, OUTWARD = 0.36, 0.12  # how far inside and outside the frame a line may end, as a share of the frame's side
+INWARD, OUTWARD = 0.42, 0.12  # how far inside and outside the frame a line may end, as a share of the frame's side
 LINES = 4  # candidates a side
 APART = 10  # pixels by which two candidates differ, both ends together
 LIKELY = 0.45  # how much of a candidate's middle half is an edge
 SHARP = (0.7, 1.4)  # how much of an edge's change is within three pixels: less for a shadow, more for a stroke
 UNSEEN = 0.5  # what counts for the part of a line outside the frame
 WHOLE = 0.6  # how much of a side is an edge between its neighbours
-SHORTEST = 0.35  # the shortest distance between two opposite corners, as a share of the frame's side
+SHORTEST = 0.16  # the shortest distance between two opposite corners, as a share of the frame's side
 TRIM = 0.012  # of the sheet's sides is cut off where an edge was found: the edge itself is blurred
 
 
