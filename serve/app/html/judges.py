@@ -9,11 +9,22 @@ from serve.app.html.results import percent, title
 from serve.app.inference import Prediction
 from serve.images.digits import Problem
 
+DARE = "Fool them: draw a digit on which they disagree."
+
 
 def fooled(predictions: Sequence[Prediction], problem: Problem | None = None) -> bool:
     """Tell whether the networks disagree: two of them name different classes, and each is sure or leans to its own."""
     verdicts = [prediction.verdict(fits=problem is None) for prediction in predictions]
     return len({verdict.classes for verdict in verdicts if len(verdict.classes) == 1}) > 1
+
+
+def no_votes(models: Sequence[str]) -> str:
+    """Build the row while there is nothing to read. It takes the same room: the pad must not move under a stroke."""
+    cells = "".join(
+        f"<li><strong>-</strong> <span>{escape(title(model))}</span> <small>no vote yet</small></li>"
+        for model in models
+    )
+    return f'<ul class="judges" aria-label="What each network says">{cells}</ul><p class="fool">{DARE}</p>'
 
 
 def votes(predictions: Sequence[Prediction], problem: Problem | None = None) -> str:
@@ -33,7 +44,7 @@ def votes(predictions: Sequence[Prediction], problem: Problem | None = None) -> 
             '<button type="button" class="save-card">Save it as a card</button>'
         )
     elif len(predictions) > 1:
-        end = '<p class="fool" role="status">Fool them: draw a digit on which they disagree.</p>'
+        end = f'<p class="fool" role="status">{DARE}</p>'
     else:
         end = ""
     return f'<ul class="judges" aria-label="What each network says">{"".join(cells)}</ul>{end}'

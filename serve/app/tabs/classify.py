@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from serve.app.failures import failure
-from serve.app.html.judges import votes
+from serve.app.html.judges import no_votes, votes
 from serve.app.html.results import digit_result, message, picture_result
 from serve.app.inference import Kind, alike, chosen_model, predict
 from serve.app.inputs import EXAMPLES, Given, digit_of, prepare
@@ -24,6 +24,24 @@ NOTHING = {
 }
 
 
+async def _read(engine: Engine, decoder: Decoder, given: Given, model: str | None, voting: bool) -> str:
+    """Read the digit with a model, and let all others vote on it too if `voting`."""
+    try:
+        digit = await digit_of(decoder, given)
+        if digit.pixels is None and not voting:
+            return digit_result(digit, None)
+        chosen = chosen_model(engine, "digit", model)
+        if digit.pixels is None:
+            return digit_result(digit, None) + no_votes([one.name for one in alike(engine, chosen)])
+        result = digit_result(digit, await predict(engine, chosen.name, digit.pixels))
+        if voting:
+            said = [await predict(engine, one.name, digit.pixels) for one in alike(engine, chosen)]
+            result += votes(said, digit.problem)
+        return result
+    except ApiError as error:
+        return failure(error)
+
+
 def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dropdown, gr.HTML, gr.Image, gr.State]:
     """Lay out the tab. `latest` gets the kind that was classified last.
 
@@ -33,18 +51,7 @@ def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dr
     source = gr.State("draw")
 
     async def classify(drawing: str | None, photo: str | None, source: Any, model: str | None, voting: bool) -> str:
-        try:
-            digit = await digit_of(decoder, Given(drawing, photo, source=source))
-            if digit.pixels is None:
-                return digit_result(digit, None)
-            chosen = chosen_model(engine, "digit", model)
-            result = digit_result(digit, await predict(engine, chosen.name, digit.pixels))
-            if voting:
-                said = [await predict(engine, one.name, digit.pixels) for one in alike(engine, chosen)]
-                result += votes(said, digit.problem)
-            return result
-        except ApiError as error:
-            return failure(error)
+        return await _read(engine, decoder, Given(drawing, photo, source=source), model, voting)
 
     async def draw(drawing: str | None, model: str | None, voting: bool) -> tuple[str, str, Kind]:
         return await classify(drawing, None, "draw", model, voting), "draw", "digit"

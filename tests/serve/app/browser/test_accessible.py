@@ -75,12 +75,21 @@ def test_on_a_phone_the_answer_and_the_whole_pad_are_in_view(browser: Browser, u
             assert box["y"] + box["height"] <= 664
         pad = parts[2].bounding_box()
         assert pad
-        assert pad["width"] > 280
+        assert pad["width"] > 270
         page.mouse.wheel(0, 200)  # the answer stays where it is, over what is scrolled
         expect(answer(page).locator(".says")).to_be_in_viewport()
         title = page.get_by_role("heading", level=1).bounding_box()
         assert title
         assert title["height"] < 40
+
+
+def test_the_pad_does_not_move_under_the_first_stroke(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        before = page.locator("#pad canvas").bounding_box()
+        draw(page, DIGITS[4])
+        expect(answer(page).locator(".bars")).to_be_visible()
+        assert page.locator("#pad canvas").bounding_box() == before
 
 
 def test_arrow_keys_move_between_tabs(page: Page) -> None:
