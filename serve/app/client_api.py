@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import image_input
 from serve.app.hardening.refusals import refusal
 from serve.app.inference import (
     DATASETS,
@@ -22,6 +21,7 @@ from serve.app.inference import (
     ready_models,
 )
 from serve.app.inputs import Given, Prepared, prepare
+from serve.app.tabs.components import image_input
 from serve.engine.batching import Engine
 from serve.engine.models import ModelInfo
 from serve.errors import ApiError, BadImage, BadRequest

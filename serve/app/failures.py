@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve.app.hardening.refusals import refusal
-from serve.app.result_html import message
+from serve.app.html.results import message
 from serve.errors import ApiError, BadImage
 from serve.images.formats import READERS
 

@@ -111,4 +111,5 @@ async def predict(engine: Engine, model: str, pixels: Pixels) -> Prediction:
     """Run `model` on uint8 [H, W, C] of its input size. Raises ApiError, as the engine does."""
     start = time.perf_counter()
     result = await engine.infer(model, pixels[None])
-    return Prediction(model, result.model.labels, result.probabilities[0], time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Prediction(model, result.model.labels, result.probabilities[0], seconds, result.model.abstain_below)

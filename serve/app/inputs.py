@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Literal
 
 from serve.app.inference import Kind, Pixels, kind_of
 from serve.engine.models import ModelInfo
-from serve.errors import ApiError, BadImage
+from serve.errors import ApiError
 from serve.images import digits
 from serve.images.decoder import Decoder
 
@@ -80,18 +79,15 @@ async def digit_of(decoder: Decoder, given: Given) -> digits.Digit:
     """Prepare the drawing or the photo of a digit. Raises ApiError, as the decoder does."""
     if given.source == "photo":
         return await digit_from_file(decoder, given.photo)
-    return await digit_from_drawing(decoder, given.drawing)
+    # The pad's value is whatever a client sends.
+    return await digit_from_drawing(decoder, given.drawing if isinstance(given.drawing, str) else None)
 
 
-async def digit_from_drawing(decoder: Decoder, data_url: str | None) -> digits.Digit:
-    """Prepare a drawing: a data URL, or nothing while the pad is blank. Raises ApiError, as the decoder does."""
-    if not data_url:
+async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Digit:
+    """Prepare what the drawing pad sends, or nothing while it is blank. Raises ApiError, as the decoder does."""
+    if not strokes:
         return digits.Digit(None, "blank")
-    try:
-        data = base64.b64decode(data_url.partition(",")[2], validate=True)
-    except ValueError:
-        raise BadImage(400, "the drawing is not an image as a data URL") from None
-    return await decoder.digit(data, timeout=decoder.settings.timeout)
+    return await decoder.drawing(strokes, timeout=decoder.settings.timeout)
 
 
 async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:

@@ -88,13 +88,22 @@ def report(folder: Path) -> Path | None:
     return path if folder.name == REPORTED and path.is_file() else None
 
 
-def markdown(path: Path) -> str:
-    """Read a Markdown file for the page: without its YAML head, and with its local images embedded.
+def sections(path: Path) -> list[str]:
+    """List the titles of a Markdown file's sections, those of the second level."""
+    return re.findall(r"^## (.+)$", _text(path, _stamp(path)), flags=re.MULTILINE)
+
+
+def markdown(path: Path, section: str = "") -> str:
+    """Read a Markdown file, or one `section` of it, for the page: without its YAML head, and all within this page.
 
     Images become data URLs, so no file of the folder has to be served. One from elsewhere becomes its alternative text:
-    the page sends no requests to other servers.
+    the page sends no requests to other servers. Links to other files become their text, as these files are not here.
+    Headings are one level lower: the first is that of the page.
     """
     text = re.sub(r"\A---\n.*?\n---\n", "", _text(path, _stamp(path)), flags=re.DOTALL)
+    if section:
+        head = f"## {section}\n"
+        text = head + text.partition(f"\n{head}")[2].partition("\n## ")[0]
 
     def embed(match: re.Match[str]) -> str:
         file = (path.parent / match["file"]).resolve()
@@ -104,7 +113,10 @@ def markdown(path: Path) -> str:
             return match["text"]
         return f"![{match['text']}](data:{kind};base64,{_base64(file, _stamp(file))})"
 
-    return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)\s]+)[^)]*\)", embed, text)
+    text = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)\s]+)[^)]*\)", embed, text)
+    text = re.sub(r"(?<!!)\[(?P<text>[^\]]*)\]\((?!https?:)[^)]*\)", r"\g<text>", text)
+    parts = re.split(r"(^```.*?^```)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.startswith("```") else re.sub("^#", "##", part, flags=re.MULTILINE) for part in parts)
 
 
 def mistakes(confusion: Counts, count: int = 5) -> list[tuple[int, int, int]]:

@@ -2,7 +2,8 @@
 
 The method is that of Zeiler and Fergus, arXiv 1311.2901, section 4.2. It needs logits and probabilities only, which is
 all that the ONNX files return, and treats all six networks alike; class activation maps would need another output, and
-VGG16's dense head has none. It costs GRID * GRID images in a few batches.
+VGG16's dense head has none. Small spots tell places apart, and large ones find evidence of which a small spot leaves
+enough. All spots together cost COPIES images in a few batches.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from serve.engine.batching import Engine
 
 Floats = npt.NDArray[np.float32]
 
-GRID = 9  # spots along each side
-PATCH = 0.27  # side of a covered spot, as a share of the image's
+# Of each size of spots: their number along each side of the image, and their side as a share of the image's.
+GRIDS = ((7, 0.27), (4, 0.45))
+SQUARE = 0.3  # side of the square that a visitor moves, as a share of the image's; style.css has it too
+COPIES = sum(count * count for count, _ in GRIDS)
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,14 @@ class OcclusionMap:
 
     Attributes:
         prediction: the prediction for the whole image.
-        heat: float32 [H, W] from 0 to 1: how much the log-odds of the predicted class drop, on average, when a covered
-            spot includes this pixel, relative to the largest such drop.
-        log_odds_drop: the largest drop of these log-odds, in natural logarithms. If a model is sure, it can be large
-            although the probability hardly changes.
+        heat: float32 [H, W] from 0 to 1: how much the log-odds of the predicted class drop, on average, when a spot
+            around this pixel is covered, relative to the largest such drop.
         probability_drop: the largest share of the predicted class's probability that is lost, from 0 to 1.
         seconds: the time of all runs together.
     """
 
     prediction: Prediction
     heat: Floats
-    log_odds_drop: float
     probability_drop: float
     seconds: float
 
@@ -50,19 +50,22 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
     Raises ApiError, as the engine does.
     """
     start = time.perf_counter()
-    covered, corners, side = cover(pixels)
-    images = np.concatenate([pixels[None], covered])
+    covers = [cover(pixels, count, share) for count, share in GRIDS]
+    images = np.concatenate([pixels[None], *(covered for covered, _, _ in covers)])
     # In parts that fit the limits on one request, whatever the server's settings are.
     most = min(engine.settings.max_images, engine.settings.max_batch)
     results = [await engine.infer(model, part) for part in np.split(images, range(most, len(images), most))]
     probabilities = np.concatenate([result.probabilities for result in results])
     seconds = time.perf_counter() - start
-    prediction = Prediction(model, results[0].model.labels, probabilities[0], seconds)
+    first = results[0].model
+    prediction = Prediction(model, first.labels, probabilities[0], seconds, first.abstain_below)
     log_odds = _log_odds(np.concatenate([result.logits for result in results]), prediction.best)
     drops = np.maximum(log_odds[0] - log_odds[1:], 0)
-    heat = _spread(drops, corners, side, pixels.shape[:2])
+    heat = np.zeros(pixels.shape[:2], np.float32)
+    for (_, corners, side), part in zip(covers, np.split(drops, [len(covers[0][0])]), strict=True):
+        heat += _spread(part, corners, side, pixels.shape[:2])
     kept = probabilities[:, prediction.best].min() / probabilities[0, prediction.best]
-    return OcclusionMap(prediction, heat, float(drops.max()), float(1 - kept), seconds)
+    return OcclusionMap(prediction, heat / max(float(heat.max()), 1e-6), float(1 - kept), seconds)
 
 
 def _log_odds(logits: Floats, index: int) -> Floats:
@@ -72,46 +75,70 @@ def _log_odds(logits: Floats, index: int) -> Floats:
     return np.asarray(logits[:, index] - most - np.log(np.exp(others - most[:, None]).sum(axis=1)), np.float32)
 
 
-def cover(pixels: Pixels) -> tuple[Pixels, list[tuple[int, int]], int]:
-    """Cover one spot in each of GRID * GRID copies.
+def cover(pixels: Pixels, count: int, share: float) -> tuple[Pixels, list[tuple[int, int]], tuple[int, int]]:
+    """Cover one spot in each of count * count copies.
 
     A digit is covered with its black background. A photo is blurred beyond recognition at the spot: a box of one
     colour would be an object of its own.
 
     Returns:
-        The copies, uint8 [GRID * GRID, H, W, C], the top left corners (y, x) of the spots, and their side.
+        The copies, uint8 [count * count, H, W, C], the top left corners (y, x) of the spots, and their size (H, W).
     """
-    height, width, channels = pixels.shape
-    side = max(2, round(PATCH * height))
-    if channels == 1:
-        plain = np.zeros_like(pixels)
-    else:
-        plain = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(height / 4)))
+    height, width, _ = pixels.shape
+    size = max(2, round(share * height)), max(2, round(share * width))
+    plain = _plain(pixels)
     corners = [
-        (round(y), round(x)) for y in np.linspace(0, height - side, GRID) for x in np.linspace(0, width - side, GRID)
+        (round(y), round(x))
+        for y in np.linspace(0, height - size[0], count)
+        for x in np.linspace(0, width - size[1], count)
     ]
     covered = np.repeat(pixels[None], len(corners), axis=0)
     for image, (y, x) in zip(covered, corners, strict=True):
-        image[y : y + side, x : x + side] = plain[y : y + side, x : x + side]
-    return covered, corners, side
+        image[y : y + size[0], x : x + size[1]] = plain[y : y + size[0], x : x + size[1]]
+    return covered, corners, size
 
 
-def _spread(drops: Floats, corners: list[tuple[int, int]], side: int, shape: tuple[int, ...]) -> Floats:
-    """Average the drops of the spots that cover each pixel, scaled to 1 at most: float32 of `shape` [H, W]."""
+def cover_square(pixels: Pixels, x: float, y: float, share: float = SQUARE) -> Pixels:
+    """Cover the square around (x, y), shares of width and height, in a copy of uint8 [H, W, C], as `cover` does."""
+    height, width, _ = pixels.shape
+    half = share / 2
+    rows = slice(max(0, round((y - half) * height)), round((y + half) * height))
+    columns = slice(max(0, round((x - half) * width)), round((x + half) * width))
+    covered = pixels.copy()
+    covered[rows, columns] = _plain(pixels)[rows, columns]
+    return covered
+
+
+def _plain(pixels: Pixels) -> Pixels:
+    if pixels.shape[-1] == 1:
+        return np.zeros_like(pixels)
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(pixels.shape[0] / 4)))
+
+
+def _spread(drops: Floats, corners: list[tuple[int, int]], size: tuple[int, int], shape: tuple[int, ...]) -> Floats:
+    """Average the drops of the spots around each pixel, near ones most: float32 of `shape` [H, W].
+
+    The weights are Gaussians: with equal ones, the map would show the edges of the spots.
+    """
+    rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
     total = np.zeros(shape, np.float32)
-    count = np.zeros(shape, np.float32)
+    weights = np.full(shape, 1e-6, np.float32)
     for drop, (y, x) in zip(drops, corners, strict=True):
-        total[y : y + side, x : x + side] += drop
-        count[y : y + side, x : x + side] += 1
-    heat = total / np.maximum(count, 1)
-    return np.asarray(heat / max(float(heat.max()), 1e-6), np.float32)
+        down = (rows - y - (size[0] - 1) / 2) / (size[0] / 2.5)
+        across = (columns - x - (size[1] - 1) / 2) / (size[1] / 2.5)
+        weight = np.exp(-(down**2 + across**2) / 2).astype(np.float32)
+        total += drop * weight
+        weights += weight
+    return total / weights
 
 
-def overlay(pixels: Pixels, heat: Floats, size: int = 336) -> Pixels:
-    """Lay the heat over the image in grey: uint8 [size, size, 3]."""
+def overlay(pixels: Pixels, heat: Floats, side: int = 336) -> Pixels:
+    """Lay the heat over the image in grey: uint8 [H, W, 3], the longer side of `side` pixels."""
+    scale = side / max(pixels.shape[:2])
+    size = round(scale * pixels.shape[1]), round(scale * pixels.shape[0])
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    grey = np.asarray(image.convert("L").resize((size, size), Image.Resampling.NEAREST), np.float32)[..., None]
-    warm = np.asarray(Image.fromarray(heat).resize((size, size), Image.Resampling.BICUBIC), np.float32).clip(0, 1)
+    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC), np.float32)[..., None]
+    warm = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC), np.float32).clip(0, 1)
     # Dark red through orange to yellow: hotter is lighter, which can be read without colour vision.
     stops = np.array([[90, 0, 60], [200, 40, 30], [250, 140, 20], [255, 230, 90]], np.float32)
     colour = np.stack([np.interp(warm, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)

@@ -15,10 +15,8 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from starlette.types import Lifespan
 
-from serve.app.classify_tabs import digit_tab, picture_tab
+from serve.app import site
 from serve.app.client_api import add_client_api
-from serve.app.components import LIVE, STATIC, Sources, chooser
-from serve.app.explain_tabs import compare_tab, understand_tab
 from serve.app.hardening import private_folder
 from serve.app.hardening.event_queue import bound
 from serve.app.hardening.gradio_internals import (
@@ -33,14 +31,24 @@ from serve.app.hardening.guard import Guard
 from serve.app.hardening.streams import Streams
 from serve.app.hardening.upload_quota import KEPT, UploadQuota
 from serve.app.inference import KINDS, Kind, offered_kinds
-from serve.app.models_tab import models_tab
+from serve.app.tabs.classify import digit_tab, picture_tab
+from serve.app.tabs.components import LIVE, STATIC, Sources, chooser
+from serve.app.tabs.explain import compare_tab, understand_tab
+from serve.app.tabs.models import models_tab
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
 from serve.images.decoder import Decoder
 
+INVITATIONS: dict[Kind, str] = {
+    "digit": "Draw a digit, and see how networks read it.",
+    "picture": "Or give them a picture.",
+    "image": "Or an image for models of other classes.",
+}
+
 
 def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> None:
     """Mount the page at `/` of `app`. Routes that `app` already has take precedence."""
+    app.router.routes.extend(site.routes())
     page = build(engine, decoder)
     theme = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
@@ -57,7 +65,8 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
         theme=theme,
         css_paths=STATIC / "style.css",
         js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
-        footer_links=["api"],
+        # "How this works" links the API. Gradio's own page shows calls with files of other servers, which this refuses.
+        footer_links=[],
         # The history would keep every stroke in the browser's storage as a run.
         run_history=False,
         max_file_size=engine.settings.max_body,
@@ -72,6 +81,7 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
     use_relative_addresses()
     refuse_quietly(page)
     quota = UploadQuota(page, Path(get_upload_folder()), max(KEPT, 16 * engine.settings.max_body))
+    application.add_middleware(site.OwnPage, shared=engine.settings.api_key is None)
     application.add_middleware(Guard, settings=engine.settings, bodies=bodies, quota=quota, streams=streams)
     app.router.lifespan_context = _lifespan(app.router.lifespan_context)
 
@@ -91,13 +101,12 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
     # Visitors' pictures are deleted after an hour, or earlier by UploadQuota.
     page = gr.Blocks(title="Deep Image Zoo", delete_cache=(600, 3600))
     with page:
+        offered = offered_kinds(engine)
         gr.HTML(
-            "<h1>Deep Image Zoo</h1>"
-            "<p>VGG16, ResNet18 and GoogLeNet, vanilla and improved. Draw a digit or choose a picture.</p>",
+            f"<h1>Deep Image Zoo</h1><p>{' '.join(INVITATIONS[kind] for kind in offered)}</p>",
             elem_classes="zoo-title",
             apply_default_css=False,
         )
-        offered = offered_kinds(engine)
         latest = gr.State(None)
         # All tabs are built, and those without models hidden: the page's events have the same numbers on all servers.
         with gr.Tabs(selected=offered[0], overflow_behavior="wrap"):
@@ -115,11 +124,18 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
                 understand_tab(engine, decoder, sources, models, latest, tab)
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
+        gr.HTML((STATIC / "about.html").read_text(encoding="utf-8"), apply_default_css=False)
         add_client_api(engine, decoder)
 
-        def fill() -> list[Any]:
-            now = offered_kinds(engine)
-            return [*(gr.Tab(visible=kind in now) for kind in KINDS), *(chooser(engine, kind) for kind in KINDS)]
+        def fill(address: str | None) -> list[Any]:
+            now, model = offered_kinds(engine), (address or "").partition("/")[2]
+            return [*(gr.Tab(visible=kind in now) for kind in KINDS), *(chooser(engine, kind, model) for kind in KINDS)]
 
-        page.load(fill, outputs=[digit, picture, image, *(models[kind] for kind in KINDS)], **LIVE)
+        # The part of the address after #: a tab and a model, as page.js writes them.
+        address = gr.Textbox("", visible=False)
+        filled = [digit, picture, image, *(models[kind] for kind in KINDS)]
+        loaded = page.load(fill, address, filled, js="() => [location.hash.slice(1)]", **LIVE)
+        loaded.then(None, js="() => zoo.ready()")
+        for model in models.values():
+            model.input(None, model, js="model => zoo.choose(model)")
     return page

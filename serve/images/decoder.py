@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from serve.engine.processor import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
 from serve.images import digits
 from serve.images.formats import decode, finish, fit, open_header
+from serve.images.strokes import prepare_strokes, read_strokes
 from serve.settings import Settings
 
 T = TypeVar("T")
@@ -85,15 +87,24 @@ class Decoder:
 
         The limits are those of `__call__`.
         """
+        async with self._turn(timeout) as loop:
+            pixels = await loop.run_in_executor(self._common, self._count, data)
+            pool = self._large if pixels > LARGE_PIXELS else self._common
+            return await loop.run_in_executor(pool, lambda: make(_read(data)))
+
+    async def drawing(self, text: str, *, timeout: float) -> digits.Digit:
+        """Prepare the digit of a drawing pad's strokes (see `strokes.read_strokes`); raises as `__call__` does."""
+        async with self._turn(timeout) as loop:
+            return await loop.run_in_executor(self._common, _drawing, text)
+
+    @asynccontextmanager
+    async def _turn(self, timeout: float) -> AsyncIterator[asyncio.AbstractEventLoop]:
         if self._waiting >= WAITING:
             raise Overloaded("too many images wait to be decoded")
-        loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
-                pixels = await loop.run_in_executor(self._common, self._count, data)
-                pool = self._large if pixels > LARGE_PIXELS else self._common
-                return await loop.run_in_executor(pool, lambda: make(_read(data)))
+                yield asyncio.get_running_loop()
         except TimeoutError:
             raise DeadlineExceeded from None
         finally:
@@ -124,3 +135,7 @@ def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Ima
 def _digit(data: bytes, *, max_pixels: int) -> digits.Digit:
     # With transparency: white strokes would vanish on white, and `digits` chooses a background that shows them.
     return digits.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
+
+
+def _drawing(text: str) -> digits.Digit:
+    return prepare_strokes(read_strokes(text))

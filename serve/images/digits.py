@@ -12,15 +12,17 @@ Pillow resizes and takes medians. The rest is NumPy: `filters.py`, `regions.py` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from serve.images.filters import blur, close, dilate
 from serve.images.regions import depth, regions
+from serve.images.ruling import erase_ruling
+from serve.images.sheet import Sheet, find_sheet, rectify
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]
@@ -39,8 +41,13 @@ WORK = 400  # longest side of the image in which ink is looked for, pixels; larg
 FAINT = 0.07  # contrast (0 to 1) below which nothing counts as ink
 WIDEST = 0.15  # more than the width of any stroke, as a share of a photo's longest side
 NEAR = 0.04  # side of the square around strong ink in which the threshold is chosen, as a share of the longest side
+LOCAL = 15  # side of the window of the local median, pixels of 64
+LIGHTER = 1.25  # light ink must stand out more than this multiple of what dark ink does: it is rare
+STEEPEST = 0.1  # slope of a ruled line
 DARKEST_PAPER = 24  # grey level; on darker paper the contrast would be a ratio of noise to noise
 
+SMALLEST = 0.045  # of a photo's longest side; smaller ink is dirt
+WIDE = 3.0  # times its height: wider ink is a piece of a line, and not even two digits
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
 SPECK_ON_PAPER = 0.12  # the same for photos
 INNER = 0.1  # parts that touch a photo's border are dropped if another has this share of the largest part's area
@@ -60,14 +67,22 @@ SMALLEST_HOLE = 8  # pixels at the scale of THIN
 # More than this is two digits that touch: it holds for 68 % of touching pairs of MNIST training digits, and for one in
 # 1,000 drawings and photos of a single one.
 CROWDED = 4.5
+ODD = 4.75  # without a column that crosses one stroke alone, more than this is a face or the like; a wide 0 has less
 
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """A prepared digit. `pixels` is uint8 [28, 28, 1], white ink on black; None if there is no ink to classify."""
+    """A prepared digit.
+
+    Attributes:
+        pixels: uint8 [28, 28, 1], white ink on black; None if there is no ink to classify.
+        problem: why it may not be one digit.
+        sheet: where the sheet of paper lies in a photo that shows more than it.
+    """
 
     pixels: npt.NDArray[np.uint8] | None
     problem: Problem | None = None
+    sheet: Sheet | None = None
 
 
 def prepare(image: Image.Image) -> Digit:
@@ -77,37 +92,90 @@ def prepare(image: Image.Image) -> Digit:
         The pixels, and the problem if there is one. `blank` and `dot` have no pixels. `several` (digits side by side,
         or touching) and `scribble` have them, for a caller that wants a guess all the same.
     """
+    image = _on_paper(image)
+    if max(image.size) <= SIDE:
+        return _as_it_is(_greyscale(image))
     grey = _greyscale(image)
-    if max(grey.shape) <= SIDE:
-        return _as_it_is(grey)
-    flat, ink = find_ink(grey)
-    keep, several = _main_ink(ink > 0.5, on_paper=not flat)
+    colours = image.convert("RGB")
+    colours.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
+    sheet, flat = find_sheet(colours), is_flat(grey)
+    if sheet is None or (flat and not _stands_out(grey, sheet)):
+        return _read(grey, flat=flat)[0]
+    digit, met = _read_sheet(colours, sheet)
+    found = {side for side in range(4) if sheet.ends[side]}
+    cut = met & found
+    if digit.pixels is not None and not cut:
+        return replace(digit, sheet=sheet)
+    # Where ink goes on beyond an edge, or all of it is beyond one, that was more likely a shadow's edge, or a line.
+    for sides in [cut] if cut else [{side} for side in found]:
+        wider = sheet.without(sides)
+        other, met = _read_sheet(colours, wider) if wider else _read(grey)
+        if other.pixels is not None and not met & (sides | found):
+            return replace(other, sheet=wider)
+    return replace(digit, sheet=sheet)
+
+
+def _stands_out(grey: Floats, sheet: Sheet) -> bool:
+    """Tell a sheet on a plain table from strokes on a canvas: it differs from the table, and nothing else does."""
+    other = np.abs(grey - np.median(_frame(grey))) > 255 * FAINT
+    corners = (np.array(sheet.corners) - 0.5) * 1.08 + 0.5
+    inside = Image.new("1", grey.shape[::-1])
+    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners * grey.shape[::-1]], 1)
+    within = other & np.asarray(inside)
+    return bool(within.sum() > max(0.95 * other.sum(), 0.6 * np.asarray(inside).sum()))
+
+
+def _read_sheet(image: Image.Image, sheet: Sheet) -> tuple[Digit, set[int]]:
+    """Prepare the digit on a sheet in an RGB image; also return at which of its sides the ink meets the edge."""
+    return _read(_greyscale(rectify(image, sheet, WORK)))
+
+
+def _read(grey: Floats, *, flat: bool = False) -> tuple[Digit, set[int]]:
+    """Prepare the digit in float32 [H, W]; also return at which sides (0 to 3, as in `Sheet`) the ink meets its border.
+
+    `flat` says that it is a canvas of one tone, and not a photo.
+    """
+    ink = find_ink(grey, flat=flat)
+    keep, several = main_ink(ink > 0.5, on_paper=not flat)
     if not keep.any():
-        return Digit(None, "blank")
+        return Digit(None, "blank"), set()
+    borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])
+    met = {side for side, border in enumerate(borders) if border.any()}
     mask = _close_up(np.where(keep, ink, np.float32(0)))
     line, thickest = centre_line(mask)
     if thickest > DOT:
-        return Digit(None, "dot")
-    pixels = redraw(line)
+        return Digit(None, "dot"), met
+    return verdict(redraw(line), mask, several=several), met
+
+
+def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digit:
+    """Judge whether a prepared image shows one digit; `mask` is its ink, whose longest side is THIN."""
     if several:
         return Digit(pixels, "several")
     holes = int((regions(~mask).areas > SMALLEST_HOLE).sum()) - 1  # one is the margin around the digit
-    scribble = pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES
-    if scribble:
+    if pixels.sum() / 255 > MOST_INK or holes > MOST_HOLES:
         return Digit(pixels, "scribble")
-    return Digit(pixels, "several" if _crowding(pixels) > CROWDED else None)
+    crowding = _crowding(pixels)
+    if _has_waist(pixels):
+        return Digit(pixels, "several" if crowding > CROWDED else None)
+    return Digit(pixels, "scribble" if crowding > ODD else None)
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Put a transparent canvas on plain paper, L; leave other images as they are."""
+    if not image.has_transparency_data:
+        return image
+    rgba = image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    grey = rgba.convert("L")
+    opaque = np.asarray(alpha) > 127
+    # Strokes may have any colour, including black: choose a paper that shows them.
+    tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
+    return Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
 
 
 def _greyscale(image: Image.Image) -> Floats:
-    """Convert to float32 [H, W], 0 to 255, longest side at most WORK; put a transparent canvas on plain paper."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        grey = rgba.convert("L")
-        opaque = np.asarray(alpha) > 127
-        # Strokes may have any colour, including black: choose a paper that shows them.
-        tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
-        image = Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
+    """Convert to float32 [H, W], 0 to 255, longest side at most WORK."""
     grey = image.convert("L")
     scale = WORK / max(grey.size)
     if scale < 1:
@@ -135,27 +203,29 @@ def _frame(grey: Floats, share: float = 0.04) -> Floats:
     return np.concatenate([grey[:edge].ravel(), grey[-edge:].ravel(), grey[:, :edge].ravel(), grey[:, -edge:].ravel()])
 
 
-def find_ink(grey: Floats) -> tuple[bool, Floats]:
-    """Find the ink in float32 [H, W], 0 to 255.
-
-    Returns:
-        Whether the background is flat (a canvas, not a photo), and how much ink each pixel holds: float32 [H, W], 0 to
-        1.
-    """
+def is_flat(grey: Floats) -> bool:
+    """Decide whether float32 [H, W] is a canvas, whose border has one tone, and not a photo."""
     frame = _frame(grey)
-    level = float(np.median(frame))
-    flat = float(np.mean(np.abs(frame - level) <= 3)) > 0.8
-    contrast = np.abs(grey - level) / 255 if flat else _contrast_on_paper(grey)
+    return float(np.mean(np.abs(frame - np.median(frame)) <= 3)) > 0.8
+
+
+def find_ink(grey: Floats, *, flat: bool) -> Floats:
+    """Find how much ink each pixel of float32 [H, W], 0 to 255, holds: float32 [H, W], 0 to 1.
+
+    `flat` says that it is a canvas of one tone, and not a photo.
+    """
+    contrast = np.abs(grey - np.median(_frame(grey))) / 255 if flat else _contrast_on_paper(grey)
+    contrast = erase_ruling(contrast, STEEPEST)
     # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
     top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
     if top < FAINT:
-        return flat, np.zeros_like(grey)
+        return np.zeros_like(grey)
     near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
     threshold, inked, plain, noise = _otsu(contrast[near])
-    ink = contrast > threshold
-    if inked - plain < max(FAINT, 4 * noise) or ink.mean() > 0.6:
-        return flat, np.zeros_like(grey)
-    return flat, np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
+    if inked - plain < max(FAINT, 4 * noise) or (contrast > threshold).mean() > 0.6:
+        return np.zeros_like(grey)
+    ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
+    return ink
 
 
 def _contrast_on_paper(grey: Floats) -> Floats:
@@ -171,16 +241,16 @@ def _contrast_on_paper(grey: Floats) -> Floats:
     smooth = blur(grey, max(grey.shape) / 400)
     sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
     window = _odd(WIDEST * max(grey.shape))
-    paper = close(sheet, window)
+    paper = close(sheet, (window, window))
     return np.clip((paper - sheet) / np.maximum(paper, DARKEST_PAPER), 0, 1).astype(np.float32)
 
 
 def _ink_is_dark(grey: Floats) -> bool:
     """Decide whether the ink is darker than its paper: do dark or light pixels differ more from the local median?"""
     small = Image.fromarray(_resize(grey, (64, 64)).astype(np.uint8))
-    around = np.asarray(small.filter(ImageFilter.MedianFilter(21)), np.float32)
+    around = np.asarray(small.filter(ImageFilter.MedianFilter(LOCAL)), np.float32)
     difference = np.asarray(small, np.float32) - around
-    return bool(-np.percentile(difference, 0.3) >= np.percentile(difference, 99.7))
+    return bool(-np.percentile(difference, 0.3) * LIGHTER >= np.percentile(difference, 99.7))
 
 
 def _odd(length: float) -> int:
@@ -209,7 +279,7 @@ def _otsu(values: Floats) -> tuple[float, float, float, float]:
     return float(edges[best + 1]), float(high[best]), float(low[best]), float(plain.std()) if plain.size else 0.0
 
 
-def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
+def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     """Select the connected parts of bool [H, W] that belong to the digit.
 
     Specks are dropped. In a photo, parts that touch the border are dropped too, such as a table's edge or a ruled line.
@@ -227,7 +297,12 @@ def _main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
         if areas[inner].max(initial=0) >= INNER * areas.max():
             chosen = inner
     largest = areas[chosen].max()
+    sizes = np.maximum(bottom - top, right - left)
+    if on_paper and sizes[chosen].max() < SMALLEST * max(mask.shape):
+        return np.zeros_like(mask), False
     chosen &= areas >= (SPECK_ON_PAPER if on_paper else SPECK) * largest
+    if on_paper and right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min()):
+        return np.zeros_like(mask), False
     heights = bottom - top
     tall = heights[chosen].max()
     digits = np.flatnonzero(chosen & (areas >= DIGIT_AREA * largest) & (heights >= DIGIT_HEIGHT * tall))
@@ -289,6 +364,15 @@ def _crowding(pixels: npt.NDArray[np.uint8]) -> float:
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     begins = ink & ~np.pad(ink, ((0, 0), (1, 0)))[:, :-1]
     return float(width / height + begins.sum() / len(rows) + pixels.sum() / 255 / 100)
+
+
+def _has_waist(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Tell two digits that touch from a heart or a face: a column near the middle crosses one stroke alone."""
+    ink = pixels[..., 0] > 100
+    columns = np.flatnonzero(ink.any(axis=0))
+    middle = ink[:, columns[0] + round(0.3 * len(columns)) : columns[0] + round(0.7 * len(columns))]
+    begins = middle & ~np.pad(middle, ((1, 0), (0, 0)))[:-1]
+    return bool((begins.sum(axis=0) <= 1).any())
 
 
 def _stroke(points: Floats) -> Floats:

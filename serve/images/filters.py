@@ -35,27 +35,37 @@ def blur(values: Floats, sigma: float) -> Floats:
 
 def dilate(mask: Mask, window: int) -> Mask:
     """Spread bool [H, W] over a square window of odd side `window`, pixels."""
-    return _running(mask, window, np.logical_or)
+    return _running(mask, (window, window), np.logical_or)
 
 
-def close(values: Floats, window: int) -> Floats:
-    """Close float32 [H, W]: fill what is darker and narrower than `window` pixels (odd) in height or width."""
-    return _running(_running(values, window, np.maximum), window, np.minimum)
+def highest(values: Floats, window: tuple[int, int]) -> Floats:
+    """Take the maximum of float32 [H, W] in a `window` of odd height and width around each pixel."""
+    return _running(values, window, np.maximum)
 
 
-def _running(values: Array, window: int, better: Callable[..., Any]) -> Array:
-    """Combine the values of a square window around each pixel of [H, W] with `better`, such as `np.maximum`."""
-    for axis in (0, 1):
+def close(values: Floats, window: tuple[int, int]) -> Floats:
+    """Close float32 [H, W]: fill what is darker and smaller than the `window` of odd height and width, pixels."""
+    return _running(highest(values, window), window, np.minimum)
+
+
+def open_(values: Floats, window: tuple[int, int]) -> Floats:
+    """Open float32 [H, W]: level what is lighter and smaller than the `window` of odd height and width, pixels."""
+    return highest(_running(values, window, np.minimum), window)
+
+
+def _running(values: Array, window: tuple[int, int], better: Callable[..., Any]) -> Array:
+    """Combine the values of a window around each pixel of [H, W] with `better`, such as `np.maximum`."""
+    for axis, side in enumerate(window):
         length = values.shape[axis]
-        values = _pad(values, window // 2, axis)
+        values = _pad(values, side // 2, axis)
         # Windows of 1, 2, 4, ... pixels; two of them that overlap make up the whole one.
         span = 1
-        while 2 * span <= window:
+        while 2 * span <= side:
             rest = values.shape[axis] - span
             values = better(_part(values, 0, rest, axis), _part(values, span, rest, axis))
             span *= 2
-        if span < window:
-            values = better(_part(values, 0, length, axis), _part(values, window - span, length, axis))
+        if span < side:
+            values = better(_part(values, 0, length, axis), _part(values, side - span, length, axis))
     return values
 
 

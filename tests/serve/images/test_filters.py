@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from serve.images.filters import blur, close, dilate
+from serve.images.filters import blur, close, dilate, highest
 from serve.images.regions import depth, regions
 
 EIGHT = np.ones((3, 3), bool)
@@ -30,7 +30,9 @@ def test_blur(shape: tuple[int, int], sigma: float) -> None:
 @pytest.mark.parametrize("window", [1, 3, 5, 7, 17, 61])
 def test_dilation_and_closing(shape: tuple[int, int], window: int) -> None:
     values = noise(shape)
-    assert np.array_equal(close(values, window), ndimage.grey_closing(values, (window, window), mode="nearest"))
+    for size in ((window, window), (window, 3)):
+        assert np.array_equal(close(values, size), ndimage.grey_closing(values, size, mode="nearest"))
+        assert np.array_equal(highest(values, size), ndimage.maximum_filter(values, size, mode="nearest"))
     mask = values > 250
     assert np.array_equal(dilate(mask, window), ndimage.maximum_filter(mask, window, mode="nearest"))
 

@@ -12,7 +12,7 @@ TABS = {
     "Picture": "#picture-answer .answer",
     "Compare": "#comparison tbody tr",
     "Understand": "#study .heat img",
-    "Models": "#card h1",
+    "Models": "#card h2",
 }
 OWN = {"Image": "#image-answer .answer"}  # the tab of models of one's own
 Stroke = Sequence[tuple[float, float]]

@@ -4,6 +4,7 @@ import base64
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -45,7 +46,7 @@ def test_a_file_that_is_not_a_picture_gets_a_message(page: Page, tmp_path: Path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     go(page, "Picture")
     upload(page, "picture", tmp_path / "broken.png")
-    expect(answer(page, "picture")).to_contain_text(re.compile("broken|format"))
+    expect(answer(page, "picture")).to_contain_text(re.compile("is not a picture|is damaged"))
 
 
 def test_pictures_are_pasted_one_after_another(page: Page) -> None:
@@ -102,3 +103,33 @@ def test_a_photo_is_taken_with_the_camera(context: BrowserContext, url: str) -> 
     )
     assert green > max(red, blue) + 50
     expect(answer(page, "picture").locator(".bars li")).to_have_count(5)
+
+
+@pytest.mark.parametrize(
+    ("button", "says"),
+    [
+        ("Capture from camera", "The browser does not let this page use the camera."),
+        ("Paste from clipboard", "The browser does not let this page read the clipboard."),
+    ],
+)
+def test_what_the_browser_refuses_is_said(context: BrowserContext, url: str, button: str, says: str) -> None:
+    context.add_init_script(
+        """{ const refused = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+            Clipboard.prototype.read = MediaDevices.prototype.getUserMedia = refused; }"""
+    )
+    page = open_page(context, url)
+    go(page, "Picture")
+    box = page.locator("#picture")
+    box.get_by_role("button", name=button).click()
+    if "camera" in button:
+        box.get_by_role("button", name="Click to Access Webcam").click()
+    expect(page.get_by_role("alert").filter(has_text=says)).to_be_visible()
+
+
+def test_a_photo_of_an_iphone_is_read(page: Page, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    with Image.open(EXAMPLES / "picture-ship.png") as ship:
+        heif.from_pillow(ship.resize((256, 256), Image.Resampling.BICUBIC)).save(tmp_path / "IMG_0001.HEIC")
+    go(page, "Picture")
+    upload(page, "picture", tmp_path / "IMG_0001.HEIC")
+    expect(says(page, "picture")).to_contain_text("ship")

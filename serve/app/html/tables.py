@@ -10,19 +10,17 @@ from html import escape
 
 import numpy as np
 
+from serve.app.html.results import PROBLEMS, bars, message, percent, png, title, webp
+from serve.app.html.results import says as verdict_html
 from serve.app.inference import KINDS, Pixels, Prediction, dataset_of, kind_of
 from serve.app.model_cards import Card, mistakes
-from serve.app.occlusion import GRID, OcclusionMap, overlay
-from serve.app.result_html import PROBLEMS, message, percent, png, title
-from serve.app.result_html import says as verdict_html
+from serve.app.occlusion import COPIES, OcclusionMap, overlay
 from serve.engine.models import ModelInfo
 from serve.images.digits import Problem
 
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
 PAPER = "In the paper"
-# A smaller drop of the log-odds makes a heat map paler. This one takes a probability of 50 % to 38 %.
-SMALL_DROP = 0.5
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -136,28 +134,57 @@ def agreement(predictions: Sequence[Prediction], problem: Problem | None = None)
     return f"{agreed} of {count} models say {says}"
 
 
-def explanation(pixels: Pixels, found: OcclusionMap, card: Card | None, problem: Problem | None = None) -> str:
-    """Build the heat map, an explanation of it, and the model's confusions; `problem` is as in `comparison`."""
-    prediction = found.prediction
+def explanation(
+    pixels: Pixels,
+    prediction: Prediction,
+    card: Card | None,
+    found: OcclusionMap | None = None,
+    problem: Problem | None = None,
+) -> str:
+    """Build what the model says, its heat map, and its confusions.
+
+    Args:
+        pixels: the image as the model sees it.
+        prediction: what the model predicts for it.
+        card: the model's published card.
+        found: the heat map; None while it is being made.
+        problem: what is wrong with a digit.
+    """
     label = escape(prediction.labels[prediction.best])
-    # Each map is scaled to its own maximum. Without this, a map of tiny drops would glow like any other.
-    heat = found.heat * np.float32(min(1, found.log_odds_drop / SMALL_DROP))
-    says = f"The warmer a spot, the more evidence for {label} is lost when it is covered. "
-    if found.probability_drop < 0.05:
-        least = percent(1 - found.probability_drop)
-        says += f"No single spot decides: whichever is covered, {label} keeps at least {least} of its probability."
+    if found is None:
+        heat, says = '<div class="pending"></div>', "The map is being made."
     else:
-        says += f"Covering one spot takes up to {percent(found.probability_drop)} of the probability of {label}."
-    method = (
-        f"For this map the model classified {GRID * GRID} copies of the picture, each with one spot covered"
-        f" ({1e3 * found.seconds:.0f} ms in all)."
-    )
+        heat = f'<img src="{webp(overlay(pixels, found.heat))}" alt="Heat map over the picture">'
+        says = f"The warmer a spot, the more evidence for {label} is lost when it is covered. "
+        if found.probability_drop < 0.05:
+            least = percent(1 - found.probability_drop)
+            says += f"No single spot decides: whichever is covered, {label} keeps at least {least} of its probability."
+        else:
+            says += f"Covering one spot takes up to {percent(found.probability_drop)} of the probability of {label}."
+        says += (
+            f" For this map the model classified {COPIES} copies of the picture, each with one spot covered"
+            f" ({1e3 * found.seconds:.0f} ms in all)."
+        )
+    image = f'<img src="{png(pixels)}" alt="{{}}">'
     return (
-        f'<div class="study heat"><figure><img src="{png(overlay(pixels, heat))}" alt="Heat map over the picture">'
-        f'<figcaption class="scale">effect of covering it: <span>small</span><i></i><span>large</span>'
-        "</figcaption></figure>"
+        '<div class="study heat"><div class="maps">'
+        '<figure class="cover" tabindex="0" role="application" aria-label="Cover a part: drag the square over the'
+        f' image, or move it with the arrow keys">{image.format("The picture as the model sees it")}<i></i>'
+        "<figcaption>Drag over it to cover a part</figcaption></figure>"
+        f'<figure class="blend"><div>{image.format("")}{heat}</div>'
+        '<label>Image <input type="range" min="0" max="100" value="100" aria-label="From the image to the heat map">'
+        " Map</label></figure>"
+        '<p class="scale">effect of covering it: <span>small</span><i></i><span>large</span></p></div>'
         f'<div><div role="status">{verdict_html(prediction, problem)}</div><p class="note">{says}</p>'
-        f'<p class="note">{method}</p>{confusions(card, prediction)}</div></div>'
+        f"{confusions(card, prediction)}</div></div>"
+    )
+
+
+def covered_result(whole: Prediction, covered: Prediction, problem: Problem | None = None) -> str:
+    """Build what a model says once a part is covered: its best classes, and those of the whole image, in one order."""
+    order = list(dict.fromkeys([*whole.order[:3], *covered.order[:3]]))
+    return f'<h2>With the square on it</h2><div role="status">{verdict_html(covered, problem)}</div>' + bars(
+        covered, order, "bars words"
     )
 
 
@@ -177,7 +204,7 @@ def confusions(card: Card | None, prediction: Prediction) -> str:
     pairs = "".join(
         f"<li>{labels[true]} taken for {labels[called]}: {count}</li>" for true, called, count in mistakes(counts)
     )
-    return f'<h3>What it mixes up</h3><p class="note">{" ".join(lines)}</p><ol class="mistakes">{pairs}</ol>'
+    return f'<h2>What it mixes up</h2><p class="note">{" ".join(lines)}</p><ol class="mistakes">{pairs}</ol>'
 
 
 def published(cards: Mapping[str, Card], models: Mapping[str, ModelInfo]) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import LIVE, chooser, drawing_pad, html, image_input
 from serve.app.failures import failure
-from serve.app.inference import Kind, chosen_model, predict
+from serve.app.html.judges import no_votes, votes
+from serve.app.html.results import digit_result, message, picture_result
+from serve.app.inference import Kind, alike, chosen_model, predict
 from serve.app.inputs import EXAMPLES, Given, digit_of, prepare
-from serve.app.result_html import digit_result, message, picture_result
+from serve.app.tabs.components import LIVE, chooser, drawing_pad, html, image_input
 from serve.engine.batching import Engine
 from serve.errors import ApiError
 from serve.images.decoder import Decoder
@@ -23,6 +24,24 @@ NOTHING = {
 }
 
 
+async def _read(engine: Engine, decoder: Decoder, given: Given, model: str | None, voting: bool) -> str:
+    """Read the digit with a model, and let all others vote on it too if `voting`."""
+    try:
+        digit = await digit_of(decoder, given)
+        if digit.pixels is None and not voting:
+            return digit_result(digit, None)
+        chosen = chosen_model(engine, "digit", model)
+        if digit.pixels is None:
+            return digit_result(digit, None) + no_votes([one.name for one in alike(engine, chosen)])
+        result = digit_result(digit, await predict(engine, chosen.name, digit.pixels))
+        if voting:
+            said = [await predict(engine, one.name, digit.pixels) for one in alike(engine, chosen)]
+            result += votes(said, digit.problem)
+        return result
+    except ApiError as error:
+        return failure(error)
+
+
 def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dropdown, gr.HTML, gr.Image, gr.State]:
     """Lay out the tab. `latest` gets the kind that was classified last.
 
@@ -31,21 +50,14 @@ def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dr
     """
     source = gr.State("draw")
 
-    async def classify(drawing: str | None, photo: str | None, source: Any, model: str | None) -> str:
-        try:
-            digit = await digit_of(decoder, Given(drawing, photo, source=source))
-            if digit.pixels is None:
-                return digit_result(digit, None)
-            chosen = chosen_model(engine, "digit", model)
-            return digit_result(digit, await predict(engine, chosen.name, digit.pixels))
-        except ApiError as error:
-            return failure(error)
+    async def classify(drawing: str | None, photo: str | None, source: Any, model: str | None, voting: bool) -> str:
+        return await _read(engine, decoder, Given(drawing, photo, source=source), model, voting)
 
-    async def draw(drawing: str | None, model: str | None) -> tuple[str, str, Kind]:
-        return await classify(drawing, None, "draw", model), "draw", "digit"
+    async def draw(drawing: str | None, model: str | None, voting: bool) -> tuple[str, str, Kind]:
+        return await classify(drawing, None, "draw", model, voting), "draw", "digit"
 
-    async def photograph(photo: str | None, model: str | None) -> tuple[str, str, Kind]:
-        return await classify(None, photo, "photo", model), "photo", "digit"
+    async def photograph(photo: str | None, model: str | None, voting: bool) -> tuple[str, str, Kind]:
+        return await classify(None, photo, "photo", model, voting), "photo", "digit"
 
     with gr.Row(elem_classes="try"):
         with gr.Column(min_width=300, elem_classes="give"), gr.Tabs():
@@ -57,11 +69,13 @@ def digit_tab(engine: Engine, decoder: Decoder, latest: gr.State) -> tuple[gr.Dr
         with gr.Column(min_width=300, elem_classes="get"):
             result = html(digit_result(BLANK, None), "digit-answer")
             model = chooser(engine, "digit")
+            voting = gr.Checkbox(False, label="Let all networks vote", elem_id="voting")
     for event in (canvas.change, drawing.select):
-        event(draw, [canvas, model], [result, source, latest], **LIVE)
+        event(draw, [canvas, model, voting], [result, source, latest], **LIVE)
     for event in (photo.change, photographing.select):
-        event(photograph, [photo, model], [result, source, latest], **LIVE)
-    model.change(classify, [canvas, photo, source, model], result, **LIVE)
+        event(photograph, [photo, model, voting], [result, source, latest], **LIVE)
+    for event in (model.change, voting.change):
+        event(classify, [canvas, photo, source, model, voting], result, **LIVE)
     return model, canvas, photo, source
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from serve.app.components import SLOW, html
-from serve.app.model_cards import markdown, read_cards, report
-from serve.app.result_html import title
-from serve.app.table_html import dataset_title, published
+from serve.app.html.results import title
+from serve.app.html.tables import dataset_title, published
+from serve.app.model_cards import markdown, read_cards, report, sections
+from serve.app.tabs.components import SLOW, html
 from serve.engine.batching import Engine
 
 
@@ -18,16 +18,21 @@ def models_tab(engine: Engine, tab: gr.Tab) -> None:
     """Lay out the tab with the results of all models beside the paper's, the report and each model's card."""
     folder = engine.settings.models
 
-    def documents() -> dict[str, Path]:
-        """Find what can be read here, by its name in the dropdown."""
-        found = {"Report": report(folder)}
+    def documents() -> dict[str, tuple[Path, str]]:
+        """Find what can be read here, by its name in the dropdown: a file, and a section of it or all of it."""
+        found = {}
         for card in read_cards(folder).values():
-            found[f"{title(card.name)}, {dataset_title(card.dataset)}"] = card.folder / "README.md"
-        return {name: path for name, path in found.items() if path is not None and path.is_file()}
+            path = card.folder / "README.md"
+            if path.is_file():
+                found[f"{title(card.name)}, {dataset_title(card.dataset)}"] = path, ""
+        about = report(folder)
+        if about:
+            found |= {f"Report: {section}": (about, section) for section in sections(about)}
+        return found
 
     def text(chosen: str | None) -> str:
-        path = documents().get(chosen or "")
-        return markdown(path) if path else ""
+        found = documents().get(chosen or "")
+        return markdown(*found) if found else ""
 
     def overview() -> tuple[str, gr.Dropdown, str]:
         names = list(documents())

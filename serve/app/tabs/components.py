@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 
 from serve.app.hardening.gradio_internals import leave_undecoded
+from serve.app.html.results import title
+from serve.app.html.tables import served_accuracy
 from serve.app.inference import Kind, dataset_of, ready_models
-from serve.app.result_html import title
-from serve.app.table_html import served_accuracy
 from serve.engine.batching import Engine
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 
 # Options of the page's events: they run at once, without Gradio's queue, and of the inputs that come while one runs,
 # only the last counts.
@@ -61,7 +61,7 @@ def html(value: str, elem_id: str) -> gr.HTML:
 
 
 def drawing_pad() -> gr.HTML:
-    """Build the drawing pad; its value is a PNG as a data URL, or empty."""
+    """Build the drawing pad; its value is its strokes as JSON (see `images.strokes`), or empty."""
     return gr.HTML(
         "",
         html_template=(STATIC / "pad.html").read_text(encoding="utf-8"),

@@ -36,11 +36,20 @@ def percent(share: float) -> str:
 
 
 def png(pixels: Pixels) -> str:
-    """Encode uint8 [H, W, C] as a data URL: such small images are not worth a second request."""
+    """Encode uint8 [H, W, C] as a data URL, exactly: such small images are not worth a second request."""
+    return _data_url(pixels, "PNG")
+
+
+def webp(pixels: Pixels) -> str:
+    """Encode uint8 [H, W, C] as a data URL for looking at: a fifth of the bytes of a PNG."""
+    return _data_url(pixels, "WEBP", quality=80)
+
+
+def _data_url(pixels: Pixels, kind: str, **options: int) -> str:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def message(text: str) -> str:
@@ -52,8 +61,8 @@ def digit_result(digit: Digit, prediction: Prediction | None) -> str:
     """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing."""
     if digit.pixels is None or prediction is None:
         return message(PROBLEMS[digit.problem or "blank"])
-    bars = _bars(prediction, range(len(prediction.labels)), "bars digits")
-    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), bars)
+    rows = bars(prediction, range(len(prediction.labels)), "bars digits")
+    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), rows)
 
 
 def picture_result(pixels: Pixels, prediction: Prediction) -> str:
@@ -64,8 +73,8 @@ def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     )
     more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
     only = f'<p class="note only">It knows {len(labels)} classes: {escape(shown)}{more}.</p>'
-    bars = _bars(prediction, prediction.order[:5], "bars words")
-    return _panel(png(pixels), says(prediction) + _timing(prediction), bars + only)
+    rows = bars(prediction, prediction.order[:5], "bars words")
+    return _panel(png(pixels), says(prediction) + _timing(prediction), rows + only)
 
 
 def says(prediction: Prediction, problem: Problem | None = None) -> str:
@@ -90,14 +99,15 @@ def _timing(prediction: Prediction) -> str:
     return f'<p class="note">{escape(title(prediction.model))}, {1e3 * prediction.seconds:.0f} ms</p>'
 
 
-def _bars(prediction: Prediction, indices: range | list[int], style: str) -> str:
+def bars(prediction: Prediction, indices: range | list[int], style: str) -> str:
+    """Build a bar for the probability of each class of `indices`."""
     rows = []
     for index in indices:
         share = float(prediction.probabilities[index])
         first = ' class="first"' if index == prediction.best else ""
         rows.append(
             f"<li{first}><span>{escape(prediction.labels[index])}</span>"
-            f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
+            f'<span class="track" aria-hidden="true"><i style="--share:{100 * share:.1f}%"></i></span>'
             f'<span class="share">{percent(share)}</span></li>'
         )
     return f'<ol class="{style}" aria-label="Probability of each class">{"".join(rows)}</ol>'

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from serve.app.components import SLOW, Sources, chooser, html
 from serve.app.failures import failure
+from serve.app.html.results import PROBLEMS, message
+from serve.app.html.tables import comparison, covered_result, explanation
 from serve.app.inference import KINDS, Kind, alike, chosen_model, offered_kinds, predict
 from serve.app.inputs import Given, prepare_or_example
 from serve.app.model_cards import read_cards
-from serve.app.occlusion import occlusion_map
-from serve.app.result_html import PROBLEMS, message
-from serve.app.table_html import comparison, explanation
+from serve.app.occlusion import cover_square, occlusion_map
+from serve.app.tabs.components import LIVE, SLOW, Sources, chooser, html
 from serve.engine.batching import Engine
 from serve.errors import ApiError
 from serve.images.decoder import Decoder
@@ -24,6 +24,8 @@ CHOICES: dict[Kind, tuple[str, str]] = {kind: (f"The {kind}", kind) for kind in 
 EXAMPLE = '<p class="note">This is an example: you have not {} yet.</p>'
 NOTES: dict[Kind, str] = {"digit": EXAMPLE.format("drawn a digit"), "picture": EXAMPLE.format("chosen a picture")}
 COMPARE, UNDERSTAND = "Compare the models on", "Where the model looks in"
+# The square that page.js lets a visitor drag over the image.
+TELL_SPOT = 'document.addEventListener("zoo-cover", (event) => { props.value = event.detail; });'
 NO_IMAGE = "Choose an image first, in the tab Image."
 
 
@@ -91,6 +93,47 @@ def compare_tab(
     source.input(side_by_side, [source, *given], table, **SLOW)
 
 
+async def _study(
+    engine: Engine, decoder: Decoder, kind: Any, model: str | None, given: Given, *, with_map: bool
+) -> str:
+    """Say what a model makes of the image; `with_map` also where it looks."""
+    kind = _kind(engine, kind)
+    try:
+        chosen = chosen_model(engine, kind, model)
+        shown = await prepare_or_example(decoder, given, chosen)
+        if shown.pixels is None:
+            return message(NO_IMAGE if kind == "image" else PROBLEMS["blank"])
+        found = await occlusion_map(engine, chosen.name, shown.pixels) if with_map else None
+        prediction = found.prediction if found else await predict(engine, chosen.name, shown.pixels)
+    except ApiError as error:
+        return failure(error)
+    card = (await asyncio.to_thread(read_cards, engine.settings.models)).get(chosen.name)
+    note = NOTES[kind] if shown.is_example else ""
+    return note + explanation(shown.pixels, prediction, card, found, shown.problem)
+
+
+async def _covered(
+    engine: Engine, decoder: Decoder, spot: str | None, kind: Any, model: str | None, given: Given
+) -> str:
+    """Classify the image with one square covered, whose middle is `spot`: "x,y", in shares of the image."""
+    try:
+        x, y = map(float, str(spot).split(","))
+    except ValueError:
+        return ""
+    if not (0 <= x <= 1 and 0 <= y <= 1):  # written so that NaN is refused
+        return ""
+    try:
+        chosen = chosen_model(engine, _kind(engine, kind), model)
+        shown = await prepare_or_example(decoder, given, chosen)
+        if shown.pixels is None:
+            return ""
+        whole = await predict(engine, chosen.name, shown.pixels)
+        covered = await predict(engine, chosen.name, cover_square(shown.pixels, x, y))
+    except ApiError as error:
+        return failure(error)
+    return covered_result(whole, covered, shown.problem)
+
+
 def understand_tab(
     engine: Engine,
     decoder: Decoder,
@@ -101,19 +144,15 @@ def understand_tab(
 ) -> None:
     """Lay out the tab that shows where a model looks, and its confusions; see `compare_tab`."""
 
+    # The verdict comes at once, and the map, which takes many runs of the model, after it.
     async def explain(kind: Any, model: str | None, *given: Any) -> str:
-        kind = _kind(engine, kind)
-        try:
-            chosen = chosen_model(engine, kind, model)
-            shown = await prepare_or_example(decoder, Given(*given), chosen)
-            if shown.pixels is None:
-                return message(NO_IMAGE if kind == "image" else PROBLEMS["blank"])
-            found = await occlusion_map(engine, chosen.name, shown.pixels)
-        except ApiError as error:
-            return failure(error)
-        cards = await asyncio.to_thread(read_cards, engine.settings.models)
-        note = NOTES[kind] if shown.is_example else ""
-        return note + explanation(shown.pixels, found, cards.get(chosen.name), shown.problem)
+        return await _study(engine, decoder, kind, model, Given(*given), with_map=False)
+
+    async def draw_map(kind: Any, model: str | None, *given: Any) -> str:
+        return await _study(engine, decoder, kind, model, Given(*given), with_map=True)
+
+    async def cover_one(spot: str | None, kind: Any, model: str | None, *given: Any) -> str:
+        return await _covered(engine, decoder, spot, kind, model, Given(*given))
 
     async def switch(kind: Any, *given: Any) -> tuple[gr.Dropdown, str]:
         kind = _kind(engine, kind)
@@ -126,8 +165,12 @@ def understand_tab(
     with gr.Row():
         source = _kind_chooser(engine, UNDERSTAND)
         model = chooser(engine, offered_kinds(engine)[0])
-    study = html("", "study")
+    place = html("", "study")
+    bars = html("", "covered")
+    spot = gr.HTML("", js_on_load=TELL_SPOT, apply_default_css=False, elem_id="spot", padding=False)
     given = [*(models[kind] for kind in KINDS), *sources.all]
-    tab.select(enter, [latest, *given], [source, model, study], **SLOW)
-    source.input(switch, [source, *given], [model, study], **SLOW)
-    model.input(explain, [source, model, *sources.all], study, **SLOW)
+    chosen = [source, model, *sources.all]
+    tab.select(enter, [latest, *given], [source, model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
+    source.input(switch, [source, *given], [model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
+    model.input(explain, chosen, place, **SLOW).then(draw_map, chosen, place, **LIVE)
+    spot.change(cover_one, [spot, *chosen], bars, **LIVE)

@@ -1,0 +1,1 @@
+"""What the page shows, as HTML: pure functions that escape all text from outside."""

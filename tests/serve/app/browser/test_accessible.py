@@ -1,0 +1,110 @@
+"""All tabs for everybody: axe finds nothing, the keyboard reaches everything, and fingers hit what they aim at."""
+
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import MARKS
+from .driving import DIGITS, TABS, answer, draw, go, open_page
+
+pytestmark = MARKS
+
+SCREENS = {"light": (1280, 800, "light"), "dark": (1280, 800, "dark"), "phone": (390, 664, "light")}
+
+# What one can press, with its height, if that is less than 44 pixels. A control counts with its label.
+SMALL = """() => [...document.querySelectorAll("button, a[href], select, input:not([type=file], [type=radio])")]
+    .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.closest("#card") && !e.disabled)
+    .map(e => [(e.closest("label, .secondary-wrap") ?? e).getBoundingClientRect(), e.outerHTML.slice(0, 90)])
+    .filter(([box]) => box.width > 0 && Math.round(box.height) < 44)
+    .map(([box, html]) => [box.height, html])"""
+
+
+@pytest.fixture(params=SCREENS)
+def screen(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator[Page]:
+    width, height, scheme = SCREENS[request.param]
+    phone = request.param == "phone"
+    with browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,  # type: ignore[arg-type]
+        has_touch=phone,
+        is_mobile=phone,
+    ) as context:
+        yield open_page(context, url)
+
+
+def test_axe_finds_nothing_on_any_tab(screen: Page) -> None:
+    draw(screen, DIGITS[4])
+    expect(answer(screen).locator(".bars")).to_be_visible()
+    for tab in ("Digit", "Photo", *list(TABS)[1:]):
+        if tab == "Photo":
+            screen.get_by_role("tab", name=tab).click()
+        else:
+            go(screen, tab)
+        if tab == "Understand":
+            screen.get_by_role("img", name="Heat map").wait_for()
+        expect(screen.locator(".waiting")).to_have_count(0)
+        screen.evaluate("Promise.allSettled(document.getAnimations().map(one => one.finished))")
+        found = Axe().run(screen).response["violations"]
+        assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == [], tab
+
+
+def test_fingers_hit_what_they_aim_at_on_a_phone(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        draw(page, DIGITS[4])
+        expect(answer(page).locator(".bars")).to_be_visible()
+        for tab in TABS:
+            go(page, tab)
+            small = page.evaluate(SMALL)
+            assert small == [], tab
+
+
+def test_on_a_phone_the_answer_and_the_whole_pad_are_in_view(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        draw(page, DIGITS[4])
+        expect(answer(page).locator(".bars")).to_be_visible()
+        parts = (answer(page).locator(".says"), answer(page).locator(".bars"), page.locator("#pad canvas"))
+        clear = page.get_by_role("button", name="Clear", exact=True)
+        for part in (*parts, clear):
+            box = part.bounding_box()
+            assert box
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= 664
+        pad = parts[2].bounding_box()
+        assert pad
+        assert pad["width"] > 270
+        page.mouse.wheel(0, 200)  # the answer stays where it is, over what is scrolled
+        expect(answer(page).locator(".says")).to_be_in_viewport()
+        title = page.get_by_role("heading", level=1).bounding_box()
+        assert title
+        assert title["height"] < 40
+
+
+def test_the_pad_does_not_move_under_the_first_stroke(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
+        page = open_page(context, url)
+        before = page.locator("#pad canvas").bounding_box()
+        draw(page, DIGITS[4])
+        expect(answer(page).locator(".bars")).to_be_visible()
+        assert page.locator("#pad canvas").bounding_box() == before
+
+
+def test_arrow_keys_move_between_tabs(page: Page) -> None:
+    page.get_by_role("tab", name="Digit").focus()
+    for key, tab in (("ArrowRight", "Picture"), ("End", "Models"), ("ArrowRight", "Digit"), ("ArrowLeft", "Models")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("tab", name=tab, exact=True)).to_be_focused()
+        expect(page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
+
+
+def test_bars_are_seen_in_forced_colours(browser: Browser, url: str) -> None:
+    with browser.new_context(forced_colors="active") as context:
+        page = open_page(context, url)
+        draw(page, DIGITS[1])
+        bar = answer(page).locator(".bars li.first .track")
+        expect(bar).to_have_css("border-top-style", "solid")
+        text = page.evaluate("getComputedStyle(document.body).color")
+        expect(bar.locator("i")).to_have_css("background-color", text)
