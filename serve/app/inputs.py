@@ -10,7 +10,7 @@ from typing import Literal
 
 from serve.app.inference import Kind, Pixels, kind_of
 from serve.engine.models import ModelInfo
-from serve.errors import ApiError, BadImage
+from serve.errors import ApiError
 from serve.images import digits
 from serve.images.decoder import Decoder
 
