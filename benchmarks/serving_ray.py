@@ -1,5 +1,6 @@
 """Ray Serve with dynamic batches: up to 32 images, 2 ms."""
 
+import logging
 import sys
 import time
 from typing import Any
@@ -26,7 +27,7 @@ class Classify:
 
 
 if __name__ == "__main__":
-    ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
+    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     serve.run(Classify.bind(), route_prefix="/classify")  # type: ignore[attr-defined]  # the decorator adds `bind`
     while True:

@@ -39,6 +39,15 @@ def test_training_knows_nothing_of_serving() -> None:
 ALLOWED = {"evaluate"}
 
 
+@pytest.mark.parametrize("package", ["zoo", "train", "serve"])
+def test_every_folder_of_code_is_a_package_that_says_why_it_exists(package: str) -> None:
+    """A folder without `__init__.py` would be missing from the wheel."""
+    folders = {file.parent for file in (ROOT / package).rglob("*.py")} - {ROOT / "train" / "samples"}  # data
+    assert ROOT / package in folders
+    for folder in folders:
+        assert (folder / "__init__.py").read_text().startswith('"""'), folder
+
+
 @pytest.mark.parametrize("folder", ["train", "benchmarks"])
 def test_no_script_or_folder_hides_a_module_of_that_name(folder: str) -> None:
     """`accelerate launch train/fit.py` puts the script's folder first on `sys.path`."""

@@ -2,7 +2,10 @@
 
 from importlib import import_module
 
+from zoo.calibration import probabilities
 from zoo.catalog import NETWORKS
+
+__all__ = ["probabilities"]
 
 for _family in sorted({network.family for network in NETWORKS.values()}):
     import_module(f"zoo.{_family}")

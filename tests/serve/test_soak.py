@@ -27,8 +27,8 @@ Encode = Callable[..., bytes]
 CLIENTS = 32
 # The most threads that all pools may have: asyncio's, AnyIO's, and those that decode images or load models.
 POOLS = min(32, (os.cpu_count() or 1) + 4) + 40 + (os.cpu_count() or 1) + 2
-# Bytes that memory may grow. Sessions and unread results take 34 MB until they reach their bounds, large bodies 34,
-# images 13, uploads and responses 17; a second round of all adds 4. Ten minutes are some 28,000 attacks.
+# Bytes that memory may grow above that of a new process. Each kind of attack fills what its bound allows: sessions and
+# unread results 34 MB, large bodies 34, images 13, uploads and responses 17. Ten minutes are some 28,000 attacks.
 GROWTH = 150e6
 SECONDS = int(os.environ.get("SOAK_SECONDS", "600"))
 # Bytes of uploads that the server keeps. With its own 256 MiB, uploads would be deleted too rarely to see it.
