@@ -105,12 +105,16 @@ def best_model(folder: Path) -> Path:
 
 
 def on_pad(strokes: Strokes, size: float, brush: float, rng: np.random.Generator) -> list[Stroke]:
-    """A digit as the drawing pad sends it: its strokes, a point every few pixels."""
+    """A digit as the drawing pad sends it: its strokes, with fewer points where a hand is faster."""
     lines = jitter(strokes, rng, 0.012)
     points = np.concatenate(lines) * size
     low, high = -points.min(axis=0), 1 - points.max(axis=0)
     centre = np.where(high > low, rng.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
-    every = max(1, round(0.02 / (np.hypot(*np.diff(lines[0][:2], axis=0)[0]) * size))) if len(lines[0]) > 1 else 1
+    every = (
+        max(1, round((0.004 + 0.02 * size) / (np.hypot(*np.diff(lines[0][:2], axis=0)[0]) * size)))
+        if len(lines[0]) > 1
+        else 1
+    )
     thinned = [np.concatenate([line[:-1:every], line[-1:]]) for line in lines]
     return [Stroke(brush / CANVAS, np.round(line * size + centre, 4).astype(np.float32)) for line in thinned]
 

@@ -5,9 +5,9 @@ MNIST's own recipe: the box around the ink is scaled to 20 pixels on its longest
 one width, because a 40 px brush on a small digit would otherwise give strokes unlike any in MNIST.
 
 The input may be dark ink on light, light on dark, or a transparent canvas; of any size; a flat canvas or a photo of
-paper with shadows.
-
-Pillow resizes and takes medians. The rest is NumPy: `filters.py`, `regions.py` and `thinning.py`.
+paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`).
+Lines of ruled paper are left out (`ruling.py`). The app's drawing pad sends strokes, which need none of this
+(`strokes.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-from serve.images.filters import blur, close, dilate
+from serve.images.filters import blur
+from serve.images.ink import FAINT, find_ink, frame, is_flat, resize
 from serve.images.regions import depth, regions
-from serve.images.ruling import erase_ruling
 from serve.images.sheet import Sheet, find_sheet, rectify
 from serve.images.thinning import thin
 
@@ -38,14 +38,6 @@ STROKE = 3.0  # width of the redrawn stroke, pixels of the prepared image
 EDGE = 1.3  # distance over which a redrawn stroke fades from full ink to none, pixels of the prepared image
 
 WORK = 400  # longest side of the image in which ink is looked for, pixels; larger inputs are scaled down
-FAINT = 0.07  # contrast (0 to 1) below which nothing counts as ink
-WIDEST = 0.15  # more than the width of any stroke, as a share of a photo's longest side
-NEAR = 0.04  # side of the square around strong ink in which the threshold is chosen, as a share of the longest side
-LOCAL = 15  # side of the window of the local median, pixels of 64
-LIGHTER = 1.25  # light ink must stand out more than this multiple of what dark ink does: it is rare
-STEEPEST = 0.1  # slope of a ruled line
-DARKEST_PAPER = 24  # grey level; on darker paper the contrast would be a ratio of noise to noise
-
 SMALLEST = 0.045  # of a photo's longest side; smaller ink is dirt
 WIDE = 3.0  # times its height: wider ink is a piece of a line, and not even two digits
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
@@ -117,7 +109,7 @@ def prepare(image: Image.Image) -> Digit:
 
 def _stands_out(grey: Floats, sheet: Sheet) -> bool:
     """Tell a sheet on a plain table from strokes on a canvas: it differs from the table, and nothing else does."""
-    other = np.abs(grey - np.median(_frame(grey))) > 255 * FAINT
+    other = np.abs(grey - np.median(frame(grey))) > 255 * FAINT
     corners = (np.array(sheet.corners) - 0.5) * 1.08 + 0.5
     inside = Image.new("1", grey.shape[::-1])
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners * grey.shape[::-1]], 1)
@@ -186,7 +178,7 @@ def _greyscale(image: Image.Image) -> Floats:
 
 def _as_it_is(grey: Floats) -> Digit:
     """Centre an image no larger than MNIST's own, unchanged: redrawing it would only lose detail."""
-    light = float(np.median(_frame(grey))) > 127
+    light = float(np.median(frame(grey))) > 127
     ink = 255 - grey if light else grey
     if ink.max() < 64:
         return Digit(None, "blank")
@@ -195,88 +187,6 @@ def _as_it_is(grey: Floats) -> Digit:
     top, left = (SIDE - height) // 2, (SIDE - width) // 2
     pixels[top : top + height, left : left + width, 0] = ink
     return Digit(pixels)
-
-
-def _frame(grey: Floats, share: float = 0.04) -> Floats:
-    """Return the pixels along the four borders, a strip of `share` of the shorter side: float32 [n]."""
-    edge = max(1, round(min(grey.shape) * share))
-    return np.concatenate([grey[:edge].ravel(), grey[-edge:].ravel(), grey[:, :edge].ravel(), grey[:, -edge:].ravel()])
-
-
-def is_flat(grey: Floats) -> bool:
-    """Decide whether float32 [H, W] is a canvas, whose border has one tone, and not a photo."""
-    frame = _frame(grey)
-    return float(np.mean(np.abs(frame - np.median(frame)) <= 3)) > 0.8
-
-
-def find_ink(grey: Floats, *, flat: bool) -> Floats:
-    """Find how much ink each pixel of float32 [H, W], 0 to 255, holds: float32 [H, W], 0 to 1.
-
-    `flat` says that it is a canvas of one tone, and not a photo.
-    """
-    contrast = np.abs(grey - np.median(_frame(grey))) / 255 if flat else _contrast_on_paper(grey)
-    contrast = erase_ruling(contrast, STEEPEST)
-    # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
-    top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
-    if top < FAINT:
-        return np.zeros_like(grey)
-    near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
-    threshold, inked, plain, noise = _otsu(contrast[near])
-    if inked - plain < max(FAINT, 4 * noise) or (contrast > threshold).mean() > 0.6:
-        return np.zeros_like(grey)
-    ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
-    return ink
-
-
-def _contrast_on_paper(grey: Floats) -> Floats:
-    """Measure how far each pixel stands out from the paper around it, as a share of the paper's own brightness.
-
-    The paper is the image's morphological closing (of the inverted image, for light ink): everything narrower than
-    WIDEST is filled. A closing follows the edge of a shadow, which an average would blur. Light multiplies: a shadow
-    darkens paper and ink by the same factor, so their ratio stays the same.
-
-    Returns:
-        float32 [H, W], 0 to 1.
-    """
-    smooth = blur(grey, max(grey.shape) / 400)
-    sheet = smooth if _ink_is_dark(smooth) else 255 - smooth
-    window = _odd(WIDEST * max(grey.shape))
-    paper = close(sheet, (window, window))
-    return np.clip((paper - sheet) / np.maximum(paper, DARKEST_PAPER), 0, 1).astype(np.float32)
-
-
-def _ink_is_dark(grey: Floats) -> bool:
-    """Decide whether the ink is darker than its paper: do dark or light pixels differ more from the local median?"""
-    small = Image.fromarray(_resize(grey, (64, 64)).astype(np.uint8))
-    around = np.asarray(small.filter(ImageFilter.MedianFilter(LOCAL)), np.float32)
-    difference = np.asarray(small, np.float32) - around
-    return bool(-np.percentile(difference, 0.3) * LIGHTER >= np.percentile(difference, 99.7))
-
-
-def _odd(length: float) -> int:
-    """Round `length`, in pixels, to the side of a window that has a middle pixel."""
-    return 2 * (round(length) // 2) + 1
-
-
-def _otsu(values: Floats) -> tuple[float, float, float, float]:
-    """Find Otsu's threshold (IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979) of `values` in [0, 1].
-
-    Returns:
-        The threshold, the mean above it, the mean below it, and the standard deviation below it.
-    """
-    top = max(float(values.max()), 1e-6)
-    counts, edges = np.histogram(values, bins=128, range=(0.0, top))
-    middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * middles)
-    above = below[-1] - below
-    low = sums / np.maximum(below, 1)
-    high = (sums[-1] - sums) / np.maximum(above, 1)
-    # All thresholds between two separate groups are equally good: take the middle one.
-    between = below * above * (high - low) ** 2
-    best = round(float(np.mean(np.flatnonzero(between >= between.max() * (1 - 1e-9)))))
-    plain = values[values <= edges[best + 1]]
-    return float(edges[best + 1]), float(high[best]), float(low[best]), float(plain.std()) if plain.size else 0.0
 
 
 def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
@@ -317,7 +227,7 @@ def _close_up(ink: Floats) -> Mask:
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = THIN / max(box.shape)
     size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[0] * scale)))
-    padded = np.pad(_resize(np.ascontiguousarray(box), size), 4)
+    padded = np.pad(resize(np.ascontiguousarray(box), size), 4)
     # Thinning turns a ragged edge into short side branches: smooth it first.
     mask = blur(padded, SMOOTH) > 0.5
     return mask if mask.any() else padded >= padded.max()
@@ -389,9 +299,3 @@ def _centre_of_mass(ink: Floats) -> Floats:
     """Find the centre of mass of float32 [H, W]: float32 [2], y and x in pixels from the middle of the first one."""
     y, x = (np.arange(length, dtype=np.float64) for length in ink.shape)
     return np.array([(ink * y[:, None]).sum() / ink.sum(), (ink * x).sum() / ink.sum()], np.float32)
-
-
-def _resize(values: Floats, size: tuple[int, int]) -> Floats:
-    """Resize float32 [H, W] to `size`, width and height."""
-    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32)
