@@ -1,16 +1,16 @@
-"""Fine-tuning and training on small folders of images: the recipe as it is and the defaults that fit the data.
+"""Fine-tuning and training on small sets of images: the recipe as it is and the defaults that fit the data.
 
 `python benchmarks/own_images.py [--small] [--data-dir DIR] [--seeds S ...] [--results FILE]`
 
-Each situation is a folder of PNG files, made of images that the published CIFAR-10 weights were not trained on:
-held-out CIFAR-10 images ("objects"), MNIST digits ("digits"), or an object with a digit in its lower right quarter,
-where each pair is a class of its own ("pairs": 20 classes are ten objects and two digits, 100 are all pairs). No image
-of the test splits is used when DIR holds the full datasets; the shipped samples hold no others that the weights do not
-know.
+Each situation is made of images that the published CIFAR-10 weights were not trained on: held-out CIFAR-10 images
+("objects"), MNIST digits ("digits"), or an object with a digit in its lower right quarter, where each pair is a class
+of its own ("pairs": 20 classes are ten objects and two digits, 100 are all pairs). No image of the test splits is used
+when DIR holds the full datasets; the shipped samples hold no others that the weights do not know.
 
-Prints a Markdown table of validation accuracies: of a linear classifier on frozen features, of recipe `fast` unchanged,
-and of the fitted defaults after the first epoch and at the end, each as mean and range over the seeds. Results are
-appended to FILE, and situations that it holds already are not measured again.
+Prints Markdown tables of validation accuracies: of a linear classifier on frozen features, of recipe `fast` unchanged
+(in the first three situations, seed 0), and of the fitted defaults after the first epoch and at the end, as mean and
+range over the seeds; then the same with one derived setting changed. Results are appended to FILE, and what it holds is
+not measured again.
 """
 
 import argparse
@@ -18,8 +18,9 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from train.data import loading
+from train.data.decoding import fit
 from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold
 from train.training import defaults, fine_tuning, loop, models, recipes
@@ -38,19 +40,21 @@ from train.training.progress import LossError
 from train.training.recipes import Recipe
 
 SAMPLES = Path(__file__).resolve().parents[1] / "train" / "samples"
-VALIDATION_IMAGES = 200
+VALIDATION_IMAGES = 500
 CPU = torch.device("cpu")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Situation:
-    """One row of the table.
+    """One row of a table.
 
     Attributes:
         kind: "objects", "digits" or "pairs".
         per_class: training images of each class. Of objects there are at most 400.
-        side: of the image files, in pixels.
+        side: of the images, in pixels.
         epochs: as `--epochs` would say; None for the default.
+        change: of a derived setting, in `CHANGES`; empty for none.
     """
 
     kind: str
@@ -60,9 +64,17 @@ class Situation:
     model: str
     pretrained: bool
     epochs: int | None
+    change: str = ""
 
 
-# Around the second, one thing changes at a time.
+CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
+    "": lambda recipe: recipe,
+    "mirrored": lambda recipe: replace(recipe, augmentation=replace(recipe.augmentation, flip="alternating")),
+    "half as long": lambda recipe: replace(recipe, epochs=max(1, recipe.epochs // 2)),
+    "twice as long": lambda recipe: replace(recipe, epochs=2 * recipe.epochs),
+    "a third of the rate": lambda recipe: replace(recipe, learning_rate=recipe.learning_rate / 3),
+    "three times the rate": lambda recipe: replace(recipe, learning_rate=3 * recipe.learning_rate),
+}
 SMALL = (
     Situation("digits", 2, 5, 32, "vanilla_resnet18", True, 30),
     Situation("digits", 5, 20, 64, "vanilla_resnet18", True, 5),
@@ -70,26 +82,39 @@ SMALL = (
 )
 FULL = (
     *SMALL,
-    Situation("digits", 5, 50, 64, "vanilla_resnet18", True, 1),
-    Situation("digits", 5, 50, 64, "vanilla_resnet18", True, 5),
-    Situation("objects", 5, 50, 64, "improved_resnet18", True, 5),
-    Situation("objects", 5, 50, 200, "improved_googlenet", True, 5),
-    Situation("objects", 5, 50, 64, "vanilla_googlenet", True, 5),
-    Situation("objects", 2, 100, 500, "vanilla_resnet18", True, 5),
+    Situation("digits", 5, 100, 32, "vanilla_resnet18", True, 1),
+    Situation("digits", 5, 100, 32, "vanilla_resnet18", True, 5),
+    Situation("digits", 5, 20, 32, "vanilla_vgg16", True, 5),
     Situation("objects", 5, 5, 64, "vanilla_resnet18", True, 30),
-    Situation("objects", 2, 20, 32, "vanilla_vgg16", True, 5),
-    Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, 5),
-    Situation("objects", 5, 20, 32, "vanilla_googlenet", False, 30),
-    Situation("digits", 2, 50, 32, "vanilla_vgg16", False, 30),
-    Situation("pairs", 100, 5, 32, "vanilla_resnet18", True, 5),
+    Situation("objects", 5, 20, 200, "improved_googlenet", True, 5),
+    Situation("objects", 5, 100, 64, "improved_resnet18", True, 1),
+    Situation("objects", 5, 100, 64, "vanilla_googlenet", True, 5),
+    Situation("objects", 2, 100, 500, "vanilla_resnet18", True, 5),
     Situation("objects", 5, 500, 32, "vanilla_resnet18", True, 1),
+    Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, 5),
+    Situation("pairs", 20, 100, 32, "vanilla_resnet18", True, 1),
+    Situation("pairs", 100, 5, 32, "vanilla_resnet18", True, 5),
+    Situation("digits", 5, 100, 32, "vanilla_resnet18", False, 1),
+    Situation("digits", 2, 100, 32, "vanilla_vgg16", False, 5),
+    Situation("objects", 5, 20, 32, "vanilla_googlenet", False, 30),
     Situation("digits", 2, 20, 32, "vanilla_resnet18", True, None),
-    Situation("pairs", 20, 100, 32, "vanilla_resnet18", True, 5),
-    Situation("pairs", 100, 20, 32, "vanilla_resnet18", True, 5),
-    Situation("objects", 5, 100, 32, "vanilla_resnet18", False, 30),
+    Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, None),
+    Situation("digits", 5, 20, 32, "vanilla_resnet18", False, None),
+    Situation("objects", 5, 100, 32, "vanilla_resnet18", False, None),
+)
+_ALL_DIGITS = Situation("digits", 10, 20, 32, "vanilla_resnet18", True, 5)
+_PAIRS = Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, 5)
+_FROM_RANDOM = Situation("digits", 5, 20, 32, "vanilla_resnet18", False, None)
+CHANGED = (
+    _ALL_DIGITS,
+    replace(_ALL_DIGITS, change="mirrored"),
+    *(replace(_PAIRS, change=change) for change in ("mirrored", "a third of the rate", "three times the rate")),
+    *(replace(_PAIRS, epochs=None, change=change) for change in ("half as long", "twice as long")),
+    *(replace(_FROM_RANDOM, change=change) for change in ("half as long", "twice as long")),
 )
 
 
+@cache
 def images_by_class(name: str, data_dir: Path) -> list[np.ndarray]:
     """Collect the images of a dataset that the published CIFAR-10 weights were not trained on.
 
@@ -108,27 +133,34 @@ def images_by_class(name: str, data_dir: Path) -> list[np.ndarray]:
     return [images[labels == label] for label in range(len(dataset.class_names))]
 
 
-def make_folder(situation: Situation, data_dir: Path, folder: Path, seed: int) -> None:
-    """Write `train/` and `test/`, the latter to validate on, each with a sub-folder for each class."""
+def make_dataset(situation: Situation, data_dir: Path, seed: int) -> loading.Dataset:
+    """Make the images of a situation, cropped and resized to the network's input as those of a folder are."""
     generator = np.random.default_rng(seed)
     first = images_by_class("mnist" if situation.kind == "digits" else "cifar10", data_dir)
     digits = images_by_class("mnist", data_dir) if situation.kind == "pairs" else first
-    held_out = max(1, VALIDATION_IMAGES // situation.classes)
-    for split, wanted in (("train", situation.per_class), ("test", held_out)):
+    side = models.input_config(models.tagged(situation.model, "folder"))["input_size"][-1]
+    splits = []
+    for split, wanted in (("train", situation.per_class), ("test", max(1, VALIDATION_IMAGES // situation.classes))):
+        found: list[np.ndarray] = []
+        labels: list[int] = []
         for label in range(situation.classes):
             images = _part(first[label % 10], split)
             if situation.kind == "pairs":
                 images = images[generator.integers(0, len(images), wanted)]
                 others = _part(digits[label // 10], split)
-                others = others[generator.integers(0, len(others), wanted)]
-                images = _paired(images, others)
+                images = _paired(images, others[generator.integers(0, len(others), wanted)])
             else:
                 images = images[generator.permutation(len(images))[:wanted]]
-            place = folder / split / f"class{label:03}"
-            place.mkdir(parents=True)
-            for i, pixels in enumerate(images):
-                image = PIL.Image.fromarray(pixels)
-                image.resize((situation.side, situation.side), PIL.Image.Resampling.BILINEAR).save(place / f"{i}.png")
+            found += [_resized(pixels, situation.side, side) for pixels in images]
+            labels += [label] * len(images)
+        splits.append(loading.Split(torch.from_numpy(np.stack(found).transpose(0, 3, 1, 2)), torch.tensor(labels)))
+    names = tuple(f"class{label:03}" for label in range(situation.classes))
+    return loading.Dataset("folder", names, splits[0], splits[1], splits[1])
+
+
+def _resized(pixels: np.ndarray, side: int, network_side: int) -> np.ndarray:
+    image = PIL.Image.fromarray(pixels).resize((side, side), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(fit(image, network_side))
 
 
 def _part(images: np.ndarray, split: str) -> np.ndarray:
@@ -142,16 +174,6 @@ def _paired(images: np.ndarray, digits: np.ndarray) -> np.ndarray:
     images = images.copy()
     images[:, 13:31, 13:31] = np.maximum(images[:, 13:31, 13:31] // 2, digits[:, 7:25, 7:25])
     return images
-
-
-def load_folder(folder: Path, side: int) -> loading.Dataset:
-    """Load it with its `test/` as the validation split and all of `train/` to train on."""
-    dataset = loading.load(str(folder), image_size=side)
-    train = loading.Split(
-        torch.cat([dataset.train.images, dataset.validation.images]),
-        torch.cat([dataset.train.labels, dataset.validation.labels]),
-    )
-    return replace(dataset, train=train, validation=dataset.test)
 
 
 def new_model(situation: Situation, dataset: loading.Dataset, seed: int) -> torch.nn.Module:
@@ -176,8 +198,22 @@ def linear_accuracy(situation: Situation, dataset: loading.Dataset, seed: int) -
     return 100 * int(correct.sum()) / len(correct)
 
 
+class Run(loop.Run):
+    """A run without states and plots, which validates after its first and last epoch: most of a small run's time."""
+
+    def validate(self) -> dict[str, float]:
+        epoch, rows = self.progress.epoch, self.progress.rows
+        return super().validate() if epoch in (0, self.recipe.epochs - 1) else {**rows[-1], "epoch": epoch + 1}
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        self.progress.end_epoch(row)
+
+
 def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: int) -> list[float]:
-    """Train as `fit.py` does: validation accuracy after each epoch in percent; none where the loss became infinite."""
+    """Train as `fit.py` does: validation accuracy after the first and the last epoch in percent.
+
+    None where the loss became infinite.
+    """
     model = new_model(situation, dataset, seed)
     if recipe.fit_classifier:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, CPU)
@@ -186,21 +222,18 @@ def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: 
     set_seed(seed)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = loop.Run(model, dataset, recipe, accelerator, Path(folder), loop.Options(seed=seed, save_minutes=1e6))
+            run = Run(model, dataset, recipe, accelerator, Path(folder), loop.Options(seed=seed, save_minutes=1e6))
             run.train()
     except LossError:
         return []
     finally:
         accelerator.free_memory()
-    return [row["validation_accuracy"] for row in run.progress.rows]
+    return [run.progress.rows[epoch]["validation_accuracy"] for epoch in (0, -1)]
 
 
-def measure(situation: Situation, data_dir: Path, seed: int) -> dict[str, Any]:
-    """Everything that the table says of one situation and seed."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_folder(situation, data_dir, Path(folder), seed)
-        side = models.input_config(models.tagged(situation.model, "folder"))["input_size"][-1]
-        dataset = load_folder(Path(folder), side)
+def measure(situation: Situation, data_dir: Path, seed: int, unchanged: bool = False) -> Row:
+    """Everything that the tables say of one situation and seed; of recipe `fast` unchanged too, if asked for."""
+    dataset = make_dataset(situation, data_dir, seed)
     present = recipes.get("fast", situation.model, "folder")
     fitted = defaults.fitted(
         present,
@@ -209,29 +242,35 @@ def measure(situation: Situation, data_dir: Path, seed: int) -> dict[str, Any]:
         pretrained=situation.pretrained,
         epochs=situation.epochs,
     )
-    before = train(situation, dataset, replace(present, epochs=situation.epochs or present.epochs), seed)
+    fitted = CHANGES[situation.change](fitted)
+    before: float | None = None
+    if unchanged:
+        found = train(situation, dataset, replace(present, epochs=situation.epochs or present.epochs), seed)
+        # No better than guessing: the loss became infinite.
+        before = found[-1] if found else 100 / situation.classes
     after = train(situation, dataset, fitted, seed)
     return {
         "linear": linear_accuracy(situation, dataset, seed),
-        "present": before[-1] if before else None,
+        "before": before,
         "first": after[0] if after else None,
         "last": after[-1] if after else None,
         "steps": fitted.epochs * defaults.steps_per_epoch(len(dataset.train), fitted.batch_size),
     }
 
 
-def table(rows: Iterable[dict[str, Any]]) -> str:
+def table(rows: Iterable[Row]) -> str:
     """The results as a Markdown table, a line for each situation."""
-    by_situation: dict[str, list[dict[str, Any]]] = {}
+    by_situation: dict[str, list[Row]] = {}
     for row in rows:
         by_situation.setdefault(json.dumps(row["situation"]), []).append(row)
     lines = [
-        "| images | classes | per class | side | network | weights | epochs | steps | seeds | linear | present "
-        "| first epoch | end |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| images | classes | per class | side | network | weights | epochs | steps | changed | linear | before "
+        "| first epoch | end | end - linear |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, found in by_situation.items():
         situation = Situation(**json.loads(key))
+        gains = [{"gain": row["last"] - row["linear"]} for row in found if None not in (row["last"], row["linear"])]
         cells = [
             situation.kind,
             situation.classes,
@@ -241,43 +280,50 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             "published" if situation.pretrained else "random",
             situation.epochs or "default",
             found[0]["steps"],
-            len(found),
-            *(_summary([row[name] for row in found]) for name in ("linear", "present", "first", "last")),
+            situation.change,
+            *(_summary(found, name) for name in ("linear", "before", "first", "last")),
+            _summary(gains, "gain", "+.1f"),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def _summary(values: list[float | None]) -> str:
+def _summary(rows: list[Row], name: str, form: str = ".1f") -> str:
     """The mean and, of several, the range; a run whose loss became infinite counts as none."""
-    known = [value for value in values if value is not None]
+    known = [row[name] for row in rows if row[name] is not None]
     if not known:
         return ""
-    spread = f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}"
+    spread = f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{form}}{spread}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python benchmarks/own_images.py", description=__doc__)
     parser.add_argument("--small", action="store_true", help="three situations on the shipped samples, in minutes")
     parser.add_argument("--data-dir", type=Path, help="holds mnist/ and cifar10/ (default: the shipped samples)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--results", type=Path, default=Path("runs/own_images.jsonl"), help="default: %(default)s")
     args = parser.parse_args()
     keep_freed_memory()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.is_file() else []
-    known = {json.dumps([row["situation"], row["seed"]]) for row in rows}
-    situations = SMALL if args.small else FULL
+    known = {json.dumps([row["situation"], row["seed"]]): row for row in rows}
+    tables = (SMALL,) if args.small else (FULL, CHANGED)
     for seed in args.seeds:
-        for situation in situations:
-            if json.dumps([asdict(situation), seed]) in known:
+        for situation in (situation for part in tables for situation in part):
+            key = json.dumps([asdict(situation), seed])
+            if key in known:
                 continue
-            row = {"situation": asdict(situation), "seed": seed, **measure(situation, args.data_dir or SAMPLES, seed)}
-            rows.append(row)
+            known[key] = {
+                "situation": asdict(situation),
+                "seed": seed,
+                **measure(situation, args.data_dir or SAMPLES, seed, seed == 0 and situation in SMALL),
+            }
             with args.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-    print(table(rows))
+                file.write(json.dumps(known[key]) + "\n")
+    for part in tables:
+        keys = (json.dumps([asdict(situation), seed]) for situation in part for seed in args.seeds)
+        print(table(known[key] for key in keys), end="\n\n")
     return 0
 
 

@@ -177,6 +177,20 @@ LIES: list[tuple[str, Callable[[Any], Any]]] = [
     ("confusion_matrix", lambda matrix: matrix[:-1]),
     ("confusion_matrix", lambda matrix: matrix[::-1]),
     ("samples.confusion_matrix", swapped),
+    *((name, lambda x: x + 0.1) for name in ("temperature", "curvature", "abstain_below", "abstain_target")),
+    *((name, nan) for name in ("temperature", "curvature", "abstain_below", "abstain_target")),
+    *(
+        (f"{part}calibration.{name}", lambda x: x + 0.01)
+        for part in ("", "samples.")
+        for name in ("ece", "ece_uncalibrated")
+    ),
+    *(
+        (f"samples.calibration.{name}", lambda x: x - 0.05)
+        for name in ("nll", "brier", "coverage", "accuracy_covered", "int8.ece", "int8.nll", "int8.coverage")
+    ),
+    ("samples.calibration.nll", nan),
+    ("calibration.reliability", lambda bins: bins[:-1]),
+    ("samples.calibration.reliability_uncalibrated", lambda bins: bins[1:]),
     ("safetensors_sha256", lambda _: "0" * 64),
     ("parameters", lambda x: x + 1),
     ("samples.parameters", lambda x: x + 1),

@@ -17,8 +17,9 @@ from train.files import FileError, read_json, write_json
 Record = TypeVar("Record")
 
 __all__ = [
-    "Ablation", "AblationRun", "CardConfig", "CardMetrics", "Earlier", "PaperRun", "Published", "RunDescription",
-    "RunMetrics", "RunSettings", "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
+    "Ablation", "AblationRun", "CalibrationFit", "CalibrationMetrics", "CardConfig", "CardMetrics", "Earlier",
+    "FilesCalibration", "PaperRun", "Published", "ReliabilityBin", "RunDescription", "RunMetrics", "RunSettings",
+    "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 
@@ -220,20 +221,85 @@ class Ablation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationMetrics:
+    """How well the probabilities of an ONNX file fit what happens on a split, as shares of its images.
+
+    Attributes:
+        ece: expected calibration error, in 15 bins of equal width.
+        ece_uncalibrated: that of the plain softmax of the logits.
+        nll: negative log-likelihood, in nats an image.
+        brier: the Brier score, summed over the classes.
+        coverage: how many images the network does not abstain from.
+        accuracy_covered: how many of these it classifies right; None where there is none.
+    """
+
+    ece: float
+    ece_uncalibrated: float
+    nll: float
+    brier: float
+    coverage: float
+    accuracy_covered: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """The images whose highest probability is in one of 15 bins: their mean of it and their accuracy, as shares."""
+
+    images: int
+    probability: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesCalibration(CalibrationMetrics):
+    """The calibration of the fp32 file, and that of the int8 one, with the same temperature and threshold.
+
+    Attributes:
+        reliability: of the fp32 file, by bin; those without images are left out.
+        reliability_uncalibrated: likewise, with the plain softmax.
+        int8: of the int8 file; None where there is none.
+    """
+
+    reliability: list[ReliabilityBin]
+    reliability_uncalibrated: list[ReliabilityBin]
+    int8: CalibrationMetrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published(SplitMetrics):
     """Metrics of stored weights and of the ONNX files built from them.
 
     Attributes:
         onnx_test_accuracy: by precision, "fp32" and "int8", or "fp32" alone where int8 would lose too much.
+        calibration: of the ONNX files; None in cards of versions that did not calibrate.
     """
 
     onnx_test_accuracy: dict[str, float]
     safetensors_sha256: str
     parameters: int
+    calibration: FilesCalibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardMetrics(RunMetrics, Published, RunSettings):
+class CalibrationFit:
+    """What calibrates a network, fitted on the validation split. The defaults are those of cards that have none.
+
+    Attributes:
+        temperature: divides the logits.
+        curvature: stretches the gaps between them, see `zoo.calibration`.
+        abstain_below: a calibrated probability; the network does not answer where its highest one is lower. None if it
+            always answers.
+        abstain_target: the share of its answers that are right, as the validation split shows; None as above.
+    """
+
+    temperature: float = 1.0
+    curvature: float = 0.0
+    abstain_below: float | None = None
+    abstain_target: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardMetrics(RunMetrics, Published, RunSettings, CalibrationFit):
     """`metrics.json` of a card folder.
 
     Attributes:
@@ -250,8 +316,8 @@ class CardMetrics(RunMetrics, Published, RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardConfig:
-    """`config.json` of a card folder: timm's fields, and three of this project's.
+class CardConfig(CalibrationFit):
+    """`config.json` of a card folder: timm's fields, and those of this project.
 
     Attributes:
         label_names: the class names, in the order of the labels.

@@ -1,18 +1,19 @@
 """Check every number of every card against the published weights: `python train/verify.py`, or `make verify`.
 
 The metrics of torch, ONNX fp32 and int8 are measured again, on the complete test split and on the 1,000 images of it
-that ship with the project; with `--samples` only on these, which needs no dataset and takes seconds a model. What only
+that ship with the project; with `--samples` only on these, which needs no dataset and takes seconds a model. Without
+`--samples`, temperature, curvature and threshold are fitted to the validation split again. What only
 the training saw (validation accuracy, epochs, time, learning rate) is checked against its log, and all numbers against
 each other. Any difference is an error. Taken on trust is what no file can confirm: seed, precision, hardware, versions,
 commit, the accuracy before storing, and the settings other than epochs, batch size and learning rate. After a change of
-the export, `--update` writes the new accuracies of the ONNX files to the cards.
+the export, `--update` calibrates the cards again and writes what their ONNX files have.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from train.cards import checks, evaluation, readme_table
+from train.cards import checks, evaluation, readme_table, updating
 from train.errors import UserError, exit_status, program
 from train.files import FileError
 from train.paper import paper
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--update",
         action="store_true",
-        help="instead of checking, rebuild ONNX files that are out of date and write their accuracies to the cards",
+        help="instead of checking, calibrate the cards, rebuild ONNX files that are out of date, write what they have",
     )
     args = parser.parse_args(argv)
     if args.update and args.samples:
@@ -46,7 +47,7 @@ def _main(args: argparse.Namespace) -> int:
             continue
         try:
             if args.update:
-                checks.update(folder, args.data_dir)
+                updating.update(folder, args.data_dir)
                 continue
             found = list(checks.differences(folder, args.data_dir, args.samples, paper.accuracy, args.eval_batch_size))
         except FileError as error:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import download_from_hf
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
 
@@ -20,7 +21,9 @@ from zoo.catalog import DATASETS, DEFAULT_DATASET
 from zoo.compact import expand
 from zoo.hub import check_download, hub_id
 
-__all__ = ["MODEL_CARDS", "PACKAGED_CARDS", "build_model", "dataset_cfgs", "published_models", "weights_file"]
+__all__ = [
+    "MODEL_CARDS", "PACKAGED_CARDS", "build_model", "config_file", "dataset_cfgs", "published_models", "weights_file",
+]  # fmt: skip
 
 FilterFn = Callable[[dict[str, Any], nn.Module], dict[str, Any]]
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -72,6 +75,17 @@ def dataset_cfgs(model_name: str, size: int, **cfg: Any) -> dict[str, DefaultCfg
             **cfg,
         }
     return dict(generate_default_cfgs(cfgs))
+
+
+def config_file(cfg: dict[str, Any]) -> Path | None:
+    """Find the `config.json` beside the weights that a `pretrained_cfg` names; None where there is none."""
+    if cfg.get("source") == "hf-hub":
+        return Path(download_from_hf(cfg["hf_hub_id"], "config.json"))
+    if not cfg.get("file"):
+        return None
+    weights = Path(cfg["file"])
+    file = (weights if weights.is_dir() else weights.parent) / "config.json"
+    return file if file.is_file() else None
 
 
 def published_models() -> list[str]:
@@ -152,5 +166,7 @@ def build_model(
         pretrained_filter_fn=_expanding(pretrained_filter_fn),
         **kwargs,
     )
+    # For `zoo.calibration`: timm leaves out a classifier for another number of classes.
+    model.has_pretrained_classifier = pretrained and getattr(model, "num_classes", None) == cfg.num_classes  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_expand_in_place)  # type: ignore[no-untyped-call]  # torch gives no types
     return model

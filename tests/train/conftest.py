@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +40,9 @@ CACHE = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["HF_DATASETS_CACHE"] = str(CACHE)
 datasets.config.HF_DATASETS_CACHE = CACHE
+# No test asks the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 SAMPLES = models.REPOSITORY / "train" / "samples"
 DATASETS = ("mnist", "cifar10")

@@ -27,6 +27,7 @@ from train.cards import checks
 from train.data import loading
 from train.onnx_export import build, graph, metadata, quantize, runtime, small_maps
 from train.training import models
+from zoo.calibration import calibrated
 from zoo.catalog import NETWORKS
 
 PIXELS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -46,8 +47,9 @@ def test_onnx_contract(card: Path, dataset: loading.Dataset, file: str) -> None:
         logits, probabilities = session.run(["logits", "probabilities"], {"image": pixels[:batch]})
         assert logits.shape == probabilities.shape == (batch, 10)
         np.testing.assert_allclose(logits, whole[:batch], atol=1e-4)
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        np.testing.assert_allclose(probabilities, exponentials / exponentials.sum(1, keepdims=True), atol=1e-5)
+        config = json.loads((card / "config.json").read_text())
+        expected = calibrated(torch.from_numpy(logits), config["temperature"], config["curvature"])
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,9 @@ def test_onnx_metadata(card: Path, dataset: loading.Dataset, precision: str, var
     assert (found["model"], found["tag"], found["precision"]) == ("tiny_net", dataset.name, precision)
     assert found.get("variant") == variant
     assert json.loads(found["labels"]) == list(dataset.class_names)
+    config = json.loads((card / "config.json").read_text())
+    numbers = {key: json.loads(found[key]) for key in metadata.CALIBRATION if key in found}
+    assert numbers == {key: config[key] for key in metadata.CALIBRATION if config[key] is not None}
     digest = hashlib.sha256((card / "model.safetensors").read_bytes()).hexdigest()
     assert found["safetensors_sha256"] == metrics["safetensors_sha256"] == digest
     images, labels = dataset.test.images, dataset.test.labels.numpy()
@@ -164,6 +169,9 @@ def test_what_is_built_from_something_else_is_outdated(twin: Path, monkeypatch: 
         ("config.json", '"architecture": "tiny_net"', '"architecture": "tiny_plain"'),
         ("config.json", '"label_names": [', '"label_names": ["none",'),
         ("config.json", "0.25", "0.5"),
+        ("config.json", '"temperature": ', '"temperature": 1'),
+        ("config.json", '"curvature": ', '"curvature": 1'),
+        ("config.json", '"abstain_below": ', '"abstain_below": 0.5, "other": '),
         ("metrics.json", '"int8": ', '"int8": 1'),
     ):
         text = (twin / edited).read_text()

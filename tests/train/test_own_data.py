@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import tiny_networks
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 
 from train import evaluate, export, publish, records, verify
 from train.cards import model_card, provenance, publishing
-from train.data import loading
+from train.data import loading, tables
 from train.data.reference import DataError
 from train.onnx_export import build, metadata, quantize
 from train.paper import paper
@@ -104,13 +105,44 @@ def test_the_runs_own_data_folder_is_used(
     publishing.publish(moved, tmp_path / "other", SAMPLES, False, paper.accuracy)
 
 
-def test_a_dataset_that_the_hub_does_not_give_names_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object) -> None:
-        raise ConnectionError("cannot reach the Hub")
+@pytest.fixture
+def hub_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The addresses that it was asked for."""
+    asked: list[str] = []
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"cannot reach the Hub; --data-dir names a folder"):
-        loading.load("mnist")
+    class Session:
+        def head(self, address: str, timeout: float) -> None:
+            asked.append(address)
+            raise OSError("Name or service not known")
+
+    def retried(*_: object, **__: object) -> None:
+        if not huggingface_hub.constants.is_offline_mode():
+            raise AssertionError("half a minute of retries")
+        raise ConnectionError("offline")
+
+    for module in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(datasets, "load_dataset", retried)
+    tables._stay_offline_without_hub.cache_clear()
+    yield asked
+    tables._stay_offline_without_hub.cache_clear()
+
+
+def test_a_dataset_that_the_hub_does_not_give_names_the_flag(
+    hub_that_is_gone: list[str], run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once: the run took its images from the Hub, or its version did not record the folder."""
+    moved = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    run = json.loads((moved / "args.json").read_text())
+    (moved / "args.json").write_text(json.dumps(run | {"data_dir": None}))
+    for main, more in ((publish.main, ["--output-dir", str(tmp_path / "card")]), (evaluate.main, [])):
+        capsys.readouterr()
+        assert main([str(moved), *more]) == 2
+        line = one_line(capsys)
+        assert f"no connection to {huggingface_hub.constants.ENDPOINT}, and it is not in the cache" in line
+        assert line.endswith("--data-dir names a folder that holds it")
+    assert hub_that_is_gone == [huggingface_hub.constants.ENDPOINT]
 
 
 def test_a_run_on_a_part_of_the_papers_data_is_none_of_the_projects_models(

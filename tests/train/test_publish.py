@@ -1,5 +1,6 @@
 """From a run folder to a published model: what is stored, what is refused, and what a failure leaves."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ from train.training import models
 
 
 def test_the_folder_is_complete(card: Path) -> None:
-    written = "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.safetensors"
+    written = (
+        "README.md config.json confusion_matrix.png curves.png log.csv metrics.json model.safetensors reliability.png"
+    )
     expected = sorted([*written.split(), "model.onnx", "model.int8.onnx", "model.int8-amx.onnx"])
     assert sorted(path.name for path in card.iterdir()) == expected
     assert card.stat().st_mode & 0o777 == card.parent.stat().st_mode & 0o777 | 0o055
@@ -105,6 +109,38 @@ def test_a_card_states_what_its_run_had_before_storing(
     assert trained["test_accuracy"] != 50
     assert (stated["test_accuracy"], stated["trained_test_accuracy"]) == (50.0, trained["test_accuracy"])
     assert stated["validation_accuracy"] == trained["validation_accuracy"]
+
+
+def test_nothing_is_fitted_on_the_test_split(
+    run_folder: Path, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other test images and labels leave the calibration as it was; other validation labels do not."""
+    real = loading.load
+
+    def published(changed: str, name: str) -> dict[str, Any]:
+        def load(*arguments: Any) -> loading.Dataset:
+            dataset = real(*arguments)
+            split = getattr(dataset, changed)
+            other = loading.Split(255 - split.images, (split.labels + 1) % len(dataset.class_names))
+            splits: dict[str, Any] = {changed: other}
+            return dataclasses.replace(dataset, **splits)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loading, "load", load)
+            patched.setattr(build, "export", lambda _: None)
+            patched.setattr(build, "state_accuracies", lambda _: None)
+            patched.setattr(checks, "measured", lambda *_: stated)
+            patched.setattr(model_card, "render", lambda _: "")
+            folder = publishing.publish(run_folder, tmp_path / name, SAMPLES, False, paper.accuracy)
+        found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        assert found.items() >= records.as_dict(records.read(records.CalibrationFit, folder / "metrics.json")).items()
+        return found
+
+    stated = records.read(records.Published, card / "metrics.json")
+    truth = json.loads((card / "config.json").read_text())
+    assert truth["temperature"] != 1
+    assert published("test", "first") == truth
+    assert published("validation", "second")["temperature"] != truth["temperature"]
 
 
 def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import tiny_networks
 import torch
 from conftest import reset_accelerate, torch_logits
 from PIL import Image
 
 from serve.engine.models import load as load_served
 from serve.settings import Settings
+from train import fit
 from train.cards import publishing
 from train.data import loading
 from train.onnx_export import metadata, runtime
@@ -60,3 +62,17 @@ def test_from_images_to_the_server(name: str, run: Run, pictures: Path, tmp_path
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     if served.info.precision == "fp32":
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_a_model_that_cannot_be_exported_is_named_before_training(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "export_problem", tiny_networks.export_problem)
+    for name, warned in (("tiny_branching", True), ("tiny_colour", False)):
+        options = ("--model", name, "--dataset", pictures, "--epochs", 1, "--output-dir", tmp_path / name)
+        status, output, errors = run(*options)
+        assert (status, errors) == (0, "")
+        before, _, _ = output.partition("Training ")
+        assert (f"Warning: {name} cannot be exported to ONNX" in before) == warned
+        assert "cannot be exported" not in run(*options, "--resume")[1]
+    assert "cannot be exported" not in run(*options[:-1], tmp_path / "heart", "--overfit", 4)[1]

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
@@ -14,6 +15,10 @@ from torch.nn import functional as F
 
 from train import fit
 from zoo.googlenet import GoogLeNetOutputs
+
+# Seconds for each run of a network that is not the project's; test_timm_models.py tests it.
+export_problem = fit.export_problem
+mock.patch.object(fit, "export_problem", return_value=None).start()
 
 
 class TinyNet(nn.Module):
@@ -49,6 +54,13 @@ class TinyNet(nn.Module):
         return logits
 
 
+class BranchingNet(TinyNet):
+    """Takes another way by what the image holds, which no graph of operators says."""
+
+    def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
+        return super().forward(-x if float(x.sum()) > 1e6 else x)
+
+
 def _cfg(chans: int, size: int, **cfg: Any) -> dict[str, Any]:
     return {
         "input_size": (chans, size, size),
@@ -71,6 +83,7 @@ default_cfgs = generate_default_cfgs(
         "tiny_plain.cifar10": _cfg(3, 32),
         "tiny_plain.mnist": _cfg(1, 28),
         "tiny_colour.untagged": _cfg(3, 32),
+        "tiny_branching.untagged": _cfg(3, 32),
     }
 )
 
@@ -91,6 +104,12 @@ def tiny_plain(pretrained: bool = False, **kwargs: Any) -> TinyNet:
 def tiny_colour(pretrained: bool = False, **kwargs: Any) -> TinyNet:
     """As most of timm's: one cfg, for colour, whatever dataset it is trained on."""
     return build_model_with_cfg(TinyNet, "tiny_colour", pretrained, **kwargs)
+
+
+@register_model
+def tiny_branching(pretrained: bool = False, **kwargs: Any) -> BranchingNet:
+    """Cannot be exported."""
+    return build_model_with_cfg(BranchingNet, "tiny_branching", pretrained, **kwargs)
 
 
 def die_at(call: int) -> None:

@@ -7,14 +7,14 @@ import numpy as np
 from torch import nn
 
 from train import records
-from train.cards import evaluation, model_card
+from train.cards import calibration, evaluation, model_card, robustness
 from train.cards.rendering import fixed
 from train.data import loading
 from train.data.batches import batches
 from train.data.reference import DataOptions, recorded
-from train.files import FileError, read_json, sha256, write_json, write_text
+from train.files import FileError, sha256
 from train.onnx_export import build, metadata, runtime
-from train.records import CardConfig, CardMetrics, Published
+from train.records import CalibrationFit, CardConfig, CardMetrics, Published
 from train.training import models, recipes
 from train.training.results import measure
 from train.training.runs import epoch_log, run_data
@@ -41,26 +41,29 @@ def outputs(
     """Return a published model's logits, float32 [n, classes], by "torch" and by each precision of its ONNX files."""
     onnx = {
         precision: runtime.predict(folder / file, test.images, batch_size)
-        for precision, file in _onnx_files(folder).items()
+        for precision, file in onnx_files(folder).items()
     }
     return {"torch": evaluation.torch_outputs(model, test, batch_size=batch_size), **onnx}
 
 
-def _onnx_files(folder: Path) -> dict[str, str]:
+def onnx_files(folder: Path) -> dict[str, str]:
     """List the ONNX files whose accuracies a card states, by precision."""
     return {precision: file for precision, file in metadata.FILES.items() if file in metadata.files(folder)}
 
 
 def measured(folder: Path, dataset: loading.Dataset, batch_size: int | None = None) -> Published:
     """Measure a published model's weights and ONNX files on the test split, `batch_size` images at a time."""
-    model, _ = models.load_card(folder)
+    model, config = models.load_card(folder)
+    logits = outputs(folder, model, dataset.test, batch_size)
     results = {
-        runtime: evaluation.accuracies(logits, dataset.test, list(dataset.class_names))
-        for runtime, logits in outputs(folder, model, dataset.test, batch_size).items()
+        runtime: evaluation.accuracies(scores, dataset.test, list(dataset.class_names))
+        for runtime, scores in logits.items()
     }
+    fit = records.parse(CalibrationFit, config, folder / "config.json")
     return Published(
         **vars(results["torch"]),
-        onnx_test_accuracy={precision: results[precision].test_accuracy for precision in _onnx_files(folder)},
+        calibration=calibration.measure(logits, dataset.test.labels.numpy(), fit),
+        onnx_test_accuracy={precision: results[precision].test_accuracy for precision in onnx_files(folder)},
         safetensors_sha256=sha256(folder / "model.safetensors"),
         parameters=measure.parameters(model),
     )
@@ -83,32 +86,30 @@ def differences(
         ValueError, TypeError, LookupError, ArithmeticError: some other file is damaged, see `damage`.
         models.ModelError, data.DataError: the model or its data is not available.
     """
-    if missing := _missing(folder):
-        yield missing
+    if wrong := missing_files(folder) or _outdated(folder):
+        yield wrong
         return
-    for file in metadata.files(folder):
-        if not (folder / file).is_file():
-            yield f"{file} is not built: python train/export.py {folder.name}"
-            return
-        if wrong := metadata.differing(folder, file):
-            yield f"{file} is out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
-            return
     metrics = records.read(CardMetrics, folder / "metrics.json")
     config = records.read(CardConfig, folder / "config.json")
     yield from _wrong_identity(metrics, config)
     if recorded(config.dataset).paper:
         yield from broken_bounds(metrics)
-    for stated, dataset in _to_measure(folder, metrics, config, data_dir, samples):
+    for stated, dataset in to_measure(folder, metrics, config, data_dir, samples):
         if config.label_names != list(dataset.class_names):
             yield f"label_names are {config.label_names}, the dataset's are {list(dataset.class_names)}"
             return
         run_data.require_same_data(folder.name, config.label_names, config.image_size[2], dataset)
         found = measured(folder, dataset, batch_size)
         yield from compare(stated, found)
+        yield from calibration.compare(stated, found)
+        if stated is metrics:
+            yield from calibration.unfitted(metrics, models.load_card(folder)[0], dataset, batch_size)
     # The metrics of the complete test split are held against the weights even where only the shipped images were used.
     yield from contradictions(metrics, found)
     if metrics.samples:
         yield from contradictions(metrics.samples, found)
+    yield from calibration.contradictions(folder, metrics, config)
+    yield from robustness.differences(folder, metrics, config)
     yield from of_training(metrics, folder / "log.csv", reported)
     if (folder / "README.md").read_text() != model_card.render(folder):
         yield "README.md is out of date: python train/card.py"
@@ -128,12 +129,23 @@ def _wrong_identity(metrics: CardMetrics, config: CardConfig) -> Iterator[str]:
             yield f"{name} is {stated!r} in config.json, the metrics are measured with {value!r}"
 
 
-def _missing(folder: Path) -> str:
+def missing_files(folder: Path) -> str:
+    """Name the files that a card lacks, in words; empty if it is complete."""
     missing = [name for name in CARD_FILES if not (folder / name).is_file()]
     return f"{', '.join(missing)} missing" if missing else ""
 
 
-def _to_measure(
+def _outdated(folder: Path) -> str:
+    """Say which of a card's ONNX files is not built, or out of date; empty if none is."""
+    for file in metadata.files(folder):
+        if not (folder / file).is_file():
+            return f"{file} is not built: python train/export.py {folder.name}"
+        if wrong := metadata.differing(folder, file):
+            return f"{file} is out of date in {', '.join(wrong)}: python train/export.py {folder.name}"
+    return ""
+
+
+def to_measure(
     folder: Path, metrics: CardMetrics, config: CardConfig, data_dir: Path | None, samples: bool
 ) -> Iterator[tuple[Published, loading.Dataset]]:
     """Yield the metrics that a card states, each with the dataset whose test split they are measured on."""
@@ -143,34 +155,6 @@ def _to_measure(
         yield metrics.samples, loading.load(config.dataset, build.SAMPLES)
     if not samples:
         yield metrics, loading.load(config.dataset, data_dir, config.image_size[0], DataOptions.of(config.data_options))
-
-
-def update(folder: Path, data_dir: Path | None) -> None:
-    """Rebuild a card's ONNX files where they are out of date, and write their accuracies to `metrics.json`.
-
-    The metrics of the weights stay as they are.
-
-    Raises:
-        models.ModelError, data.DataError: the model or its data is not available.
-    """
-    if missing := _missing(folder):
-        raise models.ModelError(missing)
-    if metadata.outdated(folder):
-        build.export(folder)
-    file = folder / "metrics.json"
-    metrics, config = records.read(CardMetrics, file), records.read(CardConfig, folder / "config.json")
-    contents = read_json(file)  # with keys that this version does not know: only the accuracies below change
-    for stated, dataset in _to_measure(folder, metrics, config, data_dir, samples=False):
-        run_data.require_same_data(folder.name, config.label_names, config.image_size[2], dataset)
-        part = contents if stated is metrics else contents["samples"]
-        part["onnx_test_accuracy"] = {}
-        for precision, name in _onnx_files(folder).items():
-            logits = runtime.predict(folder / name, dataset.test.images)
-            accuracies = evaluation.accuracies(logits, dataset.test, list(dataset.class_names))
-            part["onnx_test_accuracy"][precision] = accuracies.test_accuracy
-    write_json(file, contents)
-    build.state_accuracies(folder)
-    write_text(folder / "README.md", model_card.render(folder))
 
 
 def allowed(images: int) -> dict[str, float]:
@@ -284,7 +268,7 @@ def of_training(metrics: CardMetrics, log: Path, reported: Reported) -> Iterator
 
 
 def damage(error: Exception) -> str:
-    """Describe in one line an error that `differences` or `update` met in a damaged file."""
+    """Describe in one line an error that `differences` or `updating.update` met in a damaged file."""
     if isinstance(error, KeyError):
         return f"metrics.json, config.json or log.csv has no {error}"
     return f"metrics.json, config.json or log.csv is damaged: {error}"

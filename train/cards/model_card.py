@@ -8,7 +8,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from train import records
-from train.cards import provenance, rendering, wording
+from train.cards import provenance, rendering, robustness, wording
 from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
 from train.files import FileError
@@ -44,6 +44,8 @@ def render(folder: Path) -> str:
         # Computed here: cards of versions that did not write them have them too.
         macro_f1=measure.macro_f1(confusion),
         balanced_accuracy=measure.balanced_accuracy(confusion) if measure.uneven(confusion) else None,
+        calibration=metrics.calibration,
+        robustness=robustness.read(folder),
         recipe=recipe,
         description=network.description if network else metrics.model,
         title=dataset.title,

@@ -1,10 +1,11 @@
 """From a finished run to a model card folder in the Hub's layout.
 
-The weights are stored in a compact form, loaded back as anyone will load them, and measured on the test split with
-torch and as ONNX: the card states these metrics.
+The weights are stored in a compact form, loaded back as anyone will load them, calibrated on the validation split, and
+measured on the test split with torch and as ONNX: the card states these metrics.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +18,14 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from train import records
-from train.cards import checks, model_card
+from train.cards import calibration, checks, model_card
 from train.cards.checks import Reported
 from train.cards.compact import compact
 from train.data import loading
 from train.data.reference import DataError, DataOptions, recorded, resolve
 from train.files import atomic_write, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
-from train.records import RunDescription, RunMetrics
+from train.records import CalibrationFit, RunDescription, RunMetrics
 from train.training import models
 from train.training.results import plots
 from train.training.runs import run_data
@@ -149,6 +150,8 @@ def _write(
     _store(folder, model, run, dataset, name, full_precision)
     shutil.copy(run_folder / "log.csv", folder)
     shutil.copy(run_folder / "curves.png", folder)
+    for note in calibration.calibrate(folder, models.load_card(folder)[0], dataset, batch_size):
+        print(f"{name}: {note}", file=sys.stderr)
     build.export(folder)
     trained = records.read(RunMetrics, run_folder / "metrics.json")
     found = checks.measured(folder, dataset, batch_size)
@@ -158,6 +161,7 @@ def _write(
         "dataset": name,
         **records.as_dict(trained),
         **records.as_dict(found),
+        **records.as_dict(records.read(CalibrationFit, folder / "config.json")),
         "trained_test_accuracy": trained.test_accuracy,
         "paper_test_accuracy": reported(name, run.model),
         **{key: settings[key] for key in ("recipe", "settings", "model_kwargs")},
@@ -174,6 +178,7 @@ def _write(
         f"{run.model}.{recorded(name).tag}, test split",
         folder / "confusion_matrix.png",
     )
+    calibration.plot(folder)
     write_text(folder / "README.md", model_card.render(folder))
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,11 @@ import PIL.ImageOps
 from train.data import cache
 from train.data.encoded import Encoded
 from train.data.reference import DataError
+
+with suppress(ImportError):  # photos of iPhones, where it is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 # Increase this whenever images are decoded in another way: cached arrays of earlier versions are not read any more.
 VERSION = 4
@@ -60,7 +67,13 @@ def decode(encoded: Encoded, *, name: str, size: int | None, skip_unreadable: bo
 
 
 def _decode(encoded: Encoded, name: str, size: int | None, skip_unreadable: bool) -> Decoded:
-    """Decode the images one at a time."""
+    """Decode the images one at a time. These are the user's own, so a very large one is no attack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        return _decode_all(encoded, name, size, skip_unreadable)
+
+
+def _decode_all(encoded: Encoded, name: str, size: int | None, skip_unreadable: bool) -> Decoded:
     images: np.ndarray | None = None
     digests: list[np.ndarray] = []
     kept: list[int] = []

@@ -7,6 +7,7 @@ whatever else lies in the folder.
 
 import hashlib
 import os
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -37,8 +38,11 @@ def is_image_folder(folder: Path) -> bool:
     if any(map(_classes_lie_in, (folder, *train))):
         return True
     places = ("*", "data/*", "*/*.parquet", "*/*/*.parquet", "*/metadata.*")
-    tables = (path for place in places for path in folder.glob(place))
-    return any(_folders(folder)) and not any(path.suffix.lower() in TABLES for path in tables)
+    if any(path.suffix.lower() in TABLES for place in places for path in folder.glob(place)):
+        return False
+    # Without classes too: `load` says what is missing.
+    found = [path for path in folder.iterdir() if not _ignored(path)]
+    return not found or any(path.is_dir() or _is_image(path) for path in found)
 
 
 def load(folder: Path) -> Source:
@@ -49,11 +53,15 @@ def load(folder: Path) -> Source:
 
     Raises:
         DataError: a class has sub-folders with images, an image is in no class, a folder cannot be a class, or the
-            folders of splits do not fit each other.
+            folders of splits do not fit each other; or there is no image.
     """
     top = _folders(folder)
+    if len(top) == 1 and top[0].name.lower() not in SPLITS and _holds_classes(top[0]):  # as archives are unpacked
+        raise DataError(f"its folders of classes are one folder deeper: --dataset {shlex.quote(_shown(top[0]))}")
     if not _has_splits(top):
         found = _split(folder, folder, None)
+        if not len(found.encoded):
+            raise DataError("; ".join(["it holds no image in a sub-folder for each class", *_notes(folder, [found])]))
         return Source(found.classes, {"train": found.encoded}, _notes(folder, [found]))
     names = {path: SPLITS[path.name.lower()] for path in top if path.name.lower() in SPLITS}
     if "train" not in names.values():
@@ -130,6 +138,7 @@ def _notes(folder: Path, splits: Iterable[_Found]) -> tuple[str, ...]:
         notes.append(
             f"{len(others):,} of {len(others) + sum(len(found.encoded) for found in splits):,} files are not images "
             f"that Pillow reads and are left out ({listed}), among them {_shown(min(others).relative_to(folder))}"
+            + (" (`pip install pillow-heif` reads .heic)" if ".heic" in kinds else "")
         )
     alike: dict[str, list[str]] = {}
     for name in splits[0].classes:
@@ -151,6 +160,11 @@ def _classes_lie_in(folder: Path) -> bool:
     """Tell whether a folder has at least two folders of images that are not all called like splits."""
     found = [path for path in _folders(folder) if _holds_images(path)]
     return len(found) >= 2 and not all(path.name.lower() in SPLITS for path in found)
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Tell whether a folder has folders of classes, or of splits with such folders."""
+    return _classes_lie_in(folder) or (_has_splits(_folders(folder)) and any(map(_classes_lie_in, _folders(folder))))
 
 
 def _folders(folder: Path) -> list[Path]:

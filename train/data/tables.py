@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -22,6 +23,8 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 # Of these, labels may be plain numbers or words.
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 logger = logging.getLogger(__name__)
+# How long the Hub may take for its first sign of life.
+HUB_SECONDS = 10
 LABEL_TYPES = ("string", "large_string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 
 
@@ -65,6 +68,7 @@ def _read(name: str, source: str, configuration: str | None) -> datasets.Dataset
         datasets.disable_progress_bars()  # they are for downloads
     else:
         datasets.enable_progress_bars()
+        _stay_offline_without_hub()
     try:
         elsewhere = _temporary_cache(Path(datasets.config.HF_DATASETS_CACHE))
         return datasets.load_dataset(source, configuration, **({"cache_dir": elsewhere} if elsewhere else {}))
@@ -73,6 +77,18 @@ def _read(name: str, source: str, configuration: str | None) -> datasets.Dataset
             "; --data-dir names a folder that holds it" if recorded(name).paper and not Path(source).is_dir() else ""
         )
         raise DataError(f"cannot load dataset {name!r} from {source}: {_root_cause(error)}{advice}") from error
+
+
+@cache
+def _stay_offline_without_hub() -> None:
+    """Read from the cache alone where the Hub cannot be reached: the libraries would retry for half a minute."""
+    if huggingface_hub.constants.is_offline_mode():
+        return
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # of a type that depends on the library's version
+        # What HF_HUB_OFFLINE=1 in the environment sets at the import.
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 @cache
@@ -96,6 +112,8 @@ def _root_cause(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # it does not say where
         return f"no space left on the device of {datasets.config.HF_DATASETS_CACHE} (HF_HOME names another place)"
+    if isinstance(error, ConnectionError) and huggingface_hub.constants.is_offline_mode():
+        return f"no connection to {huggingface_hub.constants.ENDPOINT}, and it is not in the cache"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -20,6 +20,7 @@ from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, NO_INT8, file
 from train.training import models
 from train.training.results import measure
 from train.training.runs import run_data
+from zoo.calibration import of_weights
 
 # The share of the validation images that int8 may get wrong beyond those of fp32; one image is always allowed.
 INT8_LOSS = 0.02
@@ -36,8 +37,7 @@ def export(card: Path) -> list[Path]:
         data.DataError: the training images that int8 is calibrated on cannot be loaded, or are of other classes.
     """
     model, config = models.load_card(card)
-    # Cards of versions that did not calibrate have no temperature.
-    fp32 = graph.build(model, tuple(config["image_size"]), config.get("temperature", 1.0))
+    fp32 = graph.build(model, tuple(config["image_size"]), of_weights(model))
     # The quantiser looks for convolutions, so they become products after it.
     int8 = _quantized(fp32, card.name, config)
     protos, properties = {FILES["fp32"]: fp32}, {"parameters": str(measure.parameters(model))}

@@ -1,6 +1,6 @@
 """From a timm model to its ONNX graph: the dataset's own pixels in, logits and probabilities out.
 
-Scaling, resizing, normalisation, network, temperature and softmax are all in the graph.
+Scaling, resizing, normalisation, network and calibrated softmax are all in the graph.
 """
 
 import logging
@@ -16,24 +16,27 @@ from train.data.preprocess import Preprocess
 from train.onnx_export import small_maps
 from train.speed.fold import factor, fold
 from train.training import models
+from zoo.calibration import Calibration, calibrated
 
 OPSET = 20
 
 
-def build(model: nn.Module, image_size: tuple[int, int, int], temperature: float = 1.0) -> onnx.ModelProto:
+def build(
+    model: nn.Module, image_size: tuple[int, int, int], calibration: Calibration | None = None
+) -> onnx.ModelProto:
     """Export a model in evaluation mode as an fp32 graph.
 
     Args:
         model: a timm model, with its `pretrained_cfg`.
         image_size: of the dataset's own images, (height, width, channels) in pixels.
-        temperature: that calibrates the probabilities.
+        calibration: of the probabilities; None for the plain softmax.
     """
     example = torch.zeros((2, *image_size), dtype=torch.uint8)  # the exporter would take a batch of 1 for a constant
     with warnings.catch_warnings(), quiet("torch.onnx"), torch.inference_mode():
         warnings.simplefilter("ignore")  # of deprecated functions that the exporter itself calls
         folded = factor(fold(model, models.pretrained_cfg(model)["input_size"]))
         program = torch.onnx.export(
-            Classifier(folded, image_size, temperature).eval(),
+            Classifier(folded, image_size, calibration or Calibration()).eval(),
             (example,),
             dynamo=True,
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
@@ -53,15 +56,15 @@ def build(model: nn.Module, image_size: tuple[int, int, int], temperature: float
 class Classifier(nn.Module):
     """A network with its preprocessing: uint8 [batch, H, W, C] -> logits and probabilities, float32 [batch, classes].
 
-    The logits are the network's own; the probabilities are the softmax of logits divided by the temperature.
+    The logits are the network's own, the probabilities calibrated.
 
     Args:
         model: has the `pretrained_cfg` of a timm model.
         image_size: (height, width, channels) in pixels.
-        temperature: that calibrates the probabilities.
+        calibration: of the probabilities.
     """
 
-    def __init__(self, model: nn.Module, image_size: tuple[int, int, int], temperature: float = 1.0) -> None:
+    def __init__(self, model: nn.Module, image_size: tuple[int, int, int], calibration: Calibration) -> None:
         super().__init__()
         height, width, channels = image_size
         self.preprocess = MatrixResize(models.pretrained_cfg(model))
@@ -71,13 +74,13 @@ class Classifier(nn.Module):
             values = getattr(self.preprocess, name)
             setattr(self.preprocess, name, values.expand(1, channels, height, width).contiguous())
         self.model = model
-        self.temperature = temperature
+        self.calibration = calibration
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Classify uint8 [batch, H, W, C]."""
         # Contiguous: ONNX would have to reproduce what PyTorch does for the strides of channels_last maps after a pool.
         logits = self.model(self.preprocess(image.permute(0, 3, 1, 2).contiguous()))
-        return logits, (logits / self.temperature).softmax(dim=1)
+        return logits, calibrated(logits, *self.calibration)
 
 
 class MatrixResize(Preprocess):

@@ -27,7 +27,7 @@ SOURCES = ("train/onnx_export/*.py", "train/speed/fold.py", "train/data/preproce
 
 
 # What a card's `config.json` has once it is calibrated; `abstain_below` is null for a model that always answers.
-CALIBRATION = ("temperature", "abstain_below")
+CALIBRATION = ("temperature", "curvature", "abstain_below")
 
 # What the fp32 file of a model states that loses too much in int8, and has no other file.
 NO_INT8 = {"int8": "none"}

@@ -34,8 +34,11 @@ def predict(file: Path | bytes, images: Tensor, batch_size: int | None = None) -
         images: uint8 [n, C, H, W].
         batch_size: images at a time; None for 100, or fewer large ones.
     """
-    opened = session(file)
-    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return logits(session(file), images.permute(0, 2, 3, 1).contiguous().numpy(), batch_size)
+
+
+def logits(opened: onnxruntime.InferenceSession, pixels: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    """Compute the logits of an open ONNX file, float32 [n, classes], of images uint8 [n, H, W, C]."""
     batch = batch_size or fitting_batch((pixels.shape[1], pixels.shape[2]), BATCH)
     batches = np.array_split(pixels, max(1, -(-len(pixels) // batch)))
     return np.concatenate([opened.run(["logits"], {"image": batch})[0] for batch in batches])

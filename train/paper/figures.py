@@ -6,6 +6,8 @@ from statistics import fmean
 from train.paper import paper, tables
 from train.paper.ours import Entries
 from train.records import CardMetrics, Earlier, PaperRun, RunMetrics
+from train.shifts import plots as robustness_plots
+from train.shifts.robustness import Robustness
 from train.training.results import plots
 from zoo.catalog import DATASETS, NETWORKS
 
@@ -20,6 +22,41 @@ def write(published: Entries[CardMetrics], reproduced: Entries[PaperRun], folder
             title = f"{entry.title}, the paper's recipe"
             _curves(reproduced, {}, dataset, title, folder / f"{dataset}-paper", marked=True)
         _class_accuracies(published, dataset, folder / f"{dataset}-classes.png")
+        _reliability(published, dataset, folder / f"{dataset}-reliability.png")
+        _robustness(published, dataset, folder)
+
+
+def _reliability(published: Entries[CardMetrics], dataset: str, file: Path) -> None:
+    """Plot the reliability diagrams of a dataset's networks, the vanilla ones above the improved ones."""
+    panels = {
+        NETWORKS[model].title: found
+        for name, model in tables.in_order(published)
+        if name == dataset and (found := published[name, model].metrics.calibration)
+    }
+    if panels:
+        plots.reliability(panels, f"{DATASETS[dataset].title}: accuracy by probability, test split", file)
+
+
+def _robustness(published: Entries[CardMetrics], dataset: str, folder: Path) -> None:
+    """Plot accuracy on corrupted images: a heat map of networks and corruptions, and lines over the severities."""
+    found = {
+        model: result
+        for name, model in tables.in_order(published)
+        if name == dataset and (result := published[name, model].robustness)
+    }
+    if not found:
+        return
+    title = f"{DATASETS[dataset].title}: accuracy on corrupted test images"
+    robustness_plots.corruptions(
+        {NETWORKS[model].title: result for model, result in found.items()},
+        f"{title}, %",
+        folder / f"{dataset}-corruptions.png",
+    )
+    families: dict[str, dict[str, Robustness]] = {}
+    for model, result in found.items():
+        kind, _, family = model.partition("_")
+        families.setdefault(NETWORKS[f"vanilla_{family}"].title, {})[kind] = result
+    robustness_plots.severities(families, f"{title}, mean of the corruptions", folder / f"{dataset}-severities.png")
 
 
 def _class_accuracies(published: Entries[CardMetrics], dataset: str, file: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from train import records
+from train.cards import robustness
 from train.errors import UserError
 from train.files import read_json, write_json, write_text
 from train.paper import paper
 from train.records import CardMetrics, PaperRun, RunMetrics, RunSettings
+from train.shifts.robustness import Robustness
 from train.training import models, recipes
 from train.training.runs import epoch_log
 from zoo.catalog import DATASETS
@@ -25,10 +27,11 @@ ALL = [(dataset, model) for dataset in DATASETS for model in paper.MODELS]
 
 @dataclass(frozen=True)
 class Entry(Generic[Metrics_co]):
-    """Metrics and log, a row for each epoch, of a published model or a reproduction."""
+    """Metrics, log (a row for each epoch) and robustness of a published model or a reproduction."""
 
     metrics: Metrics_co
     log: list[dict[str, float]]
+    robustness: Robustness | None = None
 
 
 # By dataset and model.
@@ -45,7 +48,9 @@ def published(cards: list[Path]) -> dict[tuple[str, str], Entry[CardMetrics]]:
     for card in cards:
         metrics = records.read(CardMetrics, card / "metrics.json")
         if metrics.dataset in DATASETS and metrics.model in paper.MODELS:
-            found[metrics.dataset, metrics.model] = Entry(metrics, epoch_log.read(card / "log.csv"))
+            found[metrics.dataset, metrics.model] = Entry(
+                metrics, epoch_log.read(card / "log.csv"), robustness.read(card)
+            )
     return found
 
 

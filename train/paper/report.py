@@ -38,6 +38,9 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
         ablations=[ablation_report.section(found) for found in ablation.published()],
         same_epochs=tables.same_epochs(reproduced),
         parameters={model: entry.metrics.parameters for (name, model), entry in published.items() if name == "cifar10"},
+        calibration=tables.calibration(published),
+        robustness=tables.robustness(published),
+        corrupted={name for (name, _), entry in published.items() if entry.robustness},
         costs=tables.costs(published),
         **_validation_in_the_logs(),
     )

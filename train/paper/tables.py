@@ -71,6 +71,55 @@ def costs(published: Entries[CardMetrics]) -> Table:
     return table
 
 
+def calibration(published: Entries[CardMetrics]) -> Table:
+    """Return calibration and abstention of each published model on the test split, with its fp32 file."""
+    table = [
+        [
+            "Model", "Temperature", "Curvature", "ECE, softmax / calibrated, %", "ECE of int8, %", "NLL", "Brier score",
+            "Answers from, %", "Promised, %", "Answered, %", "Of these right, %",
+        ]
+    ]  # fmt: skip
+    for dataset, model in in_order(published):
+        metrics = published[dataset, model].metrics
+        if (found := metrics.calibration) is None:
+            continue
+        table.append(
+            [
+                title(dataset, model),
+                fixed(metrics.temperature, 3),
+                fixed(metrics.curvature),
+                f"{fixed(100 * found.ece_uncalibrated)} / {fixed(100 * found.ece)}",
+                fixed(100 * found.int8.ece if found.int8 else None),
+                fixed(found.nll, 4),
+                fixed(found.brier, 4),
+                fixed(None if metrics.abstain_below is None else 100 * metrics.abstain_below),
+                fixed(None if metrics.abstain_target is None else 100 * metrics.abstain_target, 1),
+                fixed(100 * found.coverage),
+                fixed(None if found.accuracy_covered is None else 100 * found.accuracy_covered),
+            ]
+        )
+    return table
+
+
+def robustness(published: Entries[CardMetrics]) -> Table:
+    """Return accuracy and calibration of each published model on clean and on corrupted test images."""
+    table = [["Model", "Clean, %", "Corrupted, %", "Severity 1 / 3 / 5, %", "ECE clean / corrupted, %"]]
+    for dataset, model in in_order(published):
+        if (found := published[dataset, model].robustness) is None:
+            continue
+        by_severity = found.by_severity.accuracy
+        table.append(
+            [
+                title(dataset, model),
+                fixed(found.clean.accuracy),
+                fixed(found.mean.accuracy),
+                " / ".join(fixed(by_severity[severity - 1]) for severity in (1, 3, 5)),
+                f"{fixed(100 * found.clean.ece)} / {fixed(100 * found.mean.ece)}",
+            ]
+        )
+    return table
+
+
 def results(ours: Mapping[str, Entry[RunMetrics]]) -> paper.Results:
     """Return our results as the claims take them: by model, with the mean of the classes, as in the paper's tables."""
     accuracies = {model: entry.metrics.tested_classes for model, entry in ours.items()}

@@ -14,6 +14,7 @@ from accelerate.utils import parse_flag_from_env
 from train.data import reference
 from train.errors import UserError, program
 from train.training import defaults, distillation, recipes
+from train.training.results.predict import BATCH
 from zoo.catalog import NETWORKS
 
 # Arguments of `timm.create_model` that other flags decide, or that would leave no classifier to train.
@@ -151,6 +152,11 @@ def _parser() -> Parser:
     hardware.add_argument(
         "--micro-batches", type=int, default=1, metavar="N", help="cut each batch into N pieces, to save memory"
     )
+    hardware.add_argument(
+        "--eval-batch-size", type=int, metavar="N",
+        help="images that each process validates and tests on at a time (default: four times as many as it trains on "
+        f"at a time, at most {BATCH}, fewer large ones)",
+    )  # fmt: skip
     hardware.add_argument("--compile", action="store_true", help="compile the model (pays off on GPUs)")
     hardware.add_argument(
         "--cuda-graphs", action=argparse.BooleanOptionalAction,
@@ -171,7 +177,7 @@ def _parser() -> Parser:
 
 
 def _check_numbers(parser: Parser, args: argparse.Namespace) -> None:
-    for name in ("epochs", "batch_size", "overfit", "micro_batches"):
+    for name in ("epochs", "batch_size", "overfit", "micro_batches", "eval_batch_size"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
@@ -219,6 +225,7 @@ def recipe_for(
     images: int | None = None,
     new_classifier: bool = True,
     recorded: recipes.Recipe | None = None,
+    pieces: int = 1,
 ) -> recipes.Recipe:
     """Return the recipe, fitted to the data, with the command line's overrides.
 
@@ -227,6 +234,7 @@ def recipe_for(
         images: that are trained on; None leaves the recipe as it is.
         new_classifier: as `defaults.fitted` takes it.
         recorded: the settings of a run that is resumed, in place of those that would be derived today.
+        pieces: as `defaults.fitted` takes it.
     """
     recipe = args.base_recipe or recipes.get(args.recipe, args.model, args.dataset)
     if args.epochs:
@@ -238,7 +246,7 @@ def recipe_for(
         if recorded is not None:
             recipe = recorded
         elif args.overfit:
-            recipe = defaults.by_heart(recipe, images, **given)
+            recipe = defaults.by_heart(recipe, images, pieces=pieces, **given)
         else:
             recipe = defaults.fitted(
                 recipe,
@@ -246,6 +254,7 @@ def recipe_for(
                 images=images,
                 pretrained=args.pretrained is not None,
                 new_classifier=new_classifier,
+                pieces=pieces,
                 **given,
             )
     if args.full_size:

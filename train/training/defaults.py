@@ -72,6 +72,7 @@ def fitted(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    pieces: int = 1,
 ) -> Recipe:
     """Fit recipe `fast` to a dataset other than the paper's in full.
 
@@ -85,9 +86,10 @@ def fitted(
         epochs: the command line's; None: what follows from the data. So are the next two.
         batch_size: images per optimiser step.
         learning_rate: the peak rate.
+        pieces: that each batch is cut into, by processes and micro-batches. A derived batch has four images for each.
     """
     many = images >= MANY_IMAGES and not pretrained  # about as many as the recipe was chosen for
-    batch = batch_size or (recipe.batch_size if many else _batch_size(images))
+    batch = batch_size or max(recipe.batch_size if many else _batch_size(images), least_batch(pieces))
     steps = steps_per_epoch(images, batch)
     peak = recipe.learning_rate if many else _peak(recipe, batch, images, pretrained)
     return replace(
@@ -111,6 +113,14 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, whole + (2 * rest >= batch_size))
 
 
+def least_batch(pieces: int) -> int:
+    """Return the smallest batch for so many pieces.
+
+    BatchNorm needs two images in each piece, and the rest of an epoch counts as a batch from half of one on.
+    """
+    return 4 * pieces
+
+
 def _batch_size(images: int) -> int:
     """A power of two from 16 to 128, for about 64 steps an epoch."""
     return min(LARGEST_BATCH, max(SMALLEST_BATCH, 1 << round(math.log2(max(images / 64, 1)))))
@@ -126,8 +136,8 @@ def _peak(recipe: Recipe, batch: int, images: int, pretrained: bool) -> float:
     """The peak of the one-cycle schedule, to one digit; it grows with the square root of the batch size.
 
     From pretrained weights, 0.003 for batches of 16 loses little where the images are much like those of before (0.01
-    and 0.03 lose more), and gains as much as larger rates where they are not. Below 100 images it falls with their
-    number: a few images tell too little about the features that others are to share.
+    and 0.03 lose more); where they are not, larger rates may gain more (docs/recipe.md). Below 100 images it falls with
+    their number: a few images tell too little about the features that others are to share.
     """
     if pretrained:
         rate = FINE_TUNING_RATE * math.sqrt(batch / SMALLEST_BATCH) * min(1.0, images / 100)
@@ -153,13 +163,14 @@ def by_heart(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    pieces: int = 1,
 ) -> Recipe:
     """Make a recipe with which each of the six networks learns `images` images by heart (`--overfit`).
 
     Small batches for many steps, and nothing that works against learning by heart: neither augmentation nor label
     smoothing nor weight decay. The clipped gradients let networks without norms take the rates of the others.
     """
-    batch = batch_size or max(4, min(SMALLEST_BATCH, images))
+    batch = batch_size or max(min(SMALLEST_BATCH, images), least_batch(pieces))
     return replace(
         recipe,
         epochs=epochs or math.ceil(BY_HEART_STEPS / steps_per_epoch(images, batch)),

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from train.data.loading import Split
 from train.data.preprocess import Preprocess
 from train.training.models import ModelError, pretrained_cfg
+from train.training.results.predict import fitting_batch
 
-BATCH = 100
 # Weight of the L2 penalty, in images. Smaller ones give about the same accuracy at once, but a classifier that fits the
 # training images too well leaves the layers below little to learn: fine-tuned for 6 epochs, 20 classes with 20 images
 # each ended at 58 % with a penalty of 3 and at 62.5 % with 100.
@@ -21,15 +21,24 @@ PENALTY = 100.0
 STEPS = 100
 
 
-def fit_classifier(model: nn.Module, train: Split, label_smoothing: float, device: torch.device) -> None:
+def fit_classifier(
+    model: nn.Module, train: Split, label_smoothing: float, device: torch.device, batch_size: int | None = None
+) -> None:
     """Replace the classifier's weights by those of a logistic regression on the model's features of `train`.
 
     A model whose classifier is not one linear layer is left as it is.
+
+    Args:
+        model: of timm's.
+        train: the images to fit it to.
+        label_smoothing: as in `Recipe`.
+        device: to compute the features on.
+        batch_size: images at a time; None for as many as `predict.fitting_batch` gives.
     """
     layer = classifier(model)
     if layer is None:
         return
-    x = features(model, train, device)
+    x = features(model, train, device, batch_size)
     weight, bias = logistic_regression(x, train.labels.cpu(), layer.out_features, label_smoothing)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -38,7 +47,7 @@ def fit_classifier(model: nn.Module, train: Split, label_smoothing: float, devic
 
 
 @torch.no_grad()
-def features(model: nn.Module, split: Split, device: torch.device) -> Tensor:
+def features(model: nn.Module, split: Split, device: torch.device, batch_size: int | None = None) -> Tensor:
     """Compute the classifier's input for each image, in evaluation mode: float32 [n, width] on the CPU."""
     layer = classifier(model)
     assert layer is not None
@@ -47,9 +56,10 @@ def features(model: nn.Module, split: Split, device: torch.device) -> Tensor:
     hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0].float().cpu()))
     training = model.training
     model.to(device).eval()
+    batch = batch_size or fitting_batch(preprocess.size)
     try:
-        for start in range(0, len(split), BATCH):
-            model(preprocess(split.images[start : start + BATCH].to(device)))
+        for start in range(0, len(split), batch):
+            model(preprocess(split.images[start : start + batch].to(device)))
     finally:
         hook.remove()
         model.train(training)

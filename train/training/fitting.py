@@ -3,6 +3,7 @@
 import argparse
 import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -28,18 +29,18 @@ from train.training.arguments import UsageError, model_kwargs, recipe_for
 from train.training.distillation import Teacher
 from train.training.progress import Progress
 from train.training.results import measure
-from train.training.results.predict import predict
+from train.training.results.predict import following_batch, predict
 from train.training.runs import checkpoint, epoch_log, run_folder
 from train.training.runs.best import best_row
-from zoo.catalog import NETWORKS
 
 
-def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
+def fit(args: argparse.Namespace, earlier: list[Earlier], export_problem: Callable[[nn.Module], str | None]) -> None:
     """Train a model as the command line asks, and leave its run folder.
 
     Args:
         args: as `arguments.parse` gives them.
         earlier: the runs that produced the weights of `--pretrained`.
+        export_problem: says why a model cannot be exported to ONNX.
 
     Raises:
         UserError: it is not possible, or the run folder belongs to another run.
@@ -63,6 +64,8 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
         if recipe.freeze:
             fine_tuning.freeze(model)
         models.try_out(model)  # before there is a folder, which would hold a run that cannot be
+        if accelerator.is_main_process:
+            _warn_of_export(args, model, export_problem)
     trained = distillation.load(args.teacher, class_names, in_chans) if args.teacher else None
     share, temperature = args.teacher_share or distillation.SHARE, args.temperature or distillation.TEMPERATURE
     description = RunDescription(
@@ -93,9 +96,11 @@ def fit(args: argparse.Namespace, earlier: list[Earlier]) -> None:
     with claimed if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         model, best_model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
-        metrics = test(args, accelerator, dataset, model, progress)
+        evaluated = eval_batch_size(args, recipe, accelerator, model)
+        metrics = test(args, accelerator, dataset, model, progress, evaluated)
         if best_model is not None:
-            metrics = dataclasses.replace(metrics, best=test_best(args, accelerator, dataset, best_model, progress))
+            best = test_best(args, accelerator, dataset, best_model, progress, evaluated)
+            metrics = dataclasses.replace(metrics, best=best)
         if accelerator.is_main_process:
             if best_model is not None:
                 save_weights(best_model, folder / "model.best.safetensors")
@@ -163,12 +168,11 @@ def fit_recipe(
     elif args.pretrained:
         names = models.classes_of(args.pretrained, models.tagged(args.model, args.dataset))
         new_classifier = names != list(dataset.class_names)
-    recipe = recipe_for(args, images, new_classifier, recorded)
     parts = accelerator.num_processes * args.micro_batches
-    # The rest of an epoch counts as a batch from half of one on, and BatchNorm needs two images in each of its pieces.
-    if recipe.batch_size < 4 * parts:
+    recipe = recipe_for(args, images, new_classifier, recorded, parts)
+    if recipe.batch_size < (least := defaults.least_batch(parts)):
         pieces = f"{parts} {'piece' if parts == 1 else 'pieces'}"
-        raise UsageError(f"--batch-size {recipe.batch_size} is too small for {pieces}: at least {4 * parts}")
+        raise UsageError(f"--batch-size {recipe.batch_size} is too small for {pieces}: at least {least}")
     if recorded is None:
         if defaults.follows_from_data(args.recipe, args.dataset, images, args.overfit):
             accelerator.print(defaults.in_words(recipe, images, bool(args.pretrained), bool(args.overfit)))
@@ -197,6 +201,20 @@ def load_dataset(args: argparse.Namespace, recipe: recipes.Recipe, accelerator: 
     return dataset
 
 
+def _warn_of_export(
+    args: argparse.Namespace, model: nn.Module, export_problem: Callable[[nn.Module], str | None]
+) -> None:
+    """Say before the training where its result cannot be published; the project's own networks can."""
+    if args.resume or args.overfit or models.is_ours(args.model):
+        return
+    if problem := export_problem(model):
+        print(
+            f"Warning: {args.model} cannot be exported to ONNX, so it can be trained and evaluated, but neither "
+            f"published nor served: {problem}",
+            flush=True,
+        )
+
+
 def _say_whose_classifier(args: argparse.Namespace, class_names: list[str], accelerator: Accelerator) -> None:
     """Say so where pretrained weights are of other classes, whose classifier is not taken over."""
     if not args.pretrained:
@@ -223,8 +241,10 @@ def train(
 
     The best is None where a run was resumed whose best weights were lost.
     """
-    if recipe.fit_classifier:
-        fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, accelerator.device)
+    evaluated, before = eval_batch_size(args, recipe, accelerator, model), None
+    if recipe.fit_classifier and fine_tuning.classifier(model) is not None:
+        fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, accelerator.device, evaluated)
+        before = _validation_accuracy(model, dataset, accelerator, evaluated)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     if recipe.freeze:
         fine_tuning.freeze(model)  # the folded layer too
@@ -241,14 +261,21 @@ def train(
     options = loop.Options(
         seed=args.seed,
         micro_batches=args.micro_batches,
+        eval_batch_size=evaluated,
         resume=args.resume,
         save_minutes=args.save_minutes,
         compiled=args.compile,
-        cuda_graphs=args.model in NETWORKS and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
+        cuda_graphs=models.is_ours(args.model) and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
     run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
+    if before is not None:
+        accelerator.print(f"The classifier on frozen features has a validation accuracy of {before:.2f} %")
     last, best = run.train(), None
+    if before is not None and not recipe.freeze and run.progress.rows[-1]["validation_accuracy"] < before:
+        accelerator.print(
+            f"On validation the classifier on frozen features was better ({before:.2f} %): --freeze trains it alone"
+        )
     if run.best.row is best_row(run.progress.rows):
         best = copy.deepcopy(last)
         best.load_state_dict(run.best.weights)
@@ -256,11 +283,33 @@ def train(
     return unfold(last), best, run.progress
 
 
+def _validation_accuracy(model: nn.Module, dataset: loading.Dataset, accelerator: Accelerator, evaluated: int) -> float:
+    """Compute a model's accuracy on the validation split in percent, `evaluated` images at a time."""
+    split = dataset.validation.to(accelerator.device)
+    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
+    logits = predict(model.to(accelerator.device), split, preprocess, accelerator, evaluated)
+    return 100 * int((logits.argmax(1) == split.labels).sum()) / len(split)
+
+
+def eval_batch_size(
+    args: argparse.Namespace, recipe: recipes.Recipe, accelerator: Accelerator, model: nn.Module
+) -> int:
+    """Return how many images each process evaluates at a time: as `--eval-batch-size` says, or by the training's."""
+    _, height, width = models.pretrained_cfg(model)["input_size"]
+    trained = -(-recipe.batch_size // (accelerator.num_processes * args.micro_batches))
+    return int(args.eval_batch_size or following_batch((height, width), trained))
+
+
 def test(
-    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: loading.Dataset,
+    model: nn.Module,
+    progress: Progress,
+    evaluated: int,
 ) -> RunMetrics:
-    """Measure the accuracy on the test split, and gather what the training took."""
-    logits = test_logits(args, accelerator, dataset, model)
+    """Measure the accuracy on the test split, `evaluated` images at a time, and gather what the training took."""
+    logits = test_logits(args, accelerator, dataset, model, evaluated)
     last = progress.rows[-1]
     return RunMetrics(
         **measure.accuracies(logits.cpu().numpy(), dataset.test.labels.numpy(), list(dataset.class_names)),
@@ -281,11 +330,16 @@ def test(
 
 
 def test_best(
-    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, progress: Progress
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    dataset: loading.Dataset,
+    model: nn.Module,
+    progress: Progress,
+    evaluated: int,
 ) -> BestEpoch:
-    """Measure the best epoch's model on the test split."""
+    """Measure the best epoch's model on the test split, `evaluated` images at a time."""
     row = best_row(progress.rows)
-    right = test_logits(args, accelerator, dataset, model).argmax(1).cpu() == dataset.test.labels
+    right = test_logits(args, accelerator, dataset, model, evaluated).argmax(1).cpu() == dataset.test.labels
     return BestEpoch(
         epoch=int(row["epoch"]),
         validation_accuracy=row["validation_accuracy"],
@@ -295,9 +349,9 @@ def test_best(
 
 
 def test_logits(
-    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module
+    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, evaluated: int
 ) -> torch.Tensor:
-    """Compute a trained model's logits of the test split."""
+    """Compute a trained model's logits of the test split, `evaluated` images at a time."""
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     with nullcontext() if args.compile else convolution.faster(model):
-        return predict(model, dataset.test.to(accelerator.device), preprocess, accelerator)
+        return predict(model, dataset.test.to(accelerator.device), preprocess, accelerator, evaluated)

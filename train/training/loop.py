@@ -44,6 +44,7 @@ class Options:
     Attributes:
         seed: fixes, with the epoch, the order of the images and their augmentation.
         micro_batches: how many pieces each batch is cut into, to save memory; the batch stays the recipe's.
+        eval_batch_size: images that each process validates on at a time; None as `predict` has it.
         resume: continue from the newest state in the folder, where there is one.
         save_minutes: time between two states; at the end of an epoch, a tenth of it is enough.
         compiled: compile the model first.
@@ -53,6 +54,7 @@ class Options:
 
     seed: int
     micro_batches: int = 1
+    eval_batch_size: int | None = None
     resume: bool = False
     save_minutes: float = 10.0
     compiled: bool = False
@@ -225,7 +227,8 @@ class Run:
     def validate(self) -> dict[str, float]:
         """Compute the row of `log.csv` for the epoch that ends."""
         # At the size of the training: at another one, a network shows little of what it has learnt.
-        logits = predict(self.model, self.validation, self.preprocess(), self.accelerator)
+        batch = self.options.eval_batch_size
+        logits = predict(self.model, self.validation, self.preprocess(), self.accelerator, batch)
         labels, progress, steps = self.validation.labels, self.progress, len(self.batches)
         return {
             "epoch": progress.epoch + 1,

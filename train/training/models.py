@@ -52,6 +52,11 @@ def tagged(name: str, dataset: str) -> str:
     return full_name if not tag and full_name in tags else name
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether a model, by its name with or without a tag, is one of this project's networks."""
+    return name.partition(".")[0] in NETWORKS
+
+
 def input_config(full_name: str) -> dict[str, Any]:
     """Return the `pretrained_cfg` of a model by its name from `tagged`, without building the model."""
     cfg = timm.get_pretrained_cfg(full_name)

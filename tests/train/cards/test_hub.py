@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import zoo
 from train import publish
-from train.cards import hub as hub_room
+from train.files import sha256
 from train.training import models
 
 NAME = "vanilla_resnet18.mnist"
@@ -49,7 +49,7 @@ def test_the_whole_card_is_what_timm_loads(whole: Path) -> None:
     torch.testing.assert_close(logits(found), logits(expected), atol=0.02, rtol=0.01)
     assert not list(whole.glob("*.onnx"))
     metrics = json.loads((whole / "metrics.json").read_text())
-    assert metrics["safetensors_sha256"] == hub_room.sha256(whole / "model.safetensors")
+    assert metrics["safetensors_sha256"] == sha256(whole / "model.safetensors")
 
 
 def test_transformers_and_accelerate_read_it(whole: Path) -> None:

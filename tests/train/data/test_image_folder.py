@@ -287,13 +287,13 @@ def test_files_that_are_no_pictures_are_named(pictures: Path) -> None:
     before = loading.load(str(pictures), image_size=8)
     assert "left out" not in before.summary()
     (pictures / "ants" / "0.json").write_text("{}")
-    (pictures / "ants" / "z.heic").write_text("")
+    (pictures / "ants" / "z.svg").write_text("")
     (pictures / "ants" / ".DS_Store").write_text("")
     (pictures / ".ipynb_checkpoints").mkdir()
     after = loading.load(str(pictures), image_size=8)
     assert after.digest() == before.digest()
     (note,) = after.notes
-    assert note.startswith("2 of 38 files are not images that Pillow reads and are left out (1 .json, 1 .heic)")
+    assert note.startswith("2 of 38 files are not images that Pillow reads and are left out (1 .json, 1 .svg)")
     assert note.endswith("ants/0.json")
 
 
@@ -315,7 +315,61 @@ def test_pictures_without_classes(tmp_path: Path) -> None:
         picture(tmp_path / "flat" / f"{i}.png")
     with pytest.raises(DataError) as error:
         loading.load(str(tmp_path / "flat"), image_size=8)
-    assert "ClassLabel" in message(error)
+    assert "0.png is in no class: each class needs a sub-folder of " in message(error)
+
+
+@pytest.mark.parametrize("content", [(), ("a/", "b/"), ("notes.txt",), ("a/video.mp5", "b/video.mp5")])
+def test_folders_without_an_image(tmp_path: Path, content: tuple[str, ...]) -> None:
+    folder = tmp_path / "none"
+    for name in content or ("",):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(exist_ok=True) if name.endswith("/") or not name else (folder / name).touch()
+    with pytest.raises(DataError) as error:
+        loading.load(str(folder), image_size=8)
+    if content == ("notes.txt",):  # may be a form of table that the `datasets` library knows
+        assert "cannot load dataset" in message(error)
+        return
+    assert "it holds no image in a sub-folder for each class" in message(error)
+    assert ("2 .mp5" in message(error)) == ("a/video.mp5" in content)
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_a_folder_within_a_folder_is_named(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    """As archives are unpacked: pets/pets/cat."""
+    for split in splits:
+        for label in ("ants", "bees"):
+            for i in range(4):
+                picture(tmp_path / "my pets" / "my pets" / split / label / f"{i}.png")
+    with pytest.raises(DataError) as error:
+        loading.load(str(tmp_path / "my pets"), image_size=8)
+    inner = tmp_path / "my pets" / "my pets"
+    assert f"one folder deeper: --dataset '{inner}'" in message(error)
+    assert len(loading.load(str(inner), image_size=8).class_names) == 2
+
+
+def test_very_large_images_are_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    for label in ("ants", "bees"):
+        for i in range(4):
+            picture(tmp_path / "wide" / label / f"{i}.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 700)  # those above it are warned of, those above twice refused
+    loading.load(str(tmp_path / "wide"), image_size=8)
+    assert not recwarn.list
+
+
+def test_iphones_photos_are_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    for label, red in (("ants", 250), ("bees", 10)):
+        for i in range(4):
+            file = tmp_path / "photos" / label / f"IMG_{i}.HEIC"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", (64, 48), (red, 30 * i, 0)).save(file, "HEIF")
+    dataset = loading.load(str(tmp_path / "photos"), image_size=8)
+    assert [int(dataset.test.images[dataset.test.labels == label, 0].float().mean() > 127) for label in (0, 1)] == [
+        1,
+        0,
+    ]
 
 
 def test_pictures_of_one_class(tmp_path: Path) -> None:

@@ -23,8 +23,12 @@ from train.training.arguments import emulates_bf16, recipe_for
 from zoo.catalog import DATASETS, NETWORKS
 
 own_images: Any = importlib.import_module("benchmarks.own_images")
-# Validation accuracy at the end, by images a class and weights; the table in docs/recipe.md has what was measured.
-FLOORS = {(5, True): 90.0, (20, True): 80.0, (20, False): 85.0}
+# Validation accuracy at the end, in percent. Recipe `fast` unchanged stays below; docs/recipe.md has what was measured.
+FLOORS = {
+    **dict(zip(own_images.SMALL, (90.0, 80.0, 85.0), strict=True)),
+    own_images.Situation("digits", 5, 20, 32, "vanilla_vgg16", True, 5): 60.0,
+    own_images.Situation("pairs", 20, 20, 32, "vanilla_resnet18", True, 5): 30.0,
+}
 FULL = {name: data.train_images - data.validation_images for name, data in DATASETS.items()}
 
 
@@ -235,13 +239,13 @@ def test_each_network_learns_images_by_heart(network: str, images: int, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("situation", own_images.SMALL)
-def test_fitted_defaults_reach_their_floors_on_the_samples(situation: Any) -> None:
-    """Of about 200 validation images 3 % are six: less is chance."""
+@pytest.mark.parametrize(("situation", "floor"), FLOORS.items())
+def test_fitted_defaults_reach_their_floors_on_the_samples(situation: Any, floor: float) -> None:
+    """Of the 120 to 400 validation images 3 % are four or more: less is chance."""
     reset_accelerate()
-    found = own_images.measure(situation, SAMPLES, seed=0)
+    found = own_images.measure(situation, SAMPLES, seed=0, unchanged=True)
+    assert found["before"] < floor
+    assert found["last"] >= floor
     if situation.pretrained:
         assert found["first"] >= found["linear"] - 3
         assert found["last"] >= found["linear"] - 3
-    assert found["last"] >= FLOORS[situation.per_class, situation.pretrained]
-    assert found["last"] > (found["present"] or 0) + 20

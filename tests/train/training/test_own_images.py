@@ -8,6 +8,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import tiny_networks
 import torch
 from conftest import one_line, reset_accelerate
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from train.cards import provenance, publishing
 from train.data import manifest
 from train.paper import paper
 from train.records import RunDescription, read
-from train.training import models
+from train.training import fitting, models
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = ("ant", "bee", "cow")
@@ -40,6 +41,67 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def arguments(folder: Path, tmp_path: Path) -> tuple[object, ...]:
     return ("--model", "tiny_net", "--dataset", folder, "--epochs", 1, "--output-dir", tmp_path / "run")
+
+
+def test_evaluation_follows_the_training_batch(
+    run: Run, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier's fit, the validation and the test, all of which take less memory than a training step."""
+    seen: dict[bool, list[int]] = {}
+    forward = tiny_networks.TinyNet.forward
+
+    def noted(net: tiny_networks.TinyNet, x: torch.Tensor) -> Any:
+        seen.setdefault(net.training, []).append(len(x))
+        return forward(net, x)
+
+    assert run(*arguments)[0] == 0
+    weights = Path(shutil.copytree(tmp_path / "run", tmp_path / "weights"))
+    classes = json.loads((weights / "args.json").read_text()) | {"class_names": ["x", "y", "z"]}
+    (weights / "args.json").write_text(json.dumps(classes))
+    monkeypatch.setattr(tiny_networks.TinyNet, "forward", noted)
+    for flags, trained, evaluated in (
+        (("--batch-size", 8, "--micro-batches", 2), 4, 16),
+        (("--batch-size", 8, "--eval-batch-size", 3), 8, 3),
+    ):
+        seen.clear()
+        more = ("--pretrained", weights, "--output-dir", tmp_path / f"of {evaluated}")
+        assert run(*arguments, *flags, *more)[0] == 0
+        assert {training: max(sizes) for training, sizes in seen.items()} == {True: trained, False: evaluated}
+        assert seen[False].count(evaluated) >= 72 // evaluated
+    status, _, errors = run(*arguments, "--eval-batch-size", 0)
+    assert status == 2
+    assert "--eval-batch-size 0: must be at least 1" in one_line(errors)
+
+
+def test_what_the_fitted_classifier_reaches_is_said(
+    run: Run, folder: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what fine-tuning has to exceed; where it does not, a line says so."""
+    assert run(*arguments)[0] == 0
+    (folder / "ant").rename(folder / "ape")
+    more = ("--pretrained", tmp_path / "run")
+    status, output, _ = run(*arguments, *more, "--output-dir", tmp_path / "second")
+    assert status == 0
+    assert "The classifier on frozen features has a validation accuracy of " in output.partition("Epoch 1/")[0]
+    monkeypatch.setattr(fitting, "_validation_accuracy", lambda *_: 100.5)
+    for flags, told in (((), True), (("--freeze",), False)):
+        output = run(*arguments, *more, *flags, "--output-dir", tmp_path / f"third {told}")[1]
+        assert ("the classifier on frozen features was better (100.50 %): --freeze" in output) == told
+    assert "classifier on frozen features" not in run(*arguments, "--output-dir", tmp_path / "random")[1]
+
+
+def test_a_derived_batch_has_four_images_for_each_piece(
+    run: Run, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    """Eight processes, or one with as many micro-batches; a batch size that is given is refused instead."""
+    status, output, errors = run(*arguments, "--micro-batches", 8)
+    assert (status, errors) == (0, "")
+    assert "batches of 32," in output
+    other = (*arguments[:-1], tmp_path / "other", "--micro-batches", 8)
+    status, _, errors = run(*other, "--batch-size", 16)
+    assert status == 2
+    assert one_line(errors) == "fit.py: --batch-size 16 is too small for 8 pieces: at least 32"
+    assert run(*other, "--overfit", 20)[0] == 0
 
 
 def unfinished(folder: Path) -> Path:

@@ -29,6 +29,11 @@ def rows(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+def read_losses(file: Path) -> list[float]:
+    with file.open() as stream:
+        return [float(row["train_loss"]) for row in csv.DictReader(stream)]
+
+
 def compare(one: Path, two: Path) -> None:
     for a, b in zip(rows(one), rows(two), strict=True):
         for name in ("epoch", "learning_rate", "train_loss", "validation_loss"):
@@ -72,6 +77,19 @@ def two(start: Callable[..., Child], folder: Path, *more: object) -> None:
 def test_two_processes(start: Callable[..., Child], one: Path, tmp_path: Path) -> None:
     two(start, tmp_path / "run")
     compare(one, tmp_path / "run")
+
+
+def test_two_processes_with_small_batches(start: Callable[..., Child], tmp_path: Path) -> None:
+    """More steps, of which each multiplies the rounding of those before: the first 20 agree."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    more = ("--batch-size", "32", "--epochs", "1")
+    child = start(*ARGUMENTS, *more, "--output-dir", folders[0])
+    assert child.wait() == 0, child.text()
+    two(start, folders[1], *more)
+    first, second = (read_losses(folder / "steps.csv") for folder in folders)
+    assert len(first) == len(second) > 20
+    assert first[:10] == pytest.approx(second[:10], rel=1e-5)
+    assert first == pytest.approx(second, rel=1e-2)
 
 
 @pytest.mark.parametrize("told", [(0, 1), (1,)])

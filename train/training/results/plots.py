@@ -10,6 +10,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from train.files import atomic_write
+from train.records import FilesCalibration
 from train.training.results.fonts import drawable
 
 # The colour of each split's curve.
@@ -36,7 +37,7 @@ def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dic
                 [row["epoch"] for row in steps], [row["train_loss"] for row in steps], color=COLOURS["train"], alpha=0.5
             )
         axes.legend(loc="lower right" if metric == "accuracy" else "upper right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def grid_of_curves(
@@ -72,7 +73,7 @@ def grid_of_curves(
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _range(logs: dict[str, list[dict[str, float]]], metric: str) -> tuple[float, float]:
@@ -109,7 +110,7 @@ def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path
     axes.grid(alpha=0.3)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=len(series))
-    _save(figure, path)
+    save(figure, path)
 
 
 def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:
@@ -142,7 +143,7 @@ def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], titl
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_title(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
@@ -163,7 +164,51 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True")
     axes.set_title(title)
-    _save(figure, path)
+    save(figure, path)
+
+
+def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> None:
+    """Plot reliability diagrams: the accuracy of each bin of the highest probability, before and after calibration.
+
+    The area of a mark shows how many images the bin has. Marks on the diagonal are calibrated.
+
+    Args:
+        panels: by title.
+        title: of the whole plot.
+        path: of the file.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(4.4, 3.2 * columns), 0.9 + 3.1 * rows), layout="constrained")
+    figure.suptitle(title)
+    for axes, (name, found) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        axes.set_title(name, fontsize=10)
+        axes.plot([0, 100], [0, 100], color="grey", linewidth=1, linestyle=":")
+        for label, bins, ece, colour in (
+            ("softmax of the logits", found.reliability_uncalibrated, found.ece_uncalibrated, "tab:orange"),
+            ("calibrated", found.reliability, found.ece, "tab:blue"),
+        ):
+            images = sum(row.images for row in bins)
+            points = [(100 * row.probability, 100 * row.accuracy) for row in bins]
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linewidth=1,
+                alpha=0.5,
+                label=f"{label}, ECE {100 * ece:.2f} %",
+            )
+            sizes = [12 + 160 * row.images / images for row in bins]
+            axes.scatter(*zip(*points, strict=True), sizes, color=colour, alpha=0.6, linewidths=0)
+        axes.set_xlim(0, 102)
+        axes.set_ylim(0, 102)
+        axes.set_aspect("equal")
+        axes.set_xlabel("Highest probability, %")
+        axes.set_ylabel("Accuracy, %")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", fontsize=7)
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    save(figure, path)
 
 
 def mistakes(
@@ -179,7 +224,7 @@ def mistakes(
     for axes, image, label, prediction in zip(figure.axes, images, labels, predictions, strict=False):
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(f"{class_names[label]} \N{RIGHTWARDS ARROW} {class_names[prediction]}", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
@@ -198,10 +243,11 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     for text in figure.findobj(Text):
         text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
     with atomic_write(path) as temporary:

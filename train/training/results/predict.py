@@ -12,6 +12,8 @@ from train.data.preprocess import Preprocess
 # Images that are evaluated at a time, and their pixels at the network's input size: activations grow with these.
 BATCH = 500
 PIXELS = BATCH * 64 * 64
+# A training step keeps the activations of all layers, evaluation those of one or two.
+TIMES_TRAINING = 4
 
 
 def fitting_batch(side: tuple[int, int], most: int = BATCH) -> int:
@@ -20,6 +22,11 @@ def fitting_batch(side: tuple[int, int], most: int = BATCH) -> int:
     500 images of 64x64 pixels, or as many pixels: 40 images of 224x224.
     """
     return max(1, min(most, PIXELS // (side[0] * side[1])))
+
+
+def following_batch(side: tuple[int, int], trained: int) -> int:
+    """Return how many images to evaluate at a time where `trained` images are trained on at a time."""
+    return fitting_batch(side, min(BATCH, TIMES_TRAINING * trained))
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from train.cards import evaluation
 from train.data import loading
 from train.training import models
 from train.training.results import measure
-from train.training.results.predict import fitting_batch
+from train.training.results.predict import fitting_batch, following_batch
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
@@ -65,6 +65,10 @@ def test_large_images_are_evaluated_in_smaller_batches() -> None:
     assert fitting_batch((224, 224)) == 40
     assert fitting_batch((224, 224), 30) == 30
     assert fitting_batch((5000, 5000)) == 1
+    assert following_batch((64, 64), 16) == 64
+    assert following_batch((64, 64), 128) == 500
+    assert following_batch((224, 224), 4) == 16
+    assert following_batch((224, 224), 64) == 40
 
 
 @pytest.mark.parametrize(("batch_size", "largest"), [(None, 7), (3, 3)])

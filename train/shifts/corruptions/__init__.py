@@ -1,0 +1,1 @@
+"""Corruptions of images after Hendrycks and Dietterich (CIFAR-10-C) and Mu and Gilmer (MNIST-C)."""
