@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def test_there_is_one_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert deep_image_zoo.main(["--version"]) == 0
     assert capsys.readouterr().out == f"deep-image-zoo {version('deep-image-zoo')}\n"
-    assert PROJECT["dynamic"] == ["version"]
+    assert "version" in PROJECT["dynamic"]
     assert zoo.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 

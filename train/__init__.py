@@ -10,7 +10,7 @@ os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1")
 # Modules of the extra `train`.
 OF_THE_EXTRA = (
     "accelerate", "datasets", "filelock", "google", "huggingface_hub", "jinja2", "matplotlib", "numpy", "onnx",
-    "onnxruntime", "onnxscript", "PIL", "platformdirs", "pyarrow", "pydantic", "sympy", "tensorboard", "tqdm",
+    "onnxruntime", "onnxscript", "PIL", "platformdirs", "pyarrow", "pydantic", "scipy", "sympy", "tensorboard", "tqdm",
 )  # fmt: skip
 
 

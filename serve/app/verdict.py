@@ -9,8 +9,10 @@ from serve.engine.models import Scores
 from serve.engine.queues import ranked
 
 Tone = Literal["sure", "leaning", "torn", "none"]
-# For models without a calibrated value: a class with less than half of the probability is no majority.
-ABSTAIN_BELOW = 0.5
+# Sure from here on, for models whose file states no `abstain_below`.
+SURE = 0.75
+# With less of the probability, a class is no majority, and the model knows none.
+MAJORITY = 0.5
 WORDS: dict[Tone, str] = {"sure": "sure", "leaning": "leaning", "torn": "torn between two", "none": "none that I know"}
 
 
@@ -35,25 +37,23 @@ class Verdict:
 def verdict(probabilities: Scores, abstain_below: float | None = None, *, fits: bool = True) -> Verdict:
     """Decide what a model says.
 
-    It is sure from halfway between `abstain_below` and certainty. If only the two best classes together reach that, and
-    neither has twice the other's probability, it is torn between them.
+    It is sure of what it does not abstain from. Else it is torn between the two best classes if they have a majority
+    together and neither has twice the other's probability, leans to one with a majority, or knows none.
 
     Args:
         probabilities: float32 [classes], calibrated if the model is.
-        abstain_below: the top probability below which the model abstains, as its file states; None: ABSTAIN_BELOW.
+        abstain_below: the top probability below which the model abstains, as its file states; None: SURE.
         fits: whether the image is one that the model can know at all.
     """
-    least = ABSTAIN_BELOW if abstain_below is None else abstain_below
-    sure = (1 + least) / 2
     order = ranked(probabilities, 2)
     first = float(probabilities[order[0]])
     second = float(probabilities[order[1]]) if len(order) > 1 else 0.0
     if not fits:
         return Verdict("none", ())
-    if first >= sure:
+    if first >= (SURE if abstain_below is None else abstain_below):
         return Verdict("sure", (order[0],))
-    if first + second >= sure and second > first / 2:
+    if first + second >= MAJORITY and second > first / 2:
         return Verdict("torn", (order[0], order[1]))
-    if first >= least:
+    if first >= MAJORITY:
         return Verdict("leaning", (order[0],))
     return Verdict("none", ())

@@ -432,7 +432,7 @@ def test_a_disk_that_is_full_at_the_end_is_named(run: Run, tmp_path: Path, monke
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_few_epochs_are_drawn_by_their_steps(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, _: drawn.append(len(figure.axes[0].lines)))
+    monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(len(figure.axes[0].lines)))
     row = {"train_loss": 1.0, "validation_loss": 1.0, "train_accuracy": 50.0, "validation_accuracy": 50.0}
     rows = [row | {"epoch": float(epoch + 1)} for epoch in range(epochs)]
     plots.curves(rows, "a run", tmp_path / "curves.png", [{"epoch": 0.5, "train_loss": 1.2}])

@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
         (["--epochs", "-1"], ["--epochs", "-1", "at least 1"]),
         (["--epochs", "many"], ["--epochs", "many"]),
         (["--batch-size", "0"], ["--batch-size", "0"]),
-        (["--micro-batches", "64"], ["--batch-size 32", "64", "256"]),
+        (["--batch-size", "32", "--micro-batches", "64"], ["--batch-size 32", "64", "256"]),
         (["--learning-rate", "nan"], ["--learning-rate", "nan"]),
         (["--learning-rate", "0"], ["--learning-rate", "0.0", "positive"]),
         (["--mixed-precision", "fp8"], ["fp8", "bf16"]),

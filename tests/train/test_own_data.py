@@ -272,7 +272,8 @@ def test_a_model_that_int8_would_harm_has_the_fp32_file_alone(
     assert evaluate.main([str(card), "--runtime", "onnx-int8"]) == 2
     assert "has no int8 file" in one_line(capsys)
     metrics = json.loads((card / "metrics.json").read_text())
-    text = fine_tuned(card, onnx_test_accuracy={"fp32": metrics["onnx_test_accuracy"]["fp32"]})
+    of_fp32 = {"fp32": metrics["onnx_test_accuracy"]["fp32"]}
+    text = fine_tuned(card, onnx_test_accuracy=of_fp32, calibration=metrics["calibration"] | {"int8": None})
     assert "% / none, as int8 would lose too much |" in text
     (card / "README.md").write_text(text)
     assert verify.main([str(card)]) == 0, capsys.readouterr()

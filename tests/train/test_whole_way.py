@@ -107,7 +107,7 @@ def test_from_a_folder_of_images_to_the_app(
             np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=2e-3)
         assert httpx.get(url).raise_for_status().headers["content-type"].startswith("text/html")
         app = Client(url, verbose=False)
-        answer = app.predict(image=handle_file(file), model=name, api_name="/classify_picture")
+        answer = app.predict(image=handle_file(file), model=name, api_name="/classify_image")
         assert answer["model"] == name
         assert answer["predictions"][0]["label"] == row.label
         app.close()

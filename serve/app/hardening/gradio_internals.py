@@ -51,12 +51,17 @@ def use_relative_addresses() -> None:
 
 
 def refuse_quietly(page: gr.Blocks) -> None:
-    """Answer a call whose data do not fit with what is wrong; Gradio would log a traceback for each."""
+    """Answer a call that cannot be made with what is wrong; Gradio would log a traceback for each.
+
+    Its data do not fit, or the event is one that only the browser handles.
+    """
     preprocess = page.preprocess_data
 
-    async def checked(*arguments: Any, **options: Any) -> Any:
+    async def checked(function: Any, *arguments: Any, **options: Any) -> Any:
+        if not (page.fns[function] if isinstance(function, int) else function).fn:
+            raise refusal("this event has no function on the server")
         try:
-            return await preprocess(*arguments, **options)
+            return await preprocess(function, *arguments, **options)
         except (gr.Error, OSError, MemoryError):  # the last two are not the client's mistakes
             raise
         except Exception as error:

@@ -83,15 +83,17 @@ def test_a_problem_comes_before_any_probability(digit: Digit, words: str) -> Non
     ("shares", "least", "tone", "classes"),
     [
         ((0.97, 0.02), 0.9, "sure", (0,)),
-        ((0.93, 0.02), 0.9, "leaning", (0,)),
-        ((0.85, 0.02), 0.9, "none", ()),
+        ((0.90, 0.02), 0.9, "sure", (0,)),
+        ((0.89, 0.02), 0.9, "leaning", (0,)),
         ((0.55, 0.42), 0.9, "torn", (0, 1)),
-        ((0.72, 0.25), 0.5, "leaning", (0,)),
+        ((0.72, 0.25), 0.5, "sure", (0,)),
         ((0.48, 0.40), 0.5, "torn", (0, 1)),
         ((0.48, 0.10), 0.5, "none", ()),
+        ((0.30, 0.18), 0.5, "none", ()),
         ((0.80, 0.10), None, "sure", (0,)),
+        ((0.70, 0.10), None, "leaning", (0,)),
         ((0.40, 0.10), None, "none", ()),
-        ((0.995, 0.001), 0.999, "none", ()),
+        ((0.995, 0.001), 0.999, "leaning", (0,)),
     ],
 )
 def test_the_verdict_follows_from_the_probabilities_and_the_models_own_threshold(

@@ -164,7 +164,8 @@ def test_report_is_that_of_the_published_models(written: str, tmp_path: Path) ->
     root = models.MODEL_CARDS.parent
     assert (root / "REPORT.md").read_text() == written
     plots = re.findall(r"!\[.*?\]\((.*?)\)", written)
-    assert len(plots) == 6 + 2 * len({dataset for dataset, _ in ours.reproductions()})
+    of_corruptions = 2 * len({card.suffix for card in models.cards() if (card / "robustness.json").is_file()})
+    assert len(plots) == 8 + 2 * len({dataset for dataset, _ in ours.reproductions()}) + of_corruptions
     for plot in plots:
         assert (root / plot).stat().st_size > 5000
         assert (tmp_path / plot).stat().st_size > 5000

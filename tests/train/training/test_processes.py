@@ -38,7 +38,7 @@ def read_losses(file: Path) -> list[float]:
 def compare(one: Path, two: Path) -> None:
     for a, b in zip(rows(one), rows(two), strict=True):
         for name in ("epoch", "learning_rate", "train_loss", "validation_loss"):
-            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name  # sums in another order
         for name in ("train_accuracy", "validation_accuracy"):
             assert a[name] == pytest.approx(b[name], abs=0.31), name  # one image at the border of two classes
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")

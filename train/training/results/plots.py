@@ -205,7 +205,7 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> 
         axes.set_xlabel("Highest probability, %")
         axes.set_ylabel("Accuracy, %")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", fontsize=7)
+        axes.legend(loc="lower right", fontsize=7)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
     save(figure, path)
