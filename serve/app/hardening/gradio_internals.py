@@ -67,7 +67,7 @@ def refuse_quietly(page: gr.Blocks) -> None:
         except Exception as error:
             raise refusal(invalid_call(error)) from None
 
-    page.preprocess_data = checked  # type: ignore[method-assign]
+    page.preprocess_data = checked  # type: ignore[method-assign, assignment]
 
 
 def invalid_call(error: Exception) -> str:
