@@ -35,10 +35,11 @@ def read_losses(file: Path) -> list[float]:
         return [float(row["train_loss"]) for row in csv.DictReader(stream)]
 
 
-def compare(one: Path, two: Path) -> None:
+def compare(one: Path, two: Path, validation: float = 1e-5) -> None:
     for a, b in zip(rows(one), rows(two), strict=True):
-        for name in ("epoch", "learning_rate", "train_loss", "validation_loss"):
-            assert a[name] == pytest.approx(b[name], rel=1e-4), name  # sums in another order
+        for name in ("epoch", "learning_rate", "train_loss"):
+            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=validation)
         for name in ("train_accuracy", "validation_accuracy"):
             assert a[name] == pytest.approx(b[name], abs=0.31), name  # one image at the border of two classes
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
@@ -147,7 +148,8 @@ def test_two_processes_fine_tune(
     child = start(*ARGUMENTS, *more, "--output-dir", tmp_path / "one")
     assert child.wait() == 0, child.text()
     two(start, tmp_path / "two", *more)
-    compare(tmp_path / "one", tmp_path / "two")
+    # On a Xeon with AMX 4e-7 after the first epoch, 2.4e-5 after the second: the weights differ as `compare` allows.
+    compare(tmp_path / "one", tmp_path / "two", validation=1e-4)
     means = [load_file(folder / "model.safetensors")["norm.running_mean"] for folder in (weights, tmp_path / "two")]
     assert torch.equal(*means)
 
