@@ -203,7 +203,7 @@ def test_strangers_leave_nothing_behind(tiny: Any, tmp_path: Path, running: Any,
         print(
             f"{sum(strangers.seen.values())} attacks, {sorted(strangers.statuses.items())}; {visitor.answers} answers"
         )
-        print(f"MB: {new.memory / 1e6:.0f}, {middle.memory / 1e6:.0f}, {end.memory / 1e6:.0f}; threads: {new.threads}, {end.threads}")
+        print(f"MB: {[round(held.memory / 1e6) for held in (new, middle, end)]}; threads: {new.threads}, {end.threads}")
         assert visitor.wrong == []
         assert strangers.wrong == []
         assert all(strangers.seen[route] for route in routes())
