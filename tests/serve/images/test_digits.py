@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from digit_pixels import difference, pixels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from serve.images.digits import BOX, SIDE, Digit, prepare
+from serve.images.digits import BOX, SIDE, prepare
 from serve.images.regions import regions
 from serve.images.thinning import thin
 
@@ -59,23 +60,9 @@ def on_paper(ink: Image.Image) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
 
 
-def picture(digit: Digit) -> np.ndarray:
-    assert digit.problem is None
-    assert digit.pixels is not None
-    assert digit.pixels.shape == (SIDE, SIDE, 1)
-    assert digit.pixels.dtype == np.uint8
-    return digit.pixels[..., 0].astype(float)
-
-
-def difference(one: Digit, two: Digit) -> float:
-    """Mean difference of the pixels as a share of the mean ink; a shift by one pixel makes it more than 0.5."""
-    a, b = picture(one), picture(two)
-    return float(np.abs(a - b).sum() / (a.sum() + b.sum()))
-
-
 @pytest.mark.parametrize("strokes", [SEVEN, FIVE, ONE])
 def test_the_box_is_20_pixels_and_the_centre_of_mass_in_the_middle(strokes: list[list[tuple[float, float]]]) -> None:
-    pixels = picture(prepare(drawn(strokes)))
+    pixels = pixels_of(prepare(drawn(strokes)))
     rows, columns = np.flatnonzero((pixels > 100).any(1)), np.flatnonzero((pixels > 100).any(0))
     assert max(len(rows), len(columns)) == pytest.approx(BOX, abs=1)
     y, x = np.mgrid[0.5:SIDE, 0.5:SIDE]
@@ -143,8 +130,8 @@ def test_specks_beside_a_digit_are_no_ink_of_it(paper: bool) -> None:
 def test_a_picture_of_the_datasets_size_stays_as_it_is() -> None:
     pixels = np.zeros((SIDE, SIDE), np.uint8)
     pixels[5:23, 12:15] = 200
-    assert np.array_equal(picture(prepare(Image.fromarray(pixels))), pixels)
-    assert np.array_equal(picture(prepare(Image.fromarray(255 - pixels))), pixels)
+    assert np.array_equal(pixels_of(prepare(Image.fromarray(pixels))), pixels)
+    assert np.array_equal(pixels_of(prepare(Image.fromarray(255 - pixels))), pixels)
 
 
 @pytest.mark.parametrize(

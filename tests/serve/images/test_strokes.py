@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from digit_pixels import difference, pixels_of
 
 from serve.errors import BadImage
-from serve.images.digits import BOX, SIDE, Digit
+from serve.images.digits import BOX, SIDE
 from serve.images.strokes import MOST_BYTES, MOST_POINTS, Stroke, curve, picture, prepare_strokes, read_strokes
 
 SEVEN = [[(0.2, 0.1), (0.8, 0.1), (0.4, 0.9)]]
@@ -29,19 +30,6 @@ def drawn(
     lines: Lines, *, size: float = 0.6, at: tuple[float, float] = (0.2, 0.2), width: float = 0.07
 ) -> list[Stroke]:
     return [Stroke(width, np.array(line, np.float32) * size + np.array(at, np.float32)) for line in lines]
-
-
-def pixels(digit: Digit) -> np.ndarray:
-    assert digit.problem is None
-    assert digit.pixels is not None
-    assert digit.pixels.shape == (SIDE, SIDE, 1)
-    assert digit.pixels.dtype == np.uint8
-    return digit.pixels[..., 0].astype(float)
-
-
-def difference(one: Digit, two: Digit) -> float:
-    a, b = pixels(one), pixels(two)
-    return float(np.abs(a - b).sum() / (a.sum() + b.sum()))
 
 
 def text(*strokes: Any) -> str:
@@ -90,7 +78,7 @@ def test_what_is_no_drawing_is_refused(sent: str, message: str) -> None:
 
 
 def test_the_image_looks_like_one_of_mnist() -> None:
-    image = pixels(prepare_strokes(drawn(SEVEN)))
+    image = pixels_of(prepare_strokes(drawn(SEVEN)))
     rows, columns = np.flatnonzero((image > 100).any(1)), np.flatnonzero((image > 100).any(0))
     assert max(len(rows), len(columns)) == pytest.approx(BOX, abs=1)
     y, x = np.mgrid[0.5:SIDE, 0.5:SIDE]
@@ -108,7 +96,7 @@ def test_neither_size_nor_place_nor_brush_makes_a_difference(lines: Lines, size:
 
 
 def test_a_thick_six_keeps_its_loop() -> None:
-    image = pixels(prepare_strokes(drawn(SIX, size=0.2, width=40 / 280)))
+    image = pixels_of(prepare_strokes(drawn(SIX, size=0.2, width=40 / 280)))
     low = image[14:24, 6:22]
     middle = low[:, low.shape[1] // 2]
     assert middle.min() < 60 < 200 < middle.max()
