@@ -6,7 +6,7 @@ All run one after another on one machine, with the same ONNX file, the same PNG 
 (wrk, one thread). The bare loop decodes the PNG and calls `session.run` in one process: it is the upper limit, at batch
 1 for one connection and at batch 32 for many. LitServe gets the PNG in a form, as it reads no raw bodies. Each server
 must return the bare loop's class before it is measured, and warms up for two seconds. Responses other than 200 are
-counted as failed. Of this server, the app's calls are measured too: as gradio_client makes them, and without the queue.
+counted as failed. Of this server, the app's calls are measured too: in two requests (/call), and in one (/run).
 """
 
 import argparse
@@ -213,7 +213,7 @@ def measure(
         return measured
 
 
-# A call of the app as gradio_client makes it: join the queue, and read the event with the result.
+# A call of the app in two requests: begin it, and read the event with its result.
 CALLS = """
 local event
 request = function()
@@ -228,7 +228,7 @@ end
 
 
 def app(url: str, model: str, image: bytes, expected: int, seconds: float) -> dict[str, float]:
-    """Return the app's calls per second at one connection: through its queue, and at once."""
+    """Return the app's calls per second at one connection: in two requests each, and in one."""
     body, kind = form(image, "files")
     with urllib.request.urlopen(urllib.request.Request(f"{url}/upload", body, {"Content-Type": kind})) as response:
         (path,) = json.loads(response.read())
@@ -309,7 +309,7 @@ def table(turns: list[dict[str, dict[str, float]]], connections: int) -> str:
             f"The median latency of one connection is {middle(OURS, 'median_to_bare', '.2f')} times the bare loop's. "
             f"V2 requests of {BATCH} raw images, 4 connections: {middle(OURS, 'v2')} images/s, "
             f"{middle(OURS, 'v2_to_run', '.2f')} of `session.run` at batch {BATCH} ({middle(LIMIT, 'run')}). "
-            f"Calls of the app, 1 connection: {middle(OURS, 'queued')} a second through its queue, "
+            f"Calls of the app, 1 connection: {middle(OURS, 'queued')} a second in two requests each, "
             f"{middle(OURS, 'queued_to_one', '.2f')} of the requests for /classify, and {middle(OURS, 'direct')} at "
             f"once, {middle(OURS, 'direct_to_one', '.2f')}; {middle(OURS, 'app_failed')} failed.",
         ]

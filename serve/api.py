@@ -107,7 +107,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.router.routes.extend(route for route in offline.routes if getattr(route, "path", "") != offline.openapi_url)
     # Without it, Gradio would let pages of all origins read the app's responses with the visitor's credentials.
     app.add_middleware(CORSMiddleware)
-    inner: ASGIApp = Access(route_first(routes, app.behind), settings)
+    count = workers()
+    behind: ASGIApp = app.behind
+    if settings.app and count == 1:
+        from serve.app.client_api import client_functions
+        from serve.app.direct_calls import DirectCalls
+
+        behind = DirectCalls(behind, client_functions(engine, decoder), bodies)
+    inner: ASGIApp = Access(route_first(routes, behind), settings)
     if settings.allow_origin:
         inner = Sharing(inner, settings)
     gate = Gate(inner, engine)
@@ -120,7 +127,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.api_key:
         describe = app.openapi
         app.openapi = lambda: with_key(describe(), KEYLESS)  # type: ignore[method-assign]
-    count = workers()
     if settings.app and count > 1:
         log.warning("%s; the API is served", NO_APP % count)
         app.router.routes.append(Route("/", lambda _: error_response(503, NO_APP % count)))

@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from starlette.types import Lifespan
 
 from serve.app import site
-from serve.app.client_api import add_client_api
+from serve.app.client_api import add_client_api, client_functions
 from serve.app.hardening import private_folder
 from serve.app.hardening.event_queue import bound
 from serve.app.hardening.gradio_internals import (
@@ -125,7 +125,7 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
         gr.HTML((STATIC / "about.html").read_text(encoding="utf-8"), apply_default_css=False)
-        add_client_api(engine, decoder)
+        add_client_api(client_functions(engine, decoder))
 
         def fill(address: str | None) -> list[Any]:
             now, model = offered_kinds(engine), (address or "").partition("/")[2]

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import gradio as gr
+from gradio import route_utils
 from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage
 from gradio.state_holder import SessionState, StateHolder
@@ -169,7 +170,8 @@ class BoundedQueue(Queue):
 class _Session(SessionState):
     """A session without a copy of the page's description.
 
-    Gradio keeps it for links that this server does not have. It takes tens of kilobytes, and milliseconds to make.
+    Gradio keeps it for links that this server does not have. It takes tens of kilobytes, and milliseconds to make: two
+    thirds of a call to /run without a session, for which Gradio makes one.
     """
 
     def __init__(self, page: gr.Blocks) -> None:
@@ -226,7 +228,11 @@ class Sessions(StateHolder):
 
 
 def bound(page: gr.Blocks, application: gr.routes.App, streams: Streams) -> None:
-    """Replace the queue and the sessions of a mounted page, before it starts."""
+    """Replace the queue and the sessions of a mounted page, before it starts.
+
+    The class of the sessions of calls without one is replaced for the whole process.
+    """
+    route_utils.SessionState = _Session  # type: ignore[assignment, attr-defined]
     page._queue = BoundedQueue(page)
     page._queue.set_server_app(application)
     application.state_holder = Sessions(page, streams)

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 from serve.app.hardening.refusals import refusal
+from serve.errors import BadRequest
 
 NOT_UPLOADED = "the picture is not an upload of this server; send it to /gradio_api/upload first"
 # How many uploads' progress is kept.
@@ -104,13 +105,19 @@ def accept_only_uploads(page: gr.Blocks) -> None:
     processing_utils._check_allowed = _check_upload
 
 
+def uploaded(path: str | None) -> str:
+    """Return the path of an upload of this server. Raises ApiError for any other: 400."""
+    found = Path(path or "").resolve()
+    if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
+        raise BadRequest(NOT_UPLOADED)
+    return str(found)
+
+
 def _upload_path(payload: ImageData | None) -> str | None:
-    if payload is None:
-        return None
-    path = Path(payload.path or "").resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
-        raise refusal(NOT_UPLOADED)
-    return str(path)
+    try:
+        return None if payload is None else uploaded(payload.path)
+    except BadRequest as error:
+        raise refusal(error.message) from None
 
 
 def leave_undecoded(image: gr.Image) -> gr.Image:

@@ -68,8 +68,8 @@ def test_a_full_queue_refuses_calls(make: Callable[[], FastAPI]) -> None:
                 "/gradio_api/queue/join", json=models_call(served.page, f"session {count}")
             )
             assert answer.status_code == 200
-        for path in ("queue/join", "call/models"):
-            answer = await served.client.post(f"/gradio_api/{path}", json=models_call(served.page, "another"))
+        for path, body in (("queue/join", models_call(served.page, "another")), ("call/v2/models", {})):
+            answer = await served.client.post(f"/gradio_api/{path}", json=body)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert answer.json()["error"] == f"the queue is full: at most {WAITING} calls may wait"
         assert len(served.queue) == WAITING
@@ -97,7 +97,7 @@ def test_sessions_are_bounded_and_those_of_open_pages_stay(
         served.app.state.streams.sessions["visitor"] += 1
         for session in ["visitor", *map(str, range(10))]:
             body = models_call(served.page, session)
-            assert (await served.client.post("/gradio_api/run/models", json=body)).status_code == 200
+            assert (await served.client.post("/gradio_api/api/models", json=body)).status_code == 200
         assert list(served.sessions.session_data) == list(served.sessions.time_last_used) == ["visitor", "8", "9"]
 
     work(steps, make)
@@ -105,7 +105,7 @@ def test_sessions_are_bounded_and_those_of_open_pages_stay(
 
 def test_a_session_s_name_has_a_limit(make: Callable[[], FastAPI]) -> None:
     async def steps(served: SimpleNamespace) -> None:
-        for path in ("run/models", "queue/join"):
+        for path in ("api/models", "queue/join"):
             for length, status in ((NAME, 200), (NAME + 1, 400)):
                 body = models_call(served.page, "x" * length)
                 answer = await served.client.post(f"/gradio_api/{path}", json=body)
@@ -120,12 +120,12 @@ def test_results_that_nobody_reads_are_forgotten(make: Callable[[], FastAPI], mo
 
     async def steps(served: SimpleNamespace) -> None:
         for _ in range(10):
-            answer = await served.client.post("/gradio_api/call/models", json={"data": []})
+            answer = await served.client.post("/gradio_api/call/v2/models", json={})
             last = await finished(served, answer)
         queue = served.queue
         assert len(queue.pending_event_ids_session) == len(queue.pending_messages_per_session) == 3
         # The newest can still be read, and then nothing of it is kept.
-        assert "event: complete" in (await served.client.get(f"/gradio_api/call/models/{last}")).text
+        assert "event: complete" in (await served.client.get(f"/gradio_api/call/v2/models/{last}")).text
         assert not queue.pending_event_ids_session[last]
         assert not queue.event_analytics
         assert not served.sessions.session_data  # calls without a session leave none

@@ -47,7 +47,7 @@ def upload(client: httpx.Client, data: bytes) -> str:
 
 
 def call(client: httpx.Client, name: str, *inputs: Any) -> httpx.Response:
-    return client.post(f"/gradio_api/run/{name}", json={"data": list(inputs)})
+    return client.post(f"/gradio_api/api/{name}", json={"data": list(inputs)})
 
 
 def refused(answer: httpx.Response, status: int, text: str = "") -> bool:
@@ -114,7 +114,7 @@ def test_bodies_have_a_limit(served: SimpleNamespace) -> None:
     files = [("files", part["files"])] * 3  # each file alone is small enough
     assert refused(served.client.post("/gradio_api/upload", files=files), 413, f"{LIMIT + FORM_BYTES:,}")
     assert refused(served.client.post("/gradio_api/upload", files={"files": ("a.png", bytes(LIMIT + 1))}), 413)
-    limits = {"run/classify_digit": CALL_BYTES, "queue/join": QUEUED_BYTES, "call/models": QUEUED_BYTES}
+    limits = {"api/classify_digit": CALL_BYTES, "queue/join": QUEUED_BYTES, "call/models": QUEUED_BYTES}
     for path, limit in {**{f"/gradio_api/{name}": limit for name, limit in limits.items()}, "/": CALL_BYTES}.items():
         before = served.server.memory()
         assert refused(served.client.post(path, content=bytes(limit + 1)), 413, f"{limit:,}")
@@ -242,7 +242,7 @@ def test_large_pictures_cost_less_than_300_megabytes(running: Any, tiny: Any, tm
 
         def ask(path: str) -> None:
             answer = httpx.post(
-                f"{server.url}/gradio_api/run/classify_digit", json={"data": [{"path": path}, ""]}, timeout=60
+                f"{server.url}/gradio_api/api/classify_digit", json={"data": [{"path": path}, ""]}, timeout=60
             )
             done.append(answer.status_code)
 
