@@ -26,9 +26,11 @@ from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold, unfold
 from train.training import defaults, distillation, fine_tuning, loop, models, recipes
 from train.training.arguments import UsageError, model_kwargs, recipe_for
+from train.training.averaging import SHARE
 from train.training.distillation import Teacher
 from train.training.progress import Progress
-from train.training.results import measure
+from train.training.results import logits, measure
+from train.training.results.logits import Logits
 from train.training.results.predict import following_batch, predict
 from train.training.runs import checkpoint, epoch_log, run_folder
 from train.training.runs.best import best_row
@@ -97,7 +99,9 @@ def fit(args: argparse.Namespace, earlier: list[Earlier], export_problem: Callab
         accelerator.wait_for_everyone()
         model, best_model, progress = train(args, recipe, accelerator, dataset, model, teacher, folder, title)
         evaluated = eval_batch_size(args, recipe, accelerator, model)
-        metrics = test(args, accelerator, dataset, model, progress, evaluated)
+        tested = split_logits(args, accelerator, dataset.test, model, evaluated)
+        validated = split_logits(args, accelerator, dataset.validation, model, evaluated)
+        metrics = gather(args, accelerator, dataset, model, progress, tested)
         if best_model is not None:
             best = test_best(args, accelerator, dataset, best_model, progress, evaluated)
             metrics = dataclasses.replace(metrics, best=best)
@@ -105,6 +109,7 @@ def fit(args: argparse.Namespace, earlier: list[Earlier], export_problem: Callab
             if best_model is not None:
                 save_weights(best_model, folder / "model.best.safetensors")
             save_weights(model, folder / "model.safetensors")
+            logits.write(folder / logits.NAME, validated, tested)
             records.write(metrics, folder / "metrics.json")
             print(f"Test accuracy {metrics.test_accuracy:.2f} % on {metrics.test_images:,} images; run folder {folder}")
             if metrics.best and metrics.best.validation_accuracy > metrics.validation_accuracy:
@@ -268,13 +273,14 @@ def train(
         cuda_graphs=models.is_ours(args.model) and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
-    run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
+    run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher, None if recipe.freeze else before)
     if before is not None:
         accelerator.print(f"The classifier on frozen features has a validation accuracy of {before:.2f} %")
     last, best = run.train(), None
-    if before is not None and not recipe.freeze and run.progress.rows[-1]["validation_accuracy"] < before:
+    if (share := run.progress.rows[-1].get(SHARE)) is not None:
         accelerator.print(
-            f"On validation the classifier on frozen features was better ({before:.2f} %): --freeze trains it alone"
+            f"Kept {100 * share:.0f} % of the way from the classifier on frozen features to the trained weights, "
+            "the best on validation"
         )
     if run.best.row is best_row(run.progress.rows):
         best = copy.deepcopy(last)
@@ -300,19 +306,18 @@ def eval_batch_size(
     return int(args.eval_batch_size or following_batch((height, width), trained))
 
 
-def test(
+def gather(
     args: argparse.Namespace,
     accelerator: Accelerator,
     dataset: loading.Dataset,
     model: nn.Module,
     progress: Progress,
-    evaluated: int,
+    tested: Logits,
 ) -> RunMetrics:
-    """Measure the accuracy on the test split, `evaluated` images at a time, and gather what the training took."""
-    logits = test_logits(args, accelerator, dataset, model, evaluated)
+    """Gather the metrics on the test split, from its logits, and what the training took."""
     last = progress.rows[-1]
     return RunMetrics(
-        **measure.accuracies(logits.cpu().numpy(), dataset.test.labels.numpy(), list(dataset.class_names)),
+        **measure.accuracies(tested.logits, tested.labels, list(dataset.class_names)),
         validation_accuracy=last["validation_accuracy"],
         train_accuracy=last["train_accuracy"],
         parameters=measure.parameters(model),
@@ -339,7 +344,8 @@ def test_best(
 ) -> BestEpoch:
     """Measure the best epoch's model on the test split, `evaluated` images at a time."""
     row = best_row(progress.rows)
-    right = test_logits(args, accelerator, dataset, model, evaluated).argmax(1).cpu() == dataset.test.labels
+    tested = split_logits(args, accelerator, dataset.test, model, evaluated)
+    right = tested.logits.argmax(1) == tested.labels
     return BestEpoch(
         epoch=int(row["epoch"]),
         validation_accuracy=row["validation_accuracy"],
@@ -348,10 +354,11 @@ def test_best(
     )
 
 
-def test_logits(
-    args: argparse.Namespace, accelerator: Accelerator, dataset: loading.Dataset, model: nn.Module, evaluated: int
-) -> torch.Tensor:
-    """Compute a trained model's logits of the test split, `evaluated` images at a time."""
+def split_logits(
+    args: argparse.Namespace, accelerator: Accelerator, split: loading.Split, model: nn.Module, evaluated: int
+) -> Logits:
+    """Compute a trained model's logits of a split, `evaluated` images at a time."""
     preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
     with nullcontext() if args.compile else convolution.faster(model):
-        return predict(model, dataset.test.to(accelerator.device), preprocess, accelerator, evaluated)
+        found = predict(model, split.to(accelerator.device), preprocess, accelerator, evaluated)
+    return Logits(found.cpu().numpy(), split.labels.cpu().numpy())

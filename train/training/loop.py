@@ -18,6 +18,7 @@ from train.data.loading import Dataset
 from train.data.preprocess import Preprocess
 from train.speed import convolution, graphs, norms
 from train.training import fine_tuning
+from train.training.averaging import Averaging
 from train.training.distillation import Teacher
 from train.training.health import Health
 from train.training.models import pretrained_cfg
@@ -69,6 +70,7 @@ class Run:
         model: on any device; one of `zoo`'s, or any timm model that takes the dataset's images.
         folder: gets `log.csv`, `steps.csv`, `curves.png` and `states/`.
         teacher: to learn from beside the labels.
+        accuracy: the model's validation accuracy in percent, if the training is to end at least there (`averaging`).
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Run:
         folder: Path,
         options: Options,
         teacher: Teacher | None = None,
+        accuracy: float | None = None,
     ) -> None:
         device = accelerator.device
         self.recipe, self.accelerator, self.folder, self.options = recipe, accelerator, folder, options
@@ -98,6 +101,7 @@ class Run:
         if accelerator.num_processes > 1:
             model = norms.synchronize(model, device)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+        self.averaging = None if accuracy is None else Averaging(accelerator.unwrap_model(self.model), accuracy)
         self.tally = Tally(accelerator, len(self.batches), recipe.learning_rate)
         graphed = options.cuda_graphs and graphs.possible(accelerator)
         self.steps = graphs.GraphedSteps(device, recipe.batch_size) if graphed else graphs.Steps()
@@ -124,7 +128,7 @@ class Run:
             self.begin()
             while self.progress.epoch < self.recipe.epochs:
                 self.epoch(stop)
-                self.end_epoch(self.validate())
+                self.end_epoch(self.validated())
         if warning := self.health.at_end(self.progress.rows):
             self.accelerator.print(warning, flush=True)
         # As it will be used: without mixed precision's wrapper, and with PyTorch's own operators.
@@ -224,8 +228,14 @@ class Run:
 
         self.steps.run(take, draws.order[batch], preprocess.size)
 
+    def validated(self) -> dict[str, float]:
+        """Compute the row of `log.csv` for the epoch that ends, with the weights to keep."""
+        if self.averaging is None:
+            return self.validate()
+        return self.averaging.choose(self.accelerator.unwrap_model(self.model), self.validate)
+
     def validate(self) -> dict[str, float]:
-        """Compute the row of `log.csv` for the epoch that ends."""
+        """Compute it with the weights as they are."""
         # At the size of the training: at another one, a network shows little of what it has learnt.
         batch = self.options.eval_batch_size
         logits = predict(self.model, self.validation, self.preprocess(), self.accelerator, batch)
@@ -245,7 +255,10 @@ class Run:
         """Move on to the next epoch: write the log; where a state is due, draw the curves and save."""
         accelerator, progress, epochs = self.accelerator, self.progress, self.recipe.epochs
         progress.end_epoch(row)
-        self.best.offer(accelerator.unwrap_model(self.model), progress.rows)
+        model = accelerator.unwrap_model(self.model)
+        self.best.offer(model, progress.rows)
+        if self.averaging is not None and progress.epoch < epochs:
+            self.averaging.restore(model)
         save = self.save_due(SHARE_AT_EPOCH_END) or progress.epoch == epochs
         if accelerator.is_main_process:  # before saving: a run that is cut off in between writes them again
             epoch_log.write(progress.rows, self.folder / "log.csv")

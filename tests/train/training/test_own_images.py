@@ -19,6 +19,7 @@ from train.data import manifest
 from train.paper import paper
 from train.records import RunDescription, read
 from train.training import fitting, models
+from train.training.runs import epoch_log
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = ("ant", "bee", "cow")
@@ -76,7 +77,7 @@ def test_evaluation_follows_the_training_batch(
 def test_what_the_fitted_classifier_reaches_is_said(
     run: Run, folder: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is what fine-tuning has to exceed; where it does not, a line says so."""
+    """It is what fine-tuning has to reach; where it does not, the classifier's weights are kept, and a line says so."""
     assert run(*arguments)[0] == 0
     (folder / "ant").rename(folder / "ape")
     more = ("--pretrained", tmp_path / "run")
@@ -85,8 +86,11 @@ def test_what_the_fitted_classifier_reaches_is_said(
     assert "The classifier on frozen features has a validation accuracy of " in output.partition("Epoch 1/")[0]
     monkeypatch.setattr(fitting, "_validation_accuracy", lambda *_: 100.5)
     for flags, told in (((), True), (("--freeze",), False)):
-        output = run(*arguments, *more, *flags, "--output-dir", tmp_path / f"third {told}")[1]
-        assert ("the classifier on frozen features was better (100.50 %): --freeze" in output) == told
+        folder_of = tmp_path / f"third {told}"
+        output = run(*arguments, *more, *flags, "--output-dir", folder_of)[1]
+        assert ("Kept 0 % of the way from the classifier on frozen features" in output) == told
+        (row,) = epoch_log.read(folder_of / "log.csv")
+        assert row.get("share_of_training") == (0 if told else None)
     assert "classifier on frozen features" not in run(*arguments, "--output-dir", tmp_path / "random")[1]
 
 
