@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import sys
@@ -93,7 +94,9 @@ class Visitor:
 
     async def use(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        actions = itertools.cycle([self.classify, self.classify_form, self.infer, self.run, self.call, self.read])
+        actions = itertools.cycle(
+            [self.classify, self.classify_form, self.infer, self.run, self.call, self.queue, self.read]
+        )
         async with httpx.AsyncClient(base_url=self._url, timeout=60, verify=False) as client:
             for number, action in enumerate(actions):
                 pixels, data = self._images[number % len(self._images)]
@@ -135,12 +138,20 @@ class Visitor:
         return bool(result) and self._is_best(result["data"][0], pixels)
 
     async def call(self, client: httpx.AsyncClient, pixels: np.ndarray, data: bytes) -> bool:
-        """As gradio_client does: through the queue."""
-        path, call = "/gradio_api/call/classify_picture", {"data": [await self._uploaded(client, data), ""]}
+        call = {"data": [await self._uploaded(client, data), ""]}
+        return await self._in_two(client, "/gradio_api/call/classify_picture", call, pixels)
+
+    async def queue(self, client: httpx.AsyncClient, pixels: np.ndarray, data: bytes) -> bool:
+        """Through Gradio's queue, as gradio_client does."""
+        call = {"image": await self._uploaded(client, data), "model": ""}
+        return await self._in_two(client, "/gradio_api/call/v2/classify_picture", call, pixels)
+
+    async def _in_two(self, client: httpx.AsyncClient, path: str, call: dict[str, Any], pixels: np.ndarray) -> bool:
+        """Begin a call, and read its result."""
         event = (await self._ask(client, "POST", path, json=call)).get("event_id")
         self._last = await client.get(f"{path}/{event}")
         name, _, text = self._last.text.partition("\ndata: ")
-        return name == "event: complete" and f'"index": {self._model.best(pixels)}' in text[:200]
+        return name == "event: complete" and self._is_best(json.loads(text)[0], pixels)
 
     async def read(self, client: httpx.AsyncClient, pixels: np.ndarray, data: bytes) -> bool:
         expected = {"/": "gradio", "/docs": "swagger", "/metrics": "serve_requests", "/v2/health/ready": "true"}

@@ -29,7 +29,7 @@ from train.cards import evaluation
 from train.data import loading
 from train.training import arguments, fitting, loop, models
 from train.training.progress import LossError
-from train.training.results import measure, plots
+from train.training.results import logits, measure, plots
 from train.training.runs import checkpoint, run_folder
 from zoo.catalog import DATASETS
 
@@ -102,6 +102,10 @@ def test_weights_that_are_left_have_the_stated_accuracy(finished: Path, mnist: l
     stated = json.loads((finished / "metrics.json").read_text())["test_accuracy"]
     assert right / 10 == pytest.approx(stated, abs=1e-6)
     assert stated > 30  # it learned something
+    validation, test = logits.read(finished / "logits.npz")
+    assert 100 * (test.logits.argmax(1) == test.labels).mean() == pytest.approx(stated)
+    np.testing.assert_array_equal(test.labels, mnist.test.labels.numpy())
+    np.testing.assert_array_equal(validation.labels, mnist.validation.labels.numpy())
 
 
 def test_tracker_gets_the_log(finished: Path) -> None:
