@@ -180,47 +180,6 @@ class PaperRun(RunMetrics):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationRun:
-    """A run of the ablation, as the report keeps it in `docs/report/ablation/`.
-
-    Attributes:
-        variant: as `train.paper.ablation.Variant.name`.
-        model: the network that was built, with `model_kwargs`.
-        settings: the recipe's fields.
-    """
-
-    variant: str
-    seed: int
-    model: str
-    model_kwargs: dict[str, Any]
-    settings: dict[str, Any]
-    train_accuracy: float
-    validation_accuracy: float
-    test_accuracy: float
-    train_images: int
-    test_images: int
-    train_seconds: float
-    device: str
-    threads: int
-    mixed_precision: str
-    git_commit: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ablation:
-    """A file of `docs/report/ablation/`: what is done of one network's ablation on one dataset.
-
-    Attributes:
-        model: the improved network.
-    """
-
-    model: str
-    dataset: str
-    epochs: int
-    runs: list[AblationRun] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
 class CalibrationMetrics:
     """How well the probabilities of an ONNX file fit what happens on a split, as shares of its images.
 
@@ -263,6 +222,49 @@ class FilesCalibration(CalibrationMetrics):
     reliability: list[ReliabilityBin]
     reliability_uncalibrated: list[ReliabilityBin]
     int8: CalibrationMetrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRun:
+    """A run of the ablation, as the report keeps it in `docs/report/ablation/`.
+
+    Attributes:
+        variant: as `train.paper.ablation.Variant.name`.
+        model: the network that was built, with `model_kwargs`.
+        settings: the recipe's fields.
+        calibration: of its logits, fitted on the validation split; None where the run left none.
+    """
+
+    variant: str
+    seed: int
+    model: str
+    model_kwargs: dict[str, Any]
+    settings: dict[str, Any]
+    train_accuracy: float
+    validation_accuracy: float
+    test_accuracy: float
+    train_images: int
+    test_images: int
+    train_seconds: float
+    device: str
+    threads: int
+    mixed_precision: str
+    git_commit: str | None
+    calibration: FilesCalibration | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A file of `docs/report/ablation/`: what is done of one network's ablation on one dataset.
+
+    Attributes:
+        model: the improved network.
+    """
+
+    model: str
+    dataset: str
+    epochs: int
+    runs: list[AblationRun] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from train import records
 from train.errors import UserError
 from train.files import write_json
 from train.paper import paper
-from train.records import Ablation, AblationRun, RunDescription, RunMetrics
+from train.records import Ablation, AblationRun, CalibrationFit, FilesCalibration, RunDescription, RunMetrics
 from train.training import models, recipes
 from train.training.recipes import Recipe
+from train.training.results import calibration, logits
 
 VANILLA, IMPROVED = "vanilla", "improved"
 
@@ -262,6 +263,7 @@ def add_run(file: Path, results: Ablation, variant: Variant, run_folder: Path) -
         threads=metrics.threads,
         mixed_precision=metrics.mixed_precision,
         git_commit=metrics.git_commit,
+        calibration=_calibration(run_folder, run.dataset),
     )
     order = [other.name for other in variants(results.model, results.dataset)]
     runs = [other for other in results.runs if (other.variant, other.seed) != (added.variant, added.seed)] + [added]
@@ -270,6 +272,24 @@ def add_run(file: Path, results: Ablation, variant: Variant, run_folder: Path) -
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, records.as_dict(results))
     return results
+
+
+def _calibration(run_folder: Path, dataset: str) -> FilesCalibration | None:
+    """Measure the calibration of a run on the test split; None if it left no logits.
+
+    Raises:
+        UserError: the logits are damaged.
+    """
+    if not (run_folder / logits.NAME).is_file():
+        return None
+    validation, test = logits.read(run_folder / logits.NAME)
+    fitted, _ = calibration.fit(validation.logits, validation.labels, dataset)
+    measured = calibration.measure(test.logits, test.labels, fitted)
+    return FilesCalibration(
+        **records.as_dict(measured),
+        reliability=calibration.reliability(test.logits, test.labels, fitted),
+        reliability_uncalibrated=calibration.reliability(test.logits, test.labels, CalibrationFit()),
+    )
 
 
 def complete_data(dataset: str, train_images: int) -> bool:
