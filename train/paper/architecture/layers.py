@@ -17,6 +17,8 @@ from train.errors import UserError
 from zoo.catalog import NETWORKS
 from zoo.googlenet import Inception
 
+# Of the input that the report shows the networks for, in pixels: the paper's.
+SIDE = 64
 # Drawn as one box in a whole network, and on their own beside it.
 BLOCKS: tuple[type[nn.Module], ...] = (BasicBlock, Inception)
 # Modules with parts that are one layer all the same.
