@@ -56,8 +56,8 @@ def _claims(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> s
     if decided:
         repeated += f", of which {_held(again)}"
     return (
-        f"Of the paper's {len(own)} claims about accuracy, {_held(own)} in its own tables and {_held(ours_)} in our results; "
-        f"{repeated}."
+        f"Of the paper's {len(own)} claims about accuracy, {_held(own)} in its own tables and {_held(ours_)} in our "
+        f"results; {repeated}."
     )
 
 
@@ -87,6 +87,6 @@ def _reproductions(reproduced: Entries[PaperRun]) -> str:
     where = "above" if found[farthest] > 0 else "below"
     return (
         f"Repeated with the paper's own recipe, {len(found)} of its {every} runs end on average "
-        f"{fixed(fmean(map(abs, found.values())))} points from its accuracy, at most {fixed(abs(found[farthest]))} points "
-        f"{where} it ({tables.title(*farthest)})."
+        f"{fixed(fmean(map(abs, found.values())))} points from its accuracy, at most "
+        f"{fixed(abs(found[farthest]))} points {where} it ({tables.title(*farthest)})."
     )

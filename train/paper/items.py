@@ -1,4 +1,4 @@
-"""The paper item by item: its tables, its figures and the claims of sections 4 and 5, where each is here, and its state.
+"""The paper item by item: its tables, its figures, the claims of sections 4 and 5; where each is here, and its state.
 
 A state follows from what exists: the code of the networks, the published models, the runs of recipe `paper` and the
 results of the ablation. It begins with "shown", "in part", "not here", or says where a claim was checked.
@@ -37,7 +37,7 @@ class Item:
     """Something in the paper.
 
     Attributes:
-        place: "Table 2", "Figure 14", "Section 5.3".
+        place: "Table 2", "Figure 14", "5.3" for a section.
         what: in a few words.
         links: text and target of each, relative to REPORT.md.
         state: see the module.
@@ -61,27 +61,31 @@ class Evidence:
     )
 
 
-def every(found: Evidence) -> list[Item]:
-    """List all items in the paper's order."""
-    return [*_tables_and_figures(found), *_section_4(found), *_section_5(found)]
+def every(found: Evidence) -> dict[str, list[Item]]:
+    """List all items in the paper's order, by the heading that they are under."""
+    return {
+        "Its tables and figures": _tables_and_figures(found),
+        "Its section 4, improved models": _section_4(found),
+        "Its section 5, experiments": _section_5(found),
+    }
 
 
-def table(found: Evidence) -> tables.Table:
-    """Return the items as a table."""
+def table(items: Sequence[Item]) -> tables.Table:
+    """Return items as a table."""
     rows = [
-        [f"{item.place}: {item.what}", ", ".join(f"[{text}]({target})" for text, target in item.links), item.state]
-        for item in every(found)
+        [f"{item.place}: {item.what}", item.state, ", ".join(f"[{text}]({target})" for text, target in item.links)]
+        for item in items
     ]
-    return [["In the paper", "Here", "State"], *rows]
+    return [["In the paper", "State", "Here"], *rows]
 
 
-def anchor(heading: str) -> tuple[str, str]:
-    """Return a link to a heading of the report, by the fragment that GitHub gives it."""
-    return heading, "#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+def anchor(heading: str, text: str = "") -> tuple[str, str]:
+    """Return a link to a heading of the report, by the fragment that GitHub gives it; its text is the heading's."""
+    return text or heading, "#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-AGAIN = anchor("Reproducing the paper's recipe")
-DISAGREE = anchor("Where the paper's text and tables disagree")
+AGAIN = anchor("Reproducing the paper's recipe", "its recipe")
+DISAGREE = anchor("Where the paper's text and tables disagree", "text and tables")
 RECIPES = ("recipes.py", "train/training/recipes.py")
 
 
@@ -91,7 +95,7 @@ def _tables_and_figures(found: Evidence) -> list[Item]:
     third = module.branches[2][-1].parts[0].partition(" ")[0]
     items = {
         "Table 1": ("the configurations of VGG", [anchor("VGG16")],
-                    "shown, with a difference: configuration D alone, the one that is trained, with ten classes and 64x64 pixels"),
+                    "shown, with a difference: configuration D alone, the trained one, with ten classes"),
         "Figure 1": ("the residual block", [anchor("The residual block")], "shown"),
         "Figure 2": ("the Inception module", [anchor("The Inception module")],
                      "shown" if third == "5x5" else f"shown, with a difference: the third branch is {third}, not 5x5"),
@@ -101,8 +105,8 @@ def _tables_and_figures(found: Evidence) -> list[Item]:
     for dataset, title in names.items():
         own = sum(name == dataset for name, _ in found.published)
         again = sum(name == dataset for name, _ in found.reproduced)
-        classes = [anchor(f"Accuracy of each class on {title}")]
-        curves = [anchor(f"Loss and accuracy over the epochs on {title}")]
+        classes = [anchor(f"Accuracy of each class on {title}", "classes")]
+        curves = [anchor(f"Loss and accuracy over the epochs on {title}", "curves")]
         for place, what, links in (
             (f"Table {TABLE[dataset]}", f"accuracy of each class on {title}", classes),
             (f"Figure {LOSS_FIGURE[dataset]}", f"loss on {title}", curves),
@@ -126,7 +130,7 @@ def _of_networks(own: int, again: int) -> str:
         return "shown"
     if not own and not again:
         return "not here: no network is trained"
-    return f"in part: our recipe {own} of {count} networks, the paper's {again} of {count}"
+    return f"in part: {own} of {count} networks with our recipe, {again} of {count} with the paper's"
 
 
 def _section_4(found: Evidence) -> list[Item]:
@@ -138,7 +142,7 @@ def _section_4(found: Evidence) -> list[Item]:
     recipe = recipes.get("paper", "improved_vgg16", "cifar10")
     decays = "weights and biases" if recipe.decay_norms_and_biases else "weights alone"
     rows = [
-        ("weight decay keeps a network from overfitting", [RECIPES], _ablated(found, "weight-decay")),
+        ("weight decay keeps a network from overfitting", [_why(found), RECIPES], _ablated(found, "weight-decay")),
         ("weight decay penalises weights and biases", [RECIPES], f"in the code: {recipe.weight_decay:g} on {decays}"),
         ("label smoothing keeps a network from being over-confident", [anchor("Calibration")], _confidence(found)),
         ("the targets of label smoothing", [DISAGREE, RECIPES], f"in the code: alpha {recipe.label_smoothing:g}"),
@@ -151,11 +155,12 @@ def _section_4(found: Evidence) -> list[Item]:
          ("its test", "tests/zoo/test_architectures.py")], "in the code, tested"),
         ("improved ResNet: a stem of three 3x3 convolutions, the dimensions as before", [anchor("ResNet18")],
          _stem(plain["resnet18"], resnet)),
-        ("improved ResNet: dropout 0.1 has a positive impact", [anchor("ResNet18")], _ablated(found, "dropout")),
+        ("improved ResNet: dropout 0.1 has a positive impact", [_why(found), anchor("ResNet18")],
+         _ablated(found, "dropout")),
         ("improved GoogLeNet: a stem of three 3x3 convolutions, the Inception modules as before", [anchor("GoogLeNet")],
          _stem(plain["googlenet"], googlenet)),
     ]  # fmt: skip
-    return [Item("Section 4", what, tuple(links), state) for what, links, state in rows]
+    return [Item("4", what, tuple(links), state) for what, links, state in rows]
 
 
 def _stem(vanilla: Network, improved: Network) -> str:
@@ -165,16 +170,23 @@ def _stem(vanilla: Network, improved: Network) -> str:
     others = [new.text for _, new, changed in layers.aligned(vanilla, improved) if changed and new and new not in stem]
     kernels = " and ".join(sorted({layer.text.partition(" ")[0] for layer in stem}))
     return (
-        f"in the code: {len(stem)} convolutions of {kernels}, whose output {'is' if same else 'is not'} as before; other "
-        f"layers that differ: {', '.join(others) or 'none'}"
+        f"in the code: {len(stem)} convolutions of {kernels}, whose output {'is' if same else 'is not'} as before; "
+        f"other layers that differ: {', '.join(others) or 'none'}"
     )
 
 
 def _ablated(found: Evidence, name: str) -> str:
     """Say for how many networks a change was left out or added alone."""
-    done = [f"{run.model}, {run.dataset}" for run in found.ablations
-            if any(one.variant.endswith(name) for one in run.runs)]  # fmt: skip
-    return f"checked: {'; '.join(done)}" if done else f"not here: not trained without it yet (`{ABLATE}`)"
+    names = {f"{ablation.VANILLA}+{name}", f"{ablation.IMPROVED}-{name}"}
+    done = [
+        tables.title(one.dataset, one.model) for one in found.ablations if any(r.variant in names for r in one.runs)
+    ]
+    return f"checked: on {'; '.join(done)}" if done else f"not here: not trained without it yet (`{ABLATE}`)"
+
+
+def _why(found: Evidence) -> tuple[str, str]:
+    """Return a link to the ablation; to its command as long as there are no results."""
+    return anchor("What made the difference") if found.ablations else ("train/ablate.py", "train/ablate.py")
 
 
 def _confidence(found: Evidence) -> str:
@@ -192,15 +204,20 @@ def _confidence(found: Evidence) -> str:
 
 def _section_5(found: Evidence) -> list[Item]:
     items = [
-        Item("Section 5.1", "the training of the vanilla networks", (RECIPES, AGAIN), _recipe("vanilla_vgg16")),
-        Item("Section 5.1", "the training of the improved networks", (RECIPES, AGAIN), _recipe("improved_vgg16")),
-        Item("Section 5.1", "the augmentation", (anchor("Images"), RECIPES), "shown"),
-        Item("Section 5.2", "the sizes of the splits", (DISAGREE, ("catalog.py", "zoo/catalog.py")), "shown, with a difference: as its logs show them"),
-        Item("Section 5.2", "one input channel for MNIST, ten classes", (("catalog.py", "zoo/catalog.py"),), "in the code"),
+        Item("5.1", "the training of the vanilla networks", (RECIPES, AGAIN), _recipe("vanilla_vgg16")),
+        Item("5.1", "the training of the improved networks", (RECIPES, AGAIN), _recipe("improved_vgg16")),
+        Item("5.1", "the augmentation", (anchor("Images"), RECIPES), "shown"),
+        Item(
+            "5.2",
+            "the sizes of the splits",
+            (DISAGREE, ("catalog.py", "zoo/catalog.py")),
+            "shown, with a difference: as its logs show them",
+        ),
+        Item("5.2", "one input channel for MNIST, ten classes", (("catalog.py", "zoo/catalog.py"),), "in the code"),
     ]
     chains = ours.chains(found.published)
     for name, dataset in DATASETS.items():
-        here = anchor(f"Claims about {dataset.title}")
+        here = anchor(f"Claims about {dataset.title}", "claims")
         again = _of(found.reproduced, name)
         verdicts = {
             claim.text: [claim.verdict(one) for one in tables.loss_sources(name, _of(chains, name), again).values()]
@@ -209,9 +226,7 @@ def _section_5(found: Evidence) -> list[Item]:
             claim.text: [claim.verdict(one) for one in tables.sources(name, _of(found.published, name), again).values()]
             for claim in claims.of(name)
         }
-        items += [
-            Item("Section 5.3", f"{text} ({dataset.title})", (here,), _checked(said)) for text, said in verdicts.items()
-        ]
+        items += [Item("5.3", f"{text} ({dataset.title})", (here,), _checked(said)) for text, said in verdicts.items()]
     return [*items, *_rest_of_section_5(found)]
 
 
@@ -221,17 +236,16 @@ def _rest_of_section_5(found: Evidence) -> list[Item]:
         f"{tables.title(one.dataset, one.model)}"
         for one in found.ablations
     ]
-    why = (anchor("What made the difference"),) if variants else (("train/ablate.py", "train/ablate.py"),)
     vgg = [found.networks[model].parameters for model in ("improved_vgg16", "vanilla_vgg16")]
     return [
-        Item("Section 5.3", "which change makes the difference cannot be said", why,
+        Item("5.3", "which change makes the difference cannot be said", (_why(found),),
              f"in part: {'; '.join(variants)}" if variants else f"not here: not trained yet (`{ABLATE}`)"),
-        Item("Section 5.3", "86 and 76 % on validation, on average", (DISAGREE,), "checked against its logs"),
-        Item("Section 5.3", "the improved VGG has far fewer parameters", (anchor("VGG16"), DISAGREE),
+        Item("5.3", "86 and 76 % on validation, on average", (DISAGREE,), "checked against its logs"),
+        Item("5.3", "the improved VGG has far fewer parameters", (anchor("VGG16"), DISAGREE),
              f"in the code: {100 * (1 - vgg[0] / vgg[1]):.0f} % fewer"),
-        Item("Section 5.3", "confusion matrices and two PCA components", (
+        Item("5.3", "confusion matrices and two PCA components", (
              ("model_cards", "model_cards"), ("train/evaluate.py", "train/evaluate.py")),
-             f"shown, with a difference: {len(found.published)} matrices in the cards; `evaluate.py --output-dir` plots both"),
+             f"shown, with a difference: {len(found.published)} matrices in the cards; `evaluate.py` plots both"),
     ]  # fmt: skip
 
 
@@ -249,4 +263,5 @@ def _checked(verdicts: Sequence[str]) -> str:
 
 def _recipe(model: str) -> str:
     recipe = recipes.get("paper", model, "cifar10")
-    return f"in the code: recipe `paper`, rate {recipe.learning_rate:g}, {recipe.epochs} epochs, batches of {recipe.batch_size}"
+    rate, epochs, batch = recipe.learning_rate, recipe.epochs, recipe.batch_size
+    return f"in the code: recipe `paper`, rate {rate:g}, {epochs} epochs, batches of {batch}"

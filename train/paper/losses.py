@@ -69,7 +69,9 @@ def of(dataset: str) -> list[LossClaim]:
             LossClaim(
                 "GoogLeNet converges more slowly than the other vanilla networks", claims.VANILLA, _slow, True, False
             ),
-            LossClaim("The vanilla GoogLeNet's loss is lower than the improved one's", googlenet, _lower, by_each=False),
+            LossClaim(
+                "The vanilla GoogLeNet's loss is lower than the improved one's", googlenet, _lower, by_each=False
+            ),
         ]
     return [
         LossClaim(
@@ -83,7 +85,7 @@ def of(dataset: str) -> list[LossClaim]:
 
 
 def in_the_papers_logs(dataset: str) -> dict[str, list[float]]:
-    """Return the validation losses of the epochs that the paper's logs show; with label smoothing where it trains so."""
+    """Return the validation losses that the paper's logs show; with smoothed labels where it trains on these."""
     return {
         model: [paper.mean_losses(dataset, epoch)[1] for epoch in epochs]
         for model, epochs in paper.LOGS[dataset].items()
@@ -108,7 +110,8 @@ def _lowest(losses: Losses) -> tuple[bool, str]:
 def _unstable(losses: Losses) -> tuple[bool, str]:
     # The second half: at first all fall.
     changes = {
-        model: fmean(abs(b - a) for a, b in pairwise(values[len(values) // 2 - 1 :])) for model, values in losses.items()
+        model: fmean(abs(b - a) for a, b in pairwise(values[len(values) // 2 - 1 :]))
+        for model, values in losses.items()
     }
     found = max(changes, key=changes.__getitem__) == "vanilla_googlenet"
     return found, f"mean change from epoch to epoch in the second half: {_each(changes, 4)}"

@@ -35,7 +35,6 @@ class Entry(Generic[Metrics_co]):
     robustness: Robustness | None = None
 
 
-
 @dataclass(frozen=True)
 class Chain:
     """The logs of the runs that led to a network's weights, each of which began with the weights of the one before.

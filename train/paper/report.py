@@ -9,14 +9,15 @@ from train.files import write_text
 from train.paper import ablation, ablation_report, claims, findings, items, losses, ours, paper, tables
 from train.paper.architecture import layers
 from train.paper.architecture import tables as architecture_tables
+from train.paper.figures import curves, images
 from train.paper.figures import files as figures
-from train.paper.figures import images
 from train.paper.ours import Entries
 from train.records import CardMetrics, PaperRun
 from train.training import models
 from zoo.catalog import DATASETS, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
+
 
 def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> str:
     """Return the text of REPORT.md."""
@@ -25,10 +26,13 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
     chains = ours.chains(published)
     return TEMPLATES.get_template("report.md.j2").render(
         findings=findings.sentences(published, reproduced),
-        items=items.table(evidence),
-        architectures=[_architecture(family, evidence) for family in claims.FAMILIES],
-        blocks={name: layers.blocks(evidence.networks[name]) for name in ("vanilla_resnet18", "vanilla_googlenet")},
+        items={heading: items.table(found) for heading, found in items.every(evidence).items()},
+        architectures=[_architecture(family, evidence) for family in curves.FAMILIES],
+        residual_blocks=layers.blocks(evidence.networks["vanilla_resnet18"]),
+        inception=layers.blocks(evidence.networks["vanilla_googlenet"])[0],
+        modules=sum(layer.kind == "block" for layer in evidence.networks["vanilla_googlenet"].layers),
         side=layers.SIDE,
+        seed=images.SEED,
         augmented=images.TIMES,
         datasets=[_section(name, published, reproduced, chains) for name in DATASETS],
         published=len(published),

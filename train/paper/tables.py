@@ -154,8 +154,7 @@ def loss_sources(
 
 
 def verdicts(dataset: str, ours: Mapping[str, Entry[RunMetrics]], reproduced: Mapping[str, Entry[RunMetrics]]) -> Table:
-    """Return the paper's claims about accuracy and whether they hold in its own table, for our models and for our
-    reproductions.
+    """Return the paper's claims about accuracy and whether they hold in each of `sources`.
 
     The column of the reproductions is left out where they decide no claim.
     """
@@ -166,9 +165,7 @@ def verdicts(dataset: str, ours: Mapping[str, Entry[RunMetrics]], reproduced: Ma
     return _decided(["Claim", *sources(dataset, ours, reproduced)], rows)
 
 
-def loss_verdicts(
-    dataset: str, chains: Mapping[str, Chain], reproduced: Mapping[str, Entry[RunMetrics]]
-) -> Table:
+def loss_verdicts(dataset: str, chains: Mapping[str, Chain], reproduced: Mapping[str, Entry[RunMetrics]]) -> Table:
     """Return the paper's claims about the loss likewise."""
     found = loss_sources(dataset, chains, reproduced)
     rows = [[claim.text, *(claim.verdict(one) for one in found.values())] for claim in losses.of(dataset)]

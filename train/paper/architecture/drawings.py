@@ -51,7 +51,7 @@ def _columns(networks: list[Network], rows: Sequence[tuple[Layer | None, Layer |
         content.append(svg.text(middle, MARGIN + 48, f"input {dimensions(shown.input)}", style="muted"))
         before = top - BETWEEN
         for i, row in enumerate(rows):
-            layer, y = row[column], top + i * (ROW + BETWEEN)
+            layer, y = row[:2][column], top + i * (ROW + BETWEEN)
             if layer is None:
                 continue
             content.append(svg.arrow((middle, before), (middle, y)))

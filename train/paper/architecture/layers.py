@@ -1,7 +1,5 @@
 """The layers of a network, read off its code: a trace says what runs in which order, on shapes without any values."""
 
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -11,9 +9,10 @@ import torch
 from timm.layers import BatchNormAct2d, SelectAdaptivePool2d
 from timm.models.resnet import BasicBlock
 from torch import fx, nn
-from torch.nn import functional as F
 
 from train.errors import UserError
+from train.paper.architecture import words
+from train.training.models import pretrained_cfg
 from zoo.catalog import NETWORKS
 from zoo.googlenet import Inception
 
@@ -107,7 +106,8 @@ def network(name: str, side: int | None = None, in_chans: int = 3) -> Network:
         if value is not None and value < 1:
             raise ArchitectureError(f"{what} {value}: valid are numbers from 1")
     model = _build(name, in_chans)
-    size = (in_chans, side, side) if side else (in_chans, *model.default_cfg["input_size"][1:])
+    height, width = (side, side) if side else pretrained_cfg(model)["input_size"][1:]
+    size = (in_chans, height, width)
     return Network(name, size, _merged(_trace(model, size, BLOCKS, name)))
 
 
@@ -139,9 +139,9 @@ def counterpart(name: str) -> str | None:
 
 def aligned(vanilla: Network, improved: Network) -> list[tuple[Layer | None, Layer | None, bool]]:
     """Put two networks beside each other, layer by layer, and say where the second differs from the first."""
-    keys = [[(layer.parts, layer.shape) for layer in one.layers] for one in (vanilla, improved)]
+    before, after = ([(layer.parts, layer.shape) for layer in one.layers] for one in (vanilla, improved))
     rows: list[tuple[Layer | None, Layer | None, bool]] = []
-    for what, start, stop, other_start, other_stop in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    for what, start, stop, other_start, other_stop in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         for i in range(max(stop - start, other_stop - other_start)):
             left = vanilla.layers[start + i] if start + i < stop else None
             right = improved.layers[other_start + i] if other_start + i < other_stop else None
@@ -202,77 +202,15 @@ def _trace(model: nn.Module, size: tuple[int, ...], units: tuple[type[nn.Module]
         inputs = tuple(dict.fromkeys(source[before.name] for before in node.all_input_nodes))
         module = traced.get_submodule(node.target) if node.op == "call_module" else None
         entering = shapes.of[node.all_input_nodes[0]]
-        kind, text = _of_module(module, entering) if module is not None else _of_function(node)
+        kind, parts = words.of_module(module, entering) if module is not None else words.of_function(node)
         if kind == "nothing":
             source[node.name] = inputs[0]
             continue
         parameters = sum(p.numel() for p in module.parameters()) if module is not None else 0
         name_of = str(node.target) if module is not None else node.name
         source[node.name] = name_of
-        found.append(Layer(name_of, kind, text, shapes.of[node], parameters, inputs))
+        found.append(Layer(name_of, kind, parts, shapes.of[node], parameters, inputs))
     return found
-
-
-def _of_module(module: nn.Module, entering: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the kind of a module and its parts in words; "nothing" for one that changes nothing."""
-    match module:
-        case nn.Conv2d():
-            return "convolution", (_with_stride(f"{_sides(module)} convolution, {module.out_channels}", module),)
-        case nn.Linear():
-            return "linear", (f"linear, {module.out_features}",)
-        case BatchNormAct2d():
-            active = not isinstance(module.act, nn.Identity)
-            return "norm", ("BatchNorm", type(module.act).__name__) if active else ("BatchNorm",)
-        case nn.BatchNorm2d():
-            return "norm", ("BatchNorm",)
-        case nn.ReLU():
-            return "activation", ("ReLU",)
-        case nn.MaxPool2d():
-            return "pool", (_with_stride(f"{_sides(module)} max pool", module),)
-        case nn.AdaptiveAvgPool2d() | nn.AdaptiveMaxPool2d():
-            how = "max" if isinstance(module, nn.AdaptiveMaxPool2d) else "average"
-            return "pool", (f"{module.output_size}x{module.output_size} adaptive {how} pool",)
-        case SelectAdaptivePool2d():
-            alone = entering[1:] == (1, 1)  # it has nothing to pool
-            return ("nothing", ()) if alone else ("pool", ("global average pool",))
-        case nn.Dropout():
-            return ("dropout", (f"dropout {module.p:g}",)) if module.p else ("nothing", ())
-        case nn.Identity() | nn.Flatten():
-            return "nothing", ()
-        case BasicBlock():
-            return "block", (_with_stride(f"residual block, {module.conv2.out_channels}", module),)
-        case Inception():
-            return "block", ("Inception module",)
-    return "other", (type(module).__name__,)
-
-
-def _sides(module: Any) -> str:
-    kernel = module.kernel_size
-    return "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
-
-
-def _with_stride(text: str, module: Any) -> str:
-    stride = module.stride[0] if isinstance(module.stride, tuple) else module.stride
-    return text if stride == 1 else f"{text}, stride {stride}"
-
-
-# By the function or the name of the method that a trace shows.
-FUNCTIONS: dict[Callable[..., Any] | str, tuple[str, str]] = {
-    operator.add: ("join", "add"),
-    operator.iadd: ("join", "add"),
-    "add_": ("join", "add"),
-    torch.cat: ("join", "concatenate"),
-    F.relu: ("activation", "ReLU"),
-    torch.flatten: ("nothing", ""),
-    operator.getitem: ("nothing", ""),
-}
-
-
-def _of_function(node: fx.Node) -> tuple[str, tuple[str, ...]]:
-    if node.target is F.dropout:
-        return "dropout", (f"dropout {node.kwargs['p']:g}",)
-    kind, text = FUNCTIONS.get(node.target, ("other", node.name))
-    return kind, (text,)
 
 
 def _merged(layers: list[Layer]) -> list[Layer]:
@@ -300,4 +238,6 @@ def _block(whole: Layer, layers: list[Layer], size: tuple[int, ...]) -> Block:
     def branch(last: str) -> list[Layer]:
         return [*branch(by_name[last].inputs[0]), by_name[last]] if last else []
 
-    return Block(whole.name, whole.text, size, [branch(name) for name in merged[at].inputs], merged[at], merged[at + 1 :])
+    return Block(
+        whole.name, whole.text, size, [branch(name) for name in merged[at].inputs], merged[at], merged[at + 1 :]
+    )

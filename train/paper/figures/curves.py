@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs as the paper's Figures 5 to 8 have them: a row for each family, vanilla on the left.
+"""Loss and accuracy over the epochs as in the paper's Figures 5 to 8: a row for each family, vanilla on the left.
 
 All plots of a dataset have the same scale, so that networks and recipes can be compared, and show whole curves.
 """
@@ -21,8 +21,8 @@ from zoo.catalog import NETWORKS
 Rows = list[dict[str, float]]
 # The paper's order of the families, from top to bottom.
 FAMILIES = ("vgg16", "resnet18", "googlenet")
-# The loss is linear up to here and logarithmic above: nearly all of MNIST's lies close to 0, and some epochs of CIFAR-10
-# jump to several times the others.
+# The loss is linear up to here and logarithmic above: nearly all of MNIST's lies close to 0, and some epochs of
+# CIFAR-10 jump to several times the others.
 LINEAR_BELOW = {"mnist": 0.01, "cifar10": 1.0}
 LINEAR_SHARE = {"mnist": 0.7, "cifar10": 1.6}  # of the axis, in decades of the logarithmic part
 LOSS_TICKS = {"mnist": (0, 0.01, 0.03, 0.1, 0.3, 1, 2, 5), "cifar10": (0, 0.2, 0.4, 0.6, 0.8, 1, 2, 5, 10)}
@@ -60,8 +60,8 @@ def scale(dataset: str, metric: str, chains: Iterable[Chain]) -> Scale:
     rows = [row for chain in chains for row in (*chain.rows, *chain.marks)]
     values = [row[name] for row in rows for name in names if name in row]
     if metric == "accuracy":
-        return Scale(dataset, min(10 * math.floor(min(values) / 10), 90), 100 if dataset == STRETCHED else 101)
-    return Scale(dataset, 0, 1.1 * max(values))
+        return Scale(dataset, min(10 * math.floor(min(values) / 10), 90), 100.02 if dataset == STRETCHED else 101)
+    return Scale(dataset, -0.04 * LINEAR_BELOW[dataset], 1.1 * max(values))
 
 
 def grid(chains: Mapping[str, Chain], metric: str, axis: Scale, title: str, path: Path) -> None:
@@ -107,9 +107,8 @@ def _set_scale(axes: Axes, metric: str, axis: Scale) -> None:
         axes.yaxis.set_major_locator(FixedLocator(list(LOSS_TICKS[axis.dataset])))
     elif axis.dataset == STRETCHED:
         # As the logarithm of the errors, with something added that keeps 100 % in the frame.
-        axes.set_yscale(
-            "function", functions=(lambda y: -np.log10(100.1 - np.minimum(y, 100)), lambda y: 100.1 - 10**-y)
-        )
+        functions = (lambda y: -np.log10(100.1 - np.minimum(y, 100.05)), lambda y: 100.1 - 10**-y)
+        axes.set_yscale("function", functions=functions)
         axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if tick >= axis.low]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.set_ylim(axis.low, axis.high)
@@ -142,8 +141,14 @@ def _draw(axes: Axes, chain: Chain, metric: str) -> None:
     for split, colour in COLOURS.items() if chain.marks else ():
         smoothed = (split, metric) == ("validation", "loss") and SMOOTHED in chain.marks[0]
         name = SMOOTHED if smoothed else f"{split}_{metric}"
-        epochs, values = zip(*((row["epoch"], row[name]) for row in chain.marks), strict=True)
-        label = f"{split}{', labels smoothed' if smoothed else ''}, the paper's log"
-        # Above the frame, so that a loss that the paper prints as 0.0000 is whole.
-        style = {"color": colour, "markerfacecolor": "white", "markersize": 5, "linestyle": "none", "zorder": 5}
-        axes.plot(epochs, values, marker="s" if smoothed else "D", label=label, clip_on=False, **style)
+        axes.plot(
+            [row["epoch"] for row in chain.marks],
+            [row[name] for row in chain.marks],
+            "s" if smoothed else "D",
+            color=colour,
+            markerfacecolor="white",
+            markersize=5,
+            label=f"{split}{', labels smoothed' if smoothed else ''}, the paper's log",
+            clip_on=False,  # a loss that the paper prints as 0.0000 is whole
+            zorder=5,
+        )

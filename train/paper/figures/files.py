@@ -5,7 +5,7 @@ from pathlib import Path
 from train.paper import claims, ours, paper, tables
 from train.paper.architecture import files, layers
 from train.paper.figures import curves, images
-from train.paper.ours import Entries, Entry
+from train.paper.ours import Entries
 from train.records import CardMetrics, PaperRun
 from train.shifts import plots as robustness_plots
 from train.shifts.robustness import Robustness
@@ -64,9 +64,7 @@ def _robustness(published: Entries[CardMetrics], dataset: str, folder: Path) -> 
     robustness_plots.severities(families, f"{title}, mean of the corruptions", folder / f"{dataset}-severities.png")
 
 
-def _class_accuracies(
-    published: Entries[CardMetrics], reproduced: Entries[PaperRun], dataset: str, file: Path
-) -> None:
+def _class_accuracies(published: Entries[CardMetrics], reproduced: Entries[PaperRun], dataset: str, file: Path) -> None:
     """Plot the accuracy of each class, by model: the paper's, ours, and those of our reproductions."""
     panels = {"The paper's": {model: paper.per_class(dataset, model) for model in paper.MODELS}}
     for name, entries in (("Ours", published), ("Ours, with the paper's recipe", reproduced)):
@@ -95,7 +93,9 @@ def _curves(published: Entries[CardMetrics], reproduced: Entries[PaperRun], data
         if name == dataset
     }
     again = {
-        model: curves.Chain([reproduced[name, model].log], marks=[as_row(name, model, e) for e in paper.LOGS[name][model]])
+        model: curves.Chain(
+            [reproduced[name, model].log], marks=[as_row(name, model, e) for e in paper.LOGS[name][model]]
+        )
         for name, model in tables.in_order(reproduced)
         if name == dataset
     }
@@ -113,7 +113,10 @@ def _curves(published: Entries[CardMetrics], reproduced: Entries[PaperRun], data
 
 
 def as_row(dataset: str, model: str, epoch: paper.Epoch) -> dict[str, float]:
-    """Return an epoch of the paper's logs as a row of our `log.csv`. Its loss has smoothed labels where it trains so."""
+    """Return an epoch of the paper's logs as a row of our `log.csv`.
+
+    The validation loss of the improved networks is that with smoothed labels.
+    """
     train_loss, validation_loss = paper.mean_losses(dataset, epoch)
     return {
         "epoch": epoch.number,

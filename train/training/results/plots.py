@@ -107,8 +107,16 @@ def _mark_means(axes: Axes, names: list[str], models: dict[str, dict[str, float]
     axes.hlines(means, places - 0.43, places + 0.43, color="black", linewidth=1.5, label="mean of the models")
     hardest = int(np.argmin(means))
     axes.get_xticklabels()[hardest].set_fontweight("bold")
-    axes.annotate(f"{means[hardest]:.2f}", (hardest, means[hardest]), (0, 3), textcoords="offset points",
-                  ha="center", fontsize=8, fontweight="bold", bbox={"boxstyle": "round,pad=0.1", "fc": "white", "lw": 0})
+    axes.annotate(
+        f"{means[hardest]:.2f}",
+        (hardest, means[hardest]),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        fontweight="bold",
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "lw": 0},
+    )
 
 
 def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:
