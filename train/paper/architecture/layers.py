@@ -141,7 +141,9 @@ def aligned(vanilla: Network, improved: Network) -> list[tuple[Layer | None, Lay
     """Put two networks beside each other, layer by layer, and say where the second differs from the first."""
     before, after = ([(layer.parts, layer.shape) for layer in one.layers] for one in (vanilla, improved))
     rows: list[tuple[Layer | None, Layer | None, bool]] = []
-    for what, start, stop, other_start, other_stop in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for what, start, stop, other_start, other_stop in SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
         for i in range(max(stop - start, other_stop - other_start)):
             left = vanilla.layers[start + i] if start + i < stop else None
             right = improved.layers[other_start + i] if other_start + i < other_stop else None
