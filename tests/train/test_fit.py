@@ -57,7 +57,8 @@ def test_leaves_a_complete_run_folder(finished: Path) -> None:
     with (finished / "log.csv").open() as file:
         (log,) = csv.DictReader(file)
     columns = (
-        "epoch learning_rate train_loss train_accuracy validation_loss validation_accuracy images_per_second seconds"
+        "epoch learning_rate train_loss train_accuracy validation_loss validation_loss_smoothed validation_accuracy "
+        "images_per_second seconds"
     )
     assert list(log) == columns.split()
     # 52 steps: a row for every second one.

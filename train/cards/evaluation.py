@@ -141,7 +141,7 @@ def write(
     )
     if log:
         plots.curves(log, title, folder / "curves.png")
-    plots.class_accuracies({title: metrics.tested_classes}, f"{title}, test split", folder / "per_class.png")
+    plots.class_accuracies({"": {title: metrics.tested_classes}}, f"{title}, test split", folder / "per_class.png")
     confusion = np.array(metrics.confusion_matrix)
     plots.confusion_matrix(confusion, class_names, f"{title}, test split", folder / "confusion_matrix.png")
     rows = [mistake["row"] for mistake in worst]

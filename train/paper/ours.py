@@ -5,6 +5,7 @@ A reproduction is a run of recipe `paper`. The report keeps its metrics and its 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -32,6 +33,25 @@ class Entry(Generic[Metrics_co]):
     metrics: Metrics_co
     log: list[dict[str, float]]
     robustness: Robustness | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The logs of the runs that led to a network's weights, each of which began with the weights of the one before.
+
+    Attributes:
+        runs: that there are logs of, the oldest first.
+        missing: how many runs before them have no log.
+    """
+
+    runs: list[list[dict[str, float]]]
+    missing: int = 0
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """All rows, with the epochs counted from the start of the first run."""
+        starts = accumulate((len(run) for run in self.runs), initial=0)
+        return [row | {"epoch": row["epoch"] + n} for run, n in zip(self.runs, starts, strict=False) for row in run]
 
 
 # By dataset and model.
@@ -68,9 +88,30 @@ def of_another_reading(run: PaperRun) -> bool:
     return tuple(run.milestones) != recipes.get("paper", run.model, run.dataset).milestones
 
 
+def chains(published: Entries[CardMetrics]) -> dict[tuple[str, str], Chain]:
+    """Read the logs of all runs that led to the published weights.
+
+    A card has the log of its last run. Those of the runs before it are kept by the name of their weights' SHA-256; a
+    chain begins with the run after the last one that has none.
+    """
+    found = {}
+    for key, entry in published.items():
+        runs: list[list[dict[str, float]]] = []
+        for run in entry.metrics.earlier:
+            file = report_folder() / "earlier" / f"{run.name}.{run.safetensors_sha256[:12]}.csv"
+            runs = [*runs, epoch_log.read(file)] if file.is_file() else []
+        found[key] = Chain([*runs, entry.log], len(entry.metrics.earlier) - len(runs))
+    return found
+
+
+def report_folder() -> Path:
+    """Return the folder of the report's files."""
+    return models.PROJECT / "docs" / "report"
+
+
 def folder() -> Path:
     """Return the folder where reproductions are kept."""
-    return models.PROJECT / "docs" / "report" / "paper"
+    return report_folder() / "paper"
 
 
 def add_reproduction(run_folder: Path) -> str:

@@ -1,11 +1,16 @@
 """REPORT.md: the paper's tables and figures beside ours."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 from train.cards import rendering
 from train.files import write_text
-from train.paper import ablation, ablation_report, claims, figures, ours, paper, tables
+from train.paper import ablation, ablation_report, claims, findings, items, losses, ours, paper, tables
+from train.paper.architecture import layers
+from train.paper.architecture import tables as architecture_tables
+from train.paper.figures import curves, images
+from train.paper.figures import files as figures
 from train.paper.ours import Entries
 from train.records import CardMetrics, PaperRun
 from train.training import models
@@ -13,17 +18,23 @@ from zoo.catalog import DATASETS, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
 
-# The numbers of the paper's tables and figures, by dataset.
-TABLE = {"mnist": 2, "cifar10": 3}
-LOSS_FIGURE = {"mnist": 5, "cifar10": 6}
-ACCURACY_FIGURE = {"mnist": 7, "cifar10": 8}
-HARDEST_FIGURE = {"mnist": 9, "cifar10": 10}
-
 
 def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> str:
     """Return the text of REPORT.md."""
+    ablations = ablation.published()
+    evidence = items.Evidence(published, reproduced, ablations)
+    chains = ours.chains(published)
     return TEMPLATES.get_template("report.md.j2").render(
-        datasets=[_section(name, published, reproduced) for name in DATASETS],
+        findings=findings.sentences(published, reproduced),
+        items={heading: items.table(found) for heading, found in items.every(evidence).items()},
+        architectures=[_architecture(family, evidence) for family in curves.FAMILIES],
+        residual_blocks=layers.blocks(evidence.networks["vanilla_resnet18"]),
+        inception=layers.blocks(evidence.networks["vanilla_googlenet"])[0],
+        modules=sum(layer.kind == "block" for layer in evidence.networks["vanilla_googlenet"].layers),
+        side=layers.SIDE,
+        seed=images.SEED,
+        augmented=images.TIMES,
+        datasets=[_section(name, published, reproduced, chains) for name in DATASETS],
         published=len(published),
         reproduced=len(reproduced),
         every=len(ours.ALL),
@@ -32,12 +43,15 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
             for (dataset, model), entry in sorted(published.items())
             if entry.metrics.teacher
         ],
+        unlogged=[tables.title(*key) for key in tables.in_order(published) if chains[key].missing],
         missing=_missing(reproduced),
         reproductions=tables.reproductions(reproduced),
         another_reading=_another_reading(reproduced),
-        ablations=[ablation_report.section(found) for found in ablation.published()],
+        ablations=[ablation_report.section(found) for found in ablations],
         same_epochs=tables.same_epochs(reproduced),
-        parameters={model: entry.metrics.parameters for (name, model), entry in published.items() if name == "cifar10"},
+        plain_alone=tables.without_smoothed_loss(reproduced),
+        readings=losses,
+        parameters={model: evidence.networks[model].parameters for model in paper.MODELS},
         calibration=tables.calibration(published),
         robustness=tables.robustness(published),
         corrupted={name for (name, _), entry in published.items() if entry.robustness},
@@ -46,19 +60,37 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
     )
 
 
-def _section(name: str, published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> dict[str, object]:
+def _architecture(family: str, evidence: items.Evidence) -> dict[str, object]:
+    """Return the values of a family's section."""
+    vanilla, improved = (evidence.networks[f"{kind}_{family}"] for kind in ("vanilla", "improved"))
+    return {
+        "family": family,
+        "title": NETWORKS[vanilla.name].title,
+        "table": architecture_tables.beside(vanilla, improved),
+    }
+
+
+def _section(
+    name: str,
+    published: Entries[CardMetrics],
+    reproduced: Entries[PaperRun],
+    chains: Mapping[tuple[str, str], ours.Chain],
+) -> dict[str, object]:
     """Return the values of a dataset's sections."""
     own = {model: entry for (dataset, model), entry in published.items() if dataset == name}
     again = {model: reproduced[dataset, model] for dataset, model in tables.in_order(reproduced) if dataset == name}
+    of_runs = {model: chain for (dataset, model), chain in chains.items() if dataset == name}
     return {
         "name": name,
         "title": DATASETS[name].title,
-        "table": TABLE[name],
-        "loss_figure": LOSS_FIGURE[name],
-        "accuracy_figure": ACCURACY_FIGURE[name],
-        "hardest_figure": HARDEST_FIGURE[name],
+        "table": items.TABLE[name],
+        "loss_figure": items.LOSS_FIGURE[name],
+        "accuracy_figure": items.ACCURACY_FIGURE[name],
+        "hardest_figure": items.HARDEST_FIGURE[name],
+        "images_figure": items.IMAGES_FIGURE[name],
         "per_class": tables.per_class(name, own),
         "verdicts": tables.verdicts(name, own, again),
+        "loss_verdicts": tables.loss_verdicts(name, of_runs, again),
         "reproduced": tables.per_class(name, again, list(again)) if again else None,
     }
 
@@ -102,9 +134,9 @@ def write(finished: list[Path]) -> int:
     published, reproduced = ours.published(models.cards()), ours.reproductions()
     if not published:
         raise models.ModelError(f"no published models in {models.MODEL_CARDS}")
-    figures.write(published, reproduced, models.PROJECT / "docs" / "report")
+    figures.write(published, reproduced, ours.report_folder())
     for results in ablation.published():
-        ablation_report.write_plot(results, models.PROJECT / "docs" / "report")
+        ablation_report.write_plot(results, ours.report_folder())
     write_text(models.PROJECT / "REPORT.md", render(published, reproduced))
     every = len(ours.ALL)
     print(f"REPORT.md: {len(published)} of {every} models, {len(reproduced)} of {every} runs of the paper's recipe")

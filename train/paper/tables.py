@@ -5,9 +5,10 @@ from statistics import fmean
 
 from train.cards import wording
 from train.cards.rendering import fixed, thousands
-from train.paper import claims, paper
-from train.paper.ours import ALL, Entries, Entry, of_another_reading
+from train.paper import claims, losses, paper
+from train.paper.ours import ALL, Chain, Entries, Entry, of_another_reading
 from train.records import CardMetrics, PaperRun, RunMetrics
+from train.training.results.plots import SMOOTHED
 from zoo.catalog import DATASETS, NETWORKS
 
 Table = list[list[str]]
@@ -126,24 +127,72 @@ def results(ours: Mapping[str, Entry[RunMetrics]]) -> paper.Results:
     return {model: paper.Result(fmean(values.values()), values) for model, values in accuracies.items()}
 
 
+def sources(
+    dataset: str, ours: Mapping[str, Entry[RunMetrics]], reproduced: Mapping[str, Entry[RunMetrics]]
+) -> dict[str, paper.Results]:
+    """Return the results that the claims about accuracy are checked against, by where they are from."""
+    return {
+        "In the paper's own table": paper.results(dataset),
+        "In our results": results(ours),
+        "In our runs of the paper's recipe": results(reproduced),
+    }
+
+
+def loss_sources(
+    dataset: str, chains: Mapping[str, Chain], reproduced: Mapping[str, Entry[RunMetrics]]
+) -> dict[str, losses.Losses]:
+    """Return the validation losses that the claims about them are checked against; ours are with plain labels."""
+
+    def plain(rows: list[dict[str, float]]) -> list[float]:
+        return [row["validation_loss"] for row in rows]
+
+    return {
+        "In the paper's logs": losses.in_the_papers_logs(dataset),
+        "In our results": {model: plain(chain.rows) for model, chain in chains.items()},
+        "In our runs of the paper's recipe": {model: plain(entry.log) for model, entry in reproduced.items()},
+    }
+
+
 def verdicts(dataset: str, ours: Mapping[str, Entry[RunMetrics]], reproduced: Mapping[str, Entry[RunMetrics]]) -> Table:
-    """Return the paper's claims and whether they hold in its own table, for our models and for our reproductions.
+    """Return the paper's claims about accuracy and whether they hold in each of `sources`.
 
     The column of the reproductions is left out where they decide no claim.
     """
-    columns = {"In the paper's own table": paper.results(dataset), "In our results": results(ours)}
-    repeated = results(reproduced)
-    if any(claim.verdict(repeated) != "-" for claim in claims.of(dataset)):
-        columns["In our runs of the paper's recipe"] = repeated
-    rows = [[claim.text, *(claim.verdict(found) for found in columns.values())] for claim in claims.of(dataset)]
-    return [["Claim", *columns], *rows]
+    rows = [
+        [claim.text, *(claim.verdict(found) for found in sources(dataset, ours, reproduced).values())]
+        for claim in claims.of(dataset)
+    ]
+    return _decided(["Claim", *sources(dataset, ours, reproduced)], rows)
+
+
+def loss_verdicts(dataset: str, chains: Mapping[str, Chain], reproduced: Mapping[str, Entry[RunMetrics]]) -> Table:
+    """Return the paper's claims about the loss likewise."""
+    found = loss_sources(dataset, chains, reproduced)
+    rows = [[claim.text, *(claim.verdict(one) for one in found.values())] for claim in losses.of(dataset)]
+    return _decided(["Claim", *found], rows)
+
+
+def _decided(head: list[str], rows: Table) -> Table:
+    """Return a table without its last column where that has nothing but dashes."""
+    if all(row[-1] == "-" for row in rows):
+        return [row[:-1] for row in (head, *rows)]
+    return [head, *rows]
 
 
 def same_epochs(reproduced: Entries[RunMetrics]) -> Table:
-    """Return the epochs that the paper's logs show beside the same epochs of our reproductions."""
-    table = [["Model", "Epoch", "Training, %", "Validation, %", "Training loss", "Validation loss"]]
+    """Return the epochs that the paper's logs show beside the same epochs of our reproductions.
+
+    The paper's validation loss is with the labels that the network trains on: smoothed for the improved ones.
+    """
+    table = [
+        [
+            "Model", "Epoch", "Training, %", "Validation, %", "Training loss", "Validation loss, labels as in training",
+            "Validation loss, plain labels, ours",
+        ]
+    ]  # fmt: skip
     for dataset, model in in_order(reproduced):
         log = {int(row["epoch"]): row for row in reproduced[dataset, model].log}
+        as_trained = SMOOTHED if model in claims.IMPROVED else "validation_loss"
         for theirs in paper.LOGS[dataset][model]:
             ours = log[theirs.number]
             train_loss, validation_loss = paper.mean_losses(dataset, theirs)
@@ -154,10 +203,20 @@ def same_epochs(reproduced: Entries[RunMetrics]) -> Table:
                     f"{theirs.train_accuracy:.2f} / {ours['train_accuracy']:.2f}",
                     f"{theirs.validation_accuracy:.2f} / {ours['validation_accuracy']:.2f}",
                     f"{train_loss:.2f} / {ours['train_loss']:.2f}",
-                    f"{validation_loss:.2f} / {ours['validation_loss']:.2f}",
+                    f"{validation_loss:.2f} / {fixed(ours.get(as_trained))}",
+                    fixed(ours["validation_loss"]),
                 ]
             )
     return table
+
+
+def without_smoothed_loss(reproduced: Entries[RunMetrics]) -> list[str]:
+    """List the reproductions of improved networks whose log has the validation loss with plain labels alone."""
+    return [
+        title(dataset, model)
+        for dataset, model in in_order(reproduced)
+        if model in claims.IMPROVED and any(SMOOTHED not in row for row in reproduced[dataset, model].log)
+    ]
 
 
 def reproductions(reproduced: Entries[PaperRun]) -> Table:

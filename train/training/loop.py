@@ -240,12 +240,16 @@ class Run:
         batch = self.options.eval_batch_size
         logits = predict(self.model, self.validation, self.preprocess(), self.accelerator, batch)
         labels, progress, steps = self.validation.labels, self.progress, len(self.batches)
+        smoothed = {}
+        if alpha := self.recipe.label_smoothing:  # as in training, and in the paper's logs of its improved networks
+            smoothed["validation_loss_smoothed"] = F.cross_entropy(logits, labels, label_smoothing=alpha).item()
         return {
             "epoch": progress.epoch + 1,
             "learning_rate": learning_rate(self.recipe, (progress.epoch + 1) * steps - 1, steps),
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": 100 * progress.correct / progress.seen,
             "validation_loss": F.cross_entropy(logits, labels).item(),
+            **smoothed,
             "validation_accuracy": 100 * (logits.argmax(1) == labels).sum().item() / len(logits),
             "images_per_second": progress.seen / progress.epoch_seconds,
             "seconds": progress.epoch_seconds,

@@ -16,6 +16,9 @@ from train.training.results.fonts import drawable
 # The colour of each split's curve.
 COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
 
+# The column of `log.csv` that runs with label smoothing have in addition.
+SMOOTHED = "validation_loss_smoothed"
+
 EPOCHS_OF_A_CURVE = 3
 
 
@@ -40,51 +43,6 @@ def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dic
     save(figure, path)
 
 
-def grid_of_curves(
-    logs: dict[str, list[dict[str, float]]],
-    marks: dict[str, list[dict[str, float]]],
-    metric: str,
-    title: str,
-    path: Path,
-) -> None:
-    """Plot "loss" or "accuracy" over the epochs, a panel for each log, all with the same scale.
-
-    Args:
-        logs: rows by panel title.
-        marks: rows of the paper's own logs, drawn as marks in the panels of the same title.
-        metric: "loss" or "accuracy".
-        title: of the whole plot.
-        path: of the file.
-    """
-    columns = min(3, len(logs))
-    rows = -(-len(logs) // columns)
-    figure = Figure(figsize=(max(5, 3.67 * columns), 0.9 + 2.6 * rows), layout="constrained")
-    figure.suptitle(title)
-    for axes, (name, log) in zip(figure.subplots(rows, columns, squeeze=False).flat, logs.items(), strict=False):
-        axes.set_title(name, fontsize=10)
-        _draw(axes, log, metric)
-        for split, colour in COLOURS.items() if name in marks else ():
-            epochs, values = zip(*((row["epoch"], row[f"{split}_{metric}"]) for row in marks[name]), strict=True)
-            axes.plot(epochs, values, "D", color=colour, markerfacecolor="white", label=f"{split}, the paper's log")
-        axes.set_ylim(*_range(logs, metric))
-    for axes in figure.axes[len(logs) :]:
-        axes.remove()
-    handles = {
-        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * columns))
-    save(figure, path)
-
-
-def _range(logs: dict[str, list[dict[str, float]]], metric: str) -> tuple[float, float]:
-    """Return the limits of an axis that leaves out the worst twentieth of all values, those of the first epochs."""
-    values = [row[f"{split}_{metric}"] for log in logs.values() for row in log for split in COLOURS]
-    if metric == "accuracy":
-        worst = min(float(np.percentile(values, 5)), 99.9)
-        return worst - 0.05 * (100 - worst), 100 + 0.02 * (100 - worst)
-    return 0, 1.05 * float(np.percentile(values, 95))
-
-
 def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
     """Draw a log's "loss" or "accuracy" over the epochs."""
     for split, colour in COLOURS.items():
@@ -92,25 +50,73 @@ def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
         axes.plot(
             epochs, [row[f"{split}_{metric}"] for row in rows], color=colour, marker="o", markersize=3, label=split
         )
+    smoothed = [(row["epoch"], row[SMOOTHED]) for row in rows if metric == "loss" and SMOOTHED in row]
+    if smoothed:
+        label = "validation, labels smoothed as in training"
+        axes.plot(*zip(*smoothed, strict=True), color=COLOURS["validation"], linestyle="--", linewidth=1, label=label)
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Accuracy, %" if metric == "accuracy" else "Loss")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
 
 
-def class_accuracies(series: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """Plot the accuracy of each class in percent, with a mark for each series."""
-    names = list(dict.fromkeys(name for values in series.values() for name in values))
-    shown = dict(zip(names, drawable(names), strict=True))
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for (label, values), mark in zip(series.items(), "oDsv", strict=False):
-        axes.plot([shown[name] for name in values], list(values.values()), mark, markersize=7, label=label)
-    axes.set_ylabel("Accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=len(series))
+def class_accuracies(
+    panels: dict[str, dict[str, dict[str, float]]],
+    title: str,
+    path: Path,
+    colours: list[str] | None = None,
+    lowest: float = 0.0,
+) -> None:
+    """Plot the accuracy of each class in percent: a group of bars for each class, a bar for each model.
+
+    Where there are several models, a line marks the mean of a group, and the class with the lowest one is in bold.
+
+    Args:
+        panels: accuracies by class, by model, by the panel's title.
+        title: of the whole plot.
+        path: of the file.
+        colours: of the models, in their order.
+        lowest: where the axis begins; the axis says so if it is not zero.
+    """
+    names = list(dict.fromkeys(name for models in panels.values() for values in models.values() for name in values))
+    shown = drawable(names)
+    figure = Figure(figsize=(9, 0.9 + 2.5 * len(panels)), layout="constrained")
+    figure.suptitle(title)
+    for axes, (panel, models) in zip(figure.subplots(len(panels), 1, squeeze=False).flat, panels.items(), strict=True):
+        axes.set_title(panel, fontsize=10)
+        width = 0.8 / len(models)
+        for i, (model, values) in enumerate(models.items()):
+            places = [names.index(name) - 0.4 + (i + 0.5) * width for name in values]
+            axes.bar(places, list(values.values()), width, color=colours[i] if colours else None, label=model)
+        axes.set_xticks(range(len(names)), shown)
+        axes.set_ylim(lowest, 100)
+        axes.set_ylabel("Accuracy, %" + (f" (from {lowest:g})" if lowest else ""))
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        if len(models) > 1:
+            _mark_means(axes, names, models)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     save(figure, path)
+
+
+def _mark_means(axes: Axes, names: list[str], models: dict[str, dict[str, float]]) -> None:
+    """Mark the mean over the models in each group of bars, and the class with the lowest one."""
+    means = [float(np.mean([values[name] for values in models.values() if name in values])) for name in names]
+    places = np.arange(len(names))
+    axes.hlines(means, places - 0.43, places + 0.43, color="black", linewidth=1.5, label="mean of the models")
+    hardest = int(np.argmin(means))
+    axes.get_xticklabels()[hardest].set_fontweight("bold")
+    axes.annotate(
+        f"{means[hardest]:.2f}",
+        (hardest, means[hardest]),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        fontweight="bold",
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "lw": 0},
+    )
 
 
 def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:

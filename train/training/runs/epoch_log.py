@@ -8,20 +8,23 @@ from train.files import write_text
 
 
 def read(file: Path) -> list[dict[str, float]]:
-    """Read the rows of a log.
+    """Read the rows of a log. A row lacks what it has no value for: see `write`.
 
     Raises:
         OSError: there is no log.
         ValueError, TypeError: it is damaged.
     """
     with file.open() as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(lines)]
 
 
 def write(rows: list[dict[str, float]], file: Path) -> None:
-    """Write the whole log: that of a resumed run is the same as that of an uninterrupted one."""
+    """Write the whole log: that of a resumed run is the same as that of an uninterrupted one.
+
+    The rows of a run that an earlier version began may lack values that this one computes.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row))
     writer.writeheader()
     writer.writerows(rows)
     write_text(file, text.getvalue())

@@ -37,7 +37,7 @@ def bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def draw(names: list[str], folder: Path) -> None:
     n = len(names)
     plots.confusion_matrix(np.eye(n, dtype=int), names, "title", folder / "confusion.png")
-    plots.class_accuracies({"net": dict.fromkeys(names, 50.0)}, "title", folder / "classes.png")
+    plots.class_accuracies({"": {"net": dict.fromkeys(names, 50.0)}}, "title", folder / "classes.png")
     plots.components(np.random.default_rng(0).random((20, 2)), np.arange(20) % n, names, "title", folder / "points.png")
     images = np.zeros((n, 8, 8, 3), np.uint8)
     plots.mistakes(images, np.arange(n), np.arange(n)[::-1], names, "title", folder / "mistakes.png")

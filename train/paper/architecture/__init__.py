@@ -1,0 +1,1 @@
+"""The six architectures as tables and drawings, made from their code."""
