@@ -6,7 +6,7 @@ from statistics import fmean
 
 from train.cards import rendering
 from train.files import write_text
-from train.paper import ablation, ablation_report, claims, findings, items, losses, ours, paper, tables
+from train.paper import ablation, ablation_report, claims, findings, items, losses, ours, paper, smoothing, tables
 from train.paper.architecture import layers
 from train.paper.architecture import tables as architecture_tables
 from train.paper.figures import curves, images
@@ -48,6 +48,7 @@ def render(published: Entries[CardMetrics], reproduced: Entries[PaperRun]) -> st
         reproductions=tables.reproductions(reproduced),
         another_reading=_another_reading(reproduced),
         ablations=[ablation_report.section(found) for found in ablations],
+        smoothing=[found for results in ablations if (found := smoothing.section(results)) is not None],
         same_epochs=tables.same_epochs(reproduced),
         plain_alone=tables.without_smoothed_loss(reproduced),
         readings=losses,
@@ -137,6 +138,7 @@ def write(finished: list[Path]) -> int:
     figures.write(published, reproduced, ours.report_folder())
     for results in ablation.published():
         ablation_report.write_plot(results, ours.report_folder())
+        smoothing.write_plot(results, ours.report_folder())
     write_text(models.PROJECT / "REPORT.md", render(published, reproduced))
     every = len(ours.ALL)
     print(f"REPORT.md: {len(published)} of {every} models, {len(reproduced)} of {every} runs of the paper's recipe")

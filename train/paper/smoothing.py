@@ -5,9 +5,11 @@ added, and the improved one without it: nothing else differs within a pair.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from train.paper.ablation import IMPROVED, VANILLA
-from train.records import Ablation, AblationRun, FilesCalibration, ReliabilityBin
+from train.records import Ablation, AblationRun, ReliabilityBin
+from train.training.results import plots
 from train.training.results.calibration import ece_of
 from zoo.catalog import DATASETS, NETWORKS
 
@@ -57,19 +59,20 @@ def section(results: Ablation) -> dict[str, object] | None:
 
 
 def plot_name(results: Ablation) -> str:
-    """Name the file of the reliability diagrams."""
+    """Name the plot of the reliability diagrams."""
     return f"smoothing-{results.model}-{results.dataset}.png"
 
 
-def panels(results: Ablation) -> dict[str, FilesCalibration]:
-    """Return the reliability diagrams by title: for each pair the one without label smoothing, then the one with it."""
+def write_plot(results: Ablation, folder: Path) -> None:
+    """Plot the reliability of each pair, without label smoothing and with it; nothing without a pair."""
     shown = {}
     for pair in pairs(results):
-        seed = f", seed {pair.without.seed}"
         for how, run in (("without", pair.without), ("with", pair.smoothed)):
             assert run.calibration is not None
-            shown[f"{pair.title}, {how}{seed}"] = run.calibration
-    return shown
+            shown[f"{pair.title}, {how} (seed {run.seed})"] = run.calibration
+    if shown:
+        title = f"Label smoothing, {DATASETS[results.dataset].title}, {results.epochs} epochs"
+        plots.reliability(shown, title, folder / plot_name(results), columns=2)
 
 
 def table(found: list[Pair]) -> list[list[str]]:

@@ -173,7 +173,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     save(figure, path)
 
 
-def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> None:
+def reliability(panels: dict[str, FilesCalibration], title: str, path: Path, columns: int = 3) -> None:
     """Plot reliability diagrams: the accuracy of each bin of the highest probability, before and after calibration.
 
     The area of a mark shows how many images the bin has. Marks on the diagonal are calibrated.
@@ -182,8 +182,9 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path) -> 
         panels: by title.
         title: of the whole plot.
         path: of the file.
+        columns: panels beside each other.
     """
-    columns = min(3, len(panels))
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(4.4, 3.2 * columns), 0.9 + 3.1 * rows), layout="constrained")
     figure.suptitle(title)
