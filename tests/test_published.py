@@ -207,7 +207,7 @@ LIES: list[tuple[str, Callable[[Any], Any]]] = [
 
 @pytest.mark.usefixtures("computed")
 def test_lies_are_noticed(card: Path, shipped: loading.Dataset, twin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the shipped images alone; the README.md and the ONNX files repeat the lies."""
+    """On the shipped images alone; the README.md and the ONNX files repeat the lies. Every lie is told of two cards."""
     measured = checks.measured(card, shipped)
     monkeypatch.setattr(checks, "measured", lambda *_: measured)
     monkeypatch.setattr("train.cards.robustness.differences", lambda *_: [])  # tests/train/cards/test_robustness.py
@@ -224,7 +224,7 @@ def test_lies_are_noticed(card: Path, shipped: loading.Dataset, twin: Path, monk
             return [str(error)]
 
     assert noticed(truth) == []
-    for path, lie in LIES:
+    for path, lie in LIES[CARDS.index(card) % 6 :: 6]:
         metrics = copy.deepcopy(truth)
         *outer, name = path.split(".")
         part = metrics

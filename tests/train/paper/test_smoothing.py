@@ -24,8 +24,8 @@ def run(variant: str, accuracy: float, gap: float | None, seed: int = 0) -> Abla
         )  # fmt: skip
     return AblationRun(
         variant=variant, seed=seed, model="m", model_kwargs={}, settings={}, train_accuracy=90.0,
-        validation_accuracy=80.0, test_accuracy=accuracy, train_images=100, test_images=100, train_seconds=1.0, device="d", threads=1,
-        mixed_precision="no", git_commit=None, **known,
+        validation_accuracy=80.0, test_accuracy=accuracy, train_images=100, test_images=100,
+        train_seconds=1.0, device="d", threads=1, mixed_precision="no", git_commit=None, **known,
     )  # fmt: skip
 
 
