@@ -20,7 +20,10 @@ ROOT_PAGES = ("README.md", "REPORT.md", "CONTRIBUTING.md", "CHANGELOG.md")
 ICON = "serve/app/static/icon.svg"
 REPOSITORY: str = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["deep-image-zoo"]["repository"]
 # Code is left as it is: a fenced block, a span between backticks. Then a link with at most one pair of brackets in it.
-PARTS = re.compile(r"^ *```.*?^ *```|(?<!!)\[((?:[^\[\]]|!?\[[^\[\]]*\])*)\]\(([^()\s]+)\)|`[^`\n]+`", re.M | re.S)
+PARTS = re.compile(
+    r"^ *```.*?^ *```|(?<!!)\[((?:[^\[\]]|!?\[[^\[\]]*\])*)\]\(([^()\s]+)\)|`[^`\n]+`",
+    re.MULTILINE | re.DOTALL,
+)
 IMAGES = re.compile(r"(?<=!\[)([^\[\]]*)\]\(([^()\s]+)\)")
 
 log = get_plugin_logger(__name__)
@@ -35,13 +38,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages at the root, the model cards with their images, and the icon."""
     cards = sorted(path for path in (ROOT / "model_cards").glob("*/*") if path.suffix in (".md", ".png"))
-    for name in (*ROOT_PAGES, *(path.relative_to(ROOT).as_posix() for path in cards)):
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
-    files.append(File.generated(config, posixpath.basename(ICON), abs_src_path=str(ROOT / ICON)))
+    for name in (*ROOT_PAGES, ICON, *(path.relative_to(ROOT).as_posix() for path in cards)):
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Point the links of a page to the site's pages."""
     source = page.file.src_uri
     folder = posixpath.dirname(_in_repository(page.file))

@@ -33,8 +33,8 @@ BATCH = 250
 # transformers refuses a type that it does not know; without it, it would take such weights for a damaged state dict,
 # and go on with random ones.
 MODEL_TYPE = "deep-image-zoo-compact"
-# Names in `model_args`, where timm writes them, that transformers' wrapper passes itself: it ends with a TypeError if they
-# are there. `config.json` has their values elsewhere.
+# Names in `model_args`, where timm writes them, that transformers' wrapper passes itself: it ends with a TypeError if
+# they are there. `config.json` has their values elsewhere.
 PASSED_BY_THE_WRAPPER = ("num_classes",)
 
 

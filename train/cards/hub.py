@@ -1,8 +1,8 @@
 """Cards for readers that know nothing of this project's compact weights, and on the Hugging Face Hub.
 
 transformers, Accelerate and others take a `model.safetensors` for a whole state dict: of the compact form they would
-load the few tensors whose names they know, and leave the rest random (transformers refuses it, see `compact.MODEL_TYPE`).
-So what leaves the project is expanded.
+load the few tensors whose names they know, and leave the rest random. So what leaves the project is expanded, and
+`compact.MODEL_TYPE` makes transformers refuse the rest.
 """
 
 import shutil

@@ -1,6 +1,5 @@
 """The README.md of a published model: every number comes from its `metrics.json`, its weights or its network."""
 
-import json
 import shlex
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path

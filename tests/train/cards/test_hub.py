@@ -155,6 +155,10 @@ def test_a_card_goes_to_the_hub_and_comes_back(hub: FakeHub, tmp_path: Path) -> 
     files = hub.repositories[repository][tag]
     assert {"README.md", "config.json", "metrics.json", "model.safetensors"} <= set(files)
     assert "num_classes" not in json.loads(files["config.json"])["model_args"]
+    text = files["README.md"].decode()
+    assert f'timm.create_model("hf-hub:{repository}", pretrained=True)' in text
+    assert "ORG" not in text
+    assert f"{len(files['model.safetensors']) / 1e6:.1f} MB (`model.safetensors`): half precision" in text
 
     # Somebody with timm and this package alone, without its weights.
     load = LOAD.replace("NAME", repr(NAME))
