@@ -1,5 +1,7 @@
 """The documentation site: its navigation names every page, a strict build passes, and nothing comes from elsewhere."""
 
+import base64
+import json
 import logging
 import os
 import re
@@ -25,12 +27,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def config() -> MkDocsConfig:
-    return load_config(str(ROOT / "mkdocs.yml"))
+    loaded = load_config(str(ROOT / "mkdocs.yml"))
+    return loaded.plugins.on_config(loaded)
 
 
 @pytest.fixture(scope="module")
 def files(config: MkDocsConfig) -> Files:
-    return hooks.on_files(get_files(config), config)
+    return config.plugins.on_files(get_files(config), config=config)
 
 
 def named(nav: Any) -> Iterator[str]:
@@ -46,6 +49,7 @@ def test_the_navigation_names_every_page(config: MkDocsConfig) -> None:
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     pages |= {path.name for path in ROOT.glob("*.md")}
     pages |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("model_cards/*/README.md")}
+    pages |= {f"notebooks/{path.stem}.md" for path in ROOT.glob("notebooks/*.ipynb")}
     found = list(named(config.nav))
     assert sorted(found) == sorted(pages)
 
@@ -59,6 +63,7 @@ def test_the_navigation_names_every_page(config: MkDocsConfig) -> None:
         ("README.md", "![a](docs/app-draw.png)", "![a](app-draw.png)"),
         ("README.md", "[![a](docs/app-draw.png)](docs/serving.md)", "[![a](app-draw.png)](serving.md)"),
         ("README.md", "[`a`](model_cards/improved_vgg16.mnist)", "[`a`](model_cards/improved_vgg16.mnist/README.md)"),
+        ("README.md", "[![badge](https://example.com/a.svg)](https://example.com)", "[badge](https://example.com)"),
         ("README.md", "[a](https://example.com) [b](#train)", "[a](https://example.com) [b](#train)"),
         ("README.md", "`[a](b.md)`\n\n```\n[a](b.md)\n```\n", "`[a](b.md)`\n\n```\n[a](b.md)\n```\n"),
         # There is no page for code; without an address of the repository it is text.
@@ -70,6 +75,41 @@ def test_links_work_on_the_site(page: str, before: str, after: str, config: MkDo
     file = files.get_file_from_path(page)
     assert file
     assert hooks.on_page_markdown(before, page=Page(None, file, config), files=files) == after
+
+
+def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
+    image = base64.b64encode(b"image").decode()
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["two\n", "lines\n"]},
+        {"output_type": "execute_result", "data": {"text/plain": ["<Figure>"], "image/png": image}},
+        {"output_type": "execute_result", "data": {"text/plain": "x", "text/markdown": ["| a |\n", "|---|"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "Text"]},
+        {"cell_type": "code", "source": "print(1)", "outputs": outputs},
+        {"cell_type": "code", "source": "", "outputs": []},
+    ]
+    file = tmp_path / "1-first.ipynb"
+    file.write_text(json.dumps({"cells": cells}))
+    text, images = hooks.from_notebook(file)
+    assert text == (
+        "# Title\nText\n\n```python\nprint(1)\n```\n\n```text\ntwo\nlines\n```\n\n"
+        "![Output](1-first-1.png)\n\n| a |\n|---|\n"
+    )
+    assert images == {"1-first-1.png": b"image"}
+
+
+def test_notebooks_are_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    before = list(named(config.nav))
+    assert list(named(hooks.on_config(config).nav)) == before
+    for file in ("notebooks/2-second.ipynb", "notebooks/1-first.ipynb", "docs/lessons.md"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    nav = hooks.on_config(config).nav
+    assert {"Lessons": ["lessons.md", "notebooks/1-first.md", "notebooks/2-second.md"]} in nav
+    assert list(named(nav))[:1] == before[:1]
 
 
 def test_code_is_linked_in_the_repository(config: MkDocsConfig, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
