@@ -4,6 +4,7 @@
 # make check      lint and type-check alone
 # make format     have ruff mend what it can
 # make verify     check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
+# make docs       build the documentation as a site in build/docs, which opens from the disk
 # make onnx       build the ONNX files of all published models that are missing or out of date
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format onnx verify
+.PHONY: help demo test test-slow check format docs onnx verify
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -44,6 +45,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet $(ARGS)
+	@echo "The documentation: build/docs/index.html"
+
 # What to build it knows best: it goes by what the files say of themselves.
 onnx: $(VENV)/.demo
 	@$(BIN)/python train/export.py --missing --jobs 2
@@ -54,6 +59,12 @@ verify: onnx
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv $(VENV)
+
+# The packages of the extra `docs` alone: it reads the code without importing it, so torch is not needed.
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  | $(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@touch $@
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@echo "Installing (some gigabytes the first time: minutes)"

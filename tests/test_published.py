@@ -17,7 +17,6 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image
 from torch import nn
 
 from serve.engine.models import load
@@ -313,7 +312,7 @@ def test_the_server_runs_what_was_measured(
 def test_card_is_parsed_back(card: Path) -> None:
     metrics = json.loads((card / "metrics.json").read_text())
     parsed = ModelCard.load(card / "README.md")
-    (result,) = parsed.data.eval_results
+    result, _ = parsed.data.eval_results
     assert result.metric_value == pytest.approx(metrics["test_accuracy"] / 100)
     assert (result.dataset_type, result.dataset_split) == (DATASETS[metrics["dataset"]].hub_id, "test")
     assert (parsed.data.library_name, parsed.data.license) == ("timm", "apache-2.0")
@@ -321,23 +320,12 @@ def test_card_is_parsed_back(card: Path) -> None:
     assert metrics["device"] in parsed.text
 
 
-def test_card_usage_runs(
-    card: Path,
-    shipped: loading.Dataset,
-    outputs: dict[str, np.ndarray],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = (card / "README.md").read_text()
-    code = text.partition("```python\n")[2].partition("```")[0]
-    image = shipped.test.images[0]
-    picture = "digit.png" if len(image) == 1 else "picture.png"
-    Image.fromarray(image.permute(1, 2, 0).squeeze().numpy()).save(tmp_path / picture)
-    expected = json.loads((card / "config.json").read_text())["label_names"][int(outputs["torch"][0].argmax())]
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out.strip() == expected
+def test_card_usage_runs(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all cards the first snippet; tests/train/cards/test_snippets.py runs the others."""
+    exec((card / "README.md").read_text().partition("```python\n")[2].partition("```")[0], {})
+    label, _, probability = capsys.readouterr().out.partition("\n")[0].partition(": ")
+    assert label == ("4" if card.name.endswith(".mnist") else "frog")
+    assert float(probability) > 0.5
 
 
 def test_onnx_files_are_not_tracked() -> None:

@@ -5,9 +5,11 @@ pooled grid has few distinct cells (`train.speed.fold`), and the inputs of its 4
 directions.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from train.data.preprocess import Preprocess
@@ -16,7 +18,7 @@ from train.speed.fold import DistinctCells, fold
 from train.training.models import pretrained_cfg
 from train.training.results.predict import fitting_batch
 from zoo.catalog import NETWORKS
-from zoo.compact import to_blocks
+from zoo.compact import BLOCK, expand, to_blocks
 from zoo.vgg import PooledVGG
 
 # Parameters from which on a network of `zoo` is stored in 8 bits, and elements from which on a matrix of it is.
@@ -27,6 +29,13 @@ LARGE_MATRIX = 2**16
 RANK = 64
 # Images that are processed at a time.
 BATCH = 250
+# What `config.json` of a card with compact weights states as `model_type`, and of no other. timm does not read it.
+# transformers refuses a type that it does not know; without it, it would take such weights for a damaged state dict,
+# and go on with random ones.
+MODEL_TYPE = "deep-image-zoo-compact"
+# Names in `model_args`, where timm writes them, that transformers' wrapper passes itself: it ends with a TypeError if
+# they are there. `config.json` has their values elsewhere.
+PASSED_BY_THE_WRAPPER = ("num_classes",)
 
 
 def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -59,6 +68,32 @@ def compact(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         else:
             tensors[name] = tensor.contiguous()
     return tensors
+
+
+def form(file: Path) -> str:
+    """Say in words how the matrices of a safetensors file are stored."""
+    with safe_open(file, "pt") as weights:
+        kinds = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  not a dict
+    matrices = "half precision" if "F16" in kinds.values() else "float32"
+    if not any(name.endswith(".int8") for name in kinds):
+        return matrices
+    low_rank = any(".left" in name for name in kinds)
+    factors = f", the hidden linear layers as factors of rank {RANK}" if low_rank else ""
+    return f"large matrices in 8-bit blocks of {BLOCK} with a factor each, the others in {matrices}{factors}"
+
+
+def for_other_readers(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return a card's `config.json` such that transformers loads its weights if they are whole, and else refuses them.
+
+    Args:
+        config: as timm writes it.
+        tensors: the weights, whole or compact.
+    """
+    changed = {name: value for name, value in config.items() if name != "model_type"}
+    if expand(tensors).keys() != tensors.keys():
+        return {"model_type": MODEL_TYPE, **changed}
+    args = changed.get("model_args", {})
+    return {**changed, "model_args": {name: args[name] for name in args if name not in PASSED_BY_THE_WRAPPER}}
 
 
 def _low_rank(model: PooledVGG, images: Tensor) -> dict[str, Tensor]:

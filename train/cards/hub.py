@@ -1,7 +1,8 @@
 """Cards for readers that know nothing of this project's compact weights, and on the Hugging Face Hub.
 
 transformers, Accelerate and others take a `model.safetensors` for a whole state dict: of the compact form they would
-load the few tensors whose names they know, and leave the rest random. So what leaves the project is expanded.
+load the few tensors whose names they know, and leave the rest random. So what leaves the project is expanded, and
+`compact.MODEL_TYPE` makes transformers refuse the rest.
 """
 
 import shutil
@@ -14,24 +15,28 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import load_file, save_file
 
 import zoo
+from train.cards import model_card
+from train.cards.compact import for_other_readers
 from train.errors import UserError
-from train.files import read_json, sha256, write_json
+from train.files import read_json, sha256, write_json, write_text
 from train.onnx_export import build
 from train.onnx_export.metadata import files, outdated
 from zoo.compact import expand
-
-# Names and values in `model_args` that transformers' wrapper passes itself.
-PASSED_BY_THE_WRAPPER = ("num_classes",)
 
 
 class PushError(UserError):
     """The Hub refuses a repository."""
 
 
-def write_whole(card: Path, folder: Path) -> None:
+def write_whole(card: Path, folder: Path, repository: str | None = None) -> None:
     """Write a card with its whole weights in half precision to an empty folder; vectors stay in float32.
 
     Its ONNX files are left out: they belong to the compact weights, as all accuracies do.
+
+    Args:
+        card: the folder of the published model.
+        folder: the empty one.
+        repository: on the Hub, for the text of the card.
     """
     for file in card.iterdir():
         if file.is_file() and file.suffix not in (".onnx", ".safetensors") and not file.name.startswith("."):
@@ -41,15 +46,13 @@ def write_whole(card: Path, folder: Path) -> None:
         for name, tensor in expand(load_file(card / "model.safetensors")).items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = read_json(folder / "config.json")
-    config["model_args"] = {
-        name: value for name, value in config.get("model_args", {}).items() if name not in PASSED_BY_THE_WRAPPER
-    }
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", for_other_readers(read_json(folder / "config.json"), tensors))
     if (folder / "metrics.json").is_file():
         metrics = read_json(folder / "metrics.json")
         metrics["safetensors_sha256"] = sha256(folder / "model.safetensors")
         write_json(folder / "metrics.json", metrics)
+        text = model_card.render(card, weights=folder / "model.safetensors", repository=repository)
+        write_text(folder / "README.md", text)
 
 
 def push(card: Path, repository: str) -> str:
@@ -73,7 +76,7 @@ def push(card: Path, repository: str) -> str:
     api = HfApi(library_name="deep-image-zoo", library_version=zoo.__version__)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_whole(card, folder)
+        write_whole(card, folder, repository)
         for name in files(card):
             shutil.copyfile(card / name, folder / name)
         try:

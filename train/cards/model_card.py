@@ -1,33 +1,45 @@
-"""The README.md of a published model: every number comes from its `metrics.json`."""
+"""The README.md of a published model: every number comes from its `metrics.json`, its weights or its network."""
 
-import json
 import shlex
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import timm
+import torch
 from huggingface_hub import EvalResult, ModelCardData
+from safetensors import SafetensorError
+from torch import nn
 
 from train import records
-from train.cards import provenance, rendering, robustness, wording
+from train.cards import compact, provenance, rendering, robustness, wording
+from train.cards.papers import PAPERS
 from train.data.augment import Augmentation
 from train.data.reference import DatasetRef, recorded
 from train.files import FileError
 from train.records import CardConfig, CardMetrics
 from train.training import recipes
 from train.training.results import measure
-from zoo.catalog import DATASETS, NETWORKS
+from zoo.catalog import DATASETS, HUB_ORG, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
 
 
-def render(folder: Path) -> str:
-    """Return the text of a card folder's README.md, from its `metrics.json` and `config.json`.
+def render(folder: Path, weights: Path | None = None, repository: str | None = None) -> str:
+    """Return the text of a card folder's README.md, from its `metrics.json`, `config.json` and weights.
+
+    Args:
+        folder: of the card.
+        weights: the file that the card is published with; None for the folder's own.
+        repository: ORGANISATION/NAME on the Hugging Face Hub; None for the name that the project's models have there.
 
     Raises:
         files.FileError: one of them is missing or damaged.
     """
     metrics = records.read(CardMetrics, folder / "metrics.json")
     config = records.read(CardConfig, folder / "config.json")
+    weights = weights or folder / "model.safetensors"
     recipe = recipes.of_settings(metrics.settings)
     network, dataset = NETWORKS.get(metrics.model), recorded(metrics.dataset)
     own_height, own_width, channels = config.image_size
@@ -37,6 +49,10 @@ def render(folder: Path) -> str:
     classes = len(metrics.per_class_accuracy)
     if confusion.shape != (classes, classes):
         raise FileError(f"{folder / 'metrics.json'} is damaged: its confusion matrix is not of {classes} classes")
+    try:
+        stored, size = compact.form(weights), weights.stat().st_size
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{weights} is missing or damaged: {error}") from error
     return TEMPLATES.get_template("model_card.md.j2").render(
         name=folder.name,
         header=_header(folder.name, metrics, dataset),
@@ -47,18 +63,29 @@ def render(folder: Path) -> str:
         calibration=metrics.calibration,
         robustness=robustness.read(folder),
         recipe=recipe,
+        network=network,
         description=network.description if network else metrics.model,
         title=dataset.title,
         of_the_paper=bool(network and dataset.paper),
         vanilla=metrics.model.startswith("vanilla_"),
         ships_images=dataset.paper is not None,
+        hub_id=dataset.hub_id,
         labels=config.label_names,
-        labels_as_code=json.dumps(config.label_names),
         weakest=sorted(accuracies, key=accuracies.__getitem__)[:2],
         grey=channels == 1,
         own_size=wording.size((own_height, own_width)),
+        own_width_and_height=(own_width, own_height),
         input_size=wording.size((full[0], full[1])),
         input_sizes=wording.input_sizes(recipe, (full[0], full[1])),
+        stored=stored,
+        megabytes=size / 1e6,
+        whole="8-bit" not in stored,
+        macs=_macs(metrics, config),
+        shapes=_shapes(metrics, config) if network else None,
+        code=_code(),
+        paper=PAPERS[network.family] if network else None,
+        repository=repository or f"{HUB_ORG or 'ORG'}/{folder.name}",
+        on_hub=bool(repository or HUB_ORG),
         loaded_as=folder.name if folder.name in registered else f"local-dir:{folder.name}",
         quoted_name=shlex.quote(folder.name),
         augmented=recipe.augmentation != Augmentation(),
@@ -71,6 +98,44 @@ def render(folder: Path) -> str:
     )
 
 
+def _network(metrics: CardMetrics, config: CardConfig, **kwargs: Any) -> nn.Module:
+    """Build a card's network without memory for its weights."""
+    kwargs = {"num_classes": config.num_classes, **metrics.model_kwargs, **config.model_args, **kwargs}
+    with torch.device("meta"):
+        return timm.create_model(config.architecture, **kwargs).eval()
+
+
+def _macs(metrics: CardMetrics, config: CardConfig) -> int | None:
+    """Count the MACs for an image; None for a network that looks at values, which the meta device has not."""
+    try:
+        return measure.macs(_network(metrics, config), config.pretrained_cfg["input_size"])
+    except RuntimeError:
+        return None
+
+
+@torch.inference_mode()
+def _shapes(metrics: CardMetrics, config: CardConfig) -> dict[str, Any]:
+    """Return the shapes of what one of `zoo`'s networks gives for an image: feature maps and embeddings."""
+    images = torch.zeros(1, *config.pretrained_cfg["input_size"], device="meta")
+    maps = _network(metrics, config, features_only=True)(images)
+    headless: Any = _network(metrics, config, num_classes=0)
+    last = headless.forward_features(images)
+    return {
+        "maps": [list(each.shape) for each in maps],
+        "embedding": list(headless(images).shape),
+        "last": list(last.shape),
+    }
+
+
+def _code() -> str | None:
+    """Return the address of the project's repository; None where it has none, or is not installed."""
+    try:
+        urls = metadata("deep-image-zoo").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    return dict(url.split(", ", 1) for url in urls).get("Repository")
+
+
 def _header(name: str, metrics: CardMetrics, dataset: DatasetRef) -> str:
     """Return the YAML that the Hub reads, with the test accuracy as a `model-index`."""
     card_data = ModelCardData(
@@ -78,18 +143,24 @@ def _header(name: str, metrics: CardMetrics, dataset: DatasetRef) -> str:
         license="apache-2.0" if metrics.model in NETWORKS and dataset.paper else None,
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm"],
+        tags=["image-classification", "timm", "onnx"],
     )
     if dataset.hub_id:
-        result = EvalResult(
-            task_type="image-classification",
-            dataset_type=dataset.hub_id,
-            dataset_name=dataset.title,
-            dataset_config=dataset.configuration,
-            dataset_split="test",
-            metric_type="accuracy",
-            metric_name="Accuracy",
-            metric_value=round(metrics.test_accuracy / 100, 6),
-        )
-        card_data.datasets, card_data.model_name, card_data.eval_results = [dataset.hub_id], name, [result]
+        measured = [("accuracy", "Accuracy", metrics.test_accuracy)]
+        measured.append(("f1", "Macro F1", measure.macro_f1(np.array(metrics.confusion_matrix))))
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                task_name="Image Classification",
+                dataset_type=dataset.hub_id,
+                dataset_name=dataset.title,
+                dataset_config=dataset.configuration,
+                dataset_split="test",
+                metric_type=kind,
+                metric_name=title,
+                metric_value=round(percent / 100, 6),
+            )
+            for kind, title, percent in measured
+        ]
+        card_data.datasets, card_data.model_name, card_data.eval_results = [dataset.hub_id], name, results
     return card_data.to_yaml()

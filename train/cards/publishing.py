@@ -20,10 +20,10 @@ from torch import nn
 from train import records
 from train.cards import calibration, checks, model_card
 from train.cards.checks import Reported
-from train.cards.compact import compact
+from train.cards.compact import compact, for_other_readers
 from train.data import loading
 from train.data.reference import DataError, DataOptions, recorded, resolve
-from train.files import atomic_write, why_unwritable, write_json, write_text
+from train.files import atomic_write, read_json, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
 from train.records import CalibrationFit, RunDescription, RunMetrics
 from train.training import models
@@ -210,3 +210,4 @@ def _store(
             **({"data_options": run.data_options} if run.data_options else {}),
         },
     )
+    write_json(folder / "config.json", for_other_readers(read_json(folder / "config.json"), tensors))

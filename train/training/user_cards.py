@@ -34,7 +34,10 @@ def _refresh(card: Path, copy: Path) -> None:
         fresh = Path(temporary) / copy.name
         fresh.mkdir()
         for file in card.iterdir():
-            _link(file, fresh / file.name)
+            if file.suffix == ".safetensors":
+                _link(file, fresh / file.name)
+            else:  # copied: who edits one in place must not edit the package's
+                shutil.copyfile(file, fresh / file.name)
         if copy.exists():
             copy.replace(Path(temporary) / "replaced")
         fresh.replace(copy)

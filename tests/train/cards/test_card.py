@@ -267,8 +267,9 @@ def test_the_table_is_that_of_the_checkout_alone(twin: Path, tmp_path: Path, mon
 def test_card_states_the_metrics_of_its_weights(card: Path, dataset: loading.Dataset) -> None:
     metrics = json.loads((card / "metrics.json").read_text())
     parsed = ModelCard.load(card / "README.md")
-    (result,) = parsed.data.eval_results
+    result, f1 = parsed.data.eval_results
     assert result.metric_value == pytest.approx(metrics["test_accuracy"] / 100, abs=1e-9)
+    assert f1.metric_value == pytest.approx(metrics["macro_f1"] / 100, abs=1e-6)
     assert (result.metric_type, result.dataset_split) == ("accuracy", "test")
     assert result.dataset_type == DATASETS[dataset.name].hub_id
     assert (parsed.data.library_name, parsed.data.license) == ("timm", None)  # none of the networks of `zoo`
@@ -297,7 +298,7 @@ def test_card_of_own_images_names_their_folder(own_card: Path) -> None:
     assert "`my insects` is an image folder that is available only where the network was trained. The run st" in text
     assert "they are expected in the folder `first`." in text
     # The images have 50x40 pixels.
-    assert "The network takes images of 32x32 pixels. The training images were cropped and resized to that" in text
+    assert "**Image size:** 32x32 pixels; the training images were cropped and resized to it" in text
     assert "It was trained on images resized to 32x32 pixels" in text
     assert "`python train/export.py 'tiny_net.my insects'`" in text
     assert metadata.stated(own_card / "model.onnx")["tag"] == "my insects"
@@ -333,4 +334,4 @@ def test_usage_of_own_pictures_runs(
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(code, {})
-    assert capsys.readouterr().out.strip() in {"bee", "wasp"}
+    assert re.fullmatch(r"(bee: 0\.\d+\nwasp|wasp: 0\.\d+\nbee): 0\.\d+\n", capsys.readouterr().out)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import zoo
 from train import publish
+from train.cards.compact import MODEL_TYPE, for_other_readers
 from train.files import sha256
 from train.training import models
 
@@ -67,6 +68,39 @@ def test_transformers_and_accelerate_read_it(whole: Path) -> None:
     torch.testing.assert_close(logits(loaded.float()), expected, atol=0.02, rtol=0.01)
 
 
+@pytest.mark.parametrize("card", models.cards(), ids=lambda card: card.name)
+def test_transformers_reads_a_card_as_it_is_or_refuses_it(card: Path) -> None:
+    """Never random weights: it cannot expand the compact ones."""
+    transformers = pytest.importorskip("transformers")
+    if "googlenet" in card.name:  # in half precision, but whole
+        model, info = transformers.AutoModelForImageClassification.from_pretrained(
+            card, output_loading_info=True, dtype=torch.float32
+        )
+        assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        expected = timm.create_model(card.name, pretrained=True).state_dict()
+        for name, tensor in model.timm_model.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+        return
+    with pytest.raises(ValueError, match=f"model type `{MODEL_TYPE}`"):
+        transformers.AutoModelForImageClassification.from_pretrained(card)
+    with pytest.raises(TypeError, match="num_classes"):
+        transformers.TimmWrapperForImageClassification.from_pretrained(card)
+
+
+def test_only_whole_weights_are_for_other_readers(whole: Path) -> None:
+    """`config.json` follows from the weights, in both directions."""
+    card = models.card(COMPACT)
+    config = json.loads((card / "config.json").read_text())
+    assert config["model_type"] == MODEL_TYPE
+    assert config["model_args"]["num_classes"] == 10
+    tensors = load_file(card / "model.safetensors")
+    assert for_other_readers(config, tensors) == config
+    expanded = for_other_readers(config, load_file(whole / "model.safetensors"))
+    assert expanded == json.loads((whole / "config.json").read_text())
+    assert "model_type" not in expanded
+    assert "num_classes" not in expanded["model_args"]
+
+
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert publish.main([COMPACT, "--full", "--output-dir", str(tmp_path)]) == 2
@@ -85,6 +119,7 @@ def run(code: str, hub: FakeHub, cache: Path, **variables: str) -> subprocess.Co
         **os.environ,
         "HF_ENDPOINT": hub.address,
         "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": "0",
         "HF_TOKEN": "token",
         "HF_HUB_DISABLE_XET": "1",  # a protocol of its own, for which this Hub has no routes
         "NO_PROXY": "127.0.0.1",
@@ -120,6 +155,10 @@ def test_a_card_goes_to_the_hub_and_comes_back(hub: FakeHub, tmp_path: Path) -> 
     files = hub.repositories[repository][tag]
     assert {"README.md", "config.json", "metrics.json", "model.safetensors"} <= set(files)
     assert "num_classes" not in json.loads(files["config.json"])["model_args"]
+    text = files["README.md"].decode()
+    assert f'timm.create_model("hf-hub:{repository}", pretrained=True)' in text
+    assert "ORG" not in text
+    assert f"{len(files['model.safetensors']) / 1e6:.1f} MB (`model.safetensors`): half precision" in text
 
     # Somebody with timm and this package alone, without its weights.
     load = LOAD.replace("NAME", repr(NAME))

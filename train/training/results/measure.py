@@ -4,6 +4,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 # The classes from which on the top-5 accuracy says something: with 5 it is always 100 %.
 CLASSES_FOR_TOP5 = 6
@@ -105,6 +107,21 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, list[float]]
 def parameters(model: nn.Module) -> int:
     """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Count the multiplications with an addition that a model in evaluation mode needs for one image.
+
+    Those of convolutions and matrix products count, as in timm's tables.
+
+    Args:
+        model: on any device; on torch's "meta" device nothing is computed.
+        input_size: channels, height and width of the image.
+    """
+    device = next(model.parameters()).device
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *input_size, device=device))
+    return counter.get_total_flops() // 2
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""Every snippet of a card runs as it stands, in a copy of the card's folder, without a warning."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import fake_hub
+import pytest
+from fake_hub import FakeHub
+from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from train.training import models
+from zoo.catalog import DATASETS
+
+# One of each dataset; whole weights and compact ones.
+NAMES = ("improved_googlenet.mnist", "improved_resnet18.cifar10")
+
+
+def snippets(name: str) -> dict[str, str]:
+    """The Python blocks of a card, by what tells them apart."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (models.card(name) / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    keys = (
+        "zoo.probabilities",
+        "features_only",
+        "num_classes=0",
+        "local-dir:",
+        "hf-hub:",
+        "transformers",
+        "onnxruntime",
+    )
+    found = {key: block for block in blocks for key in keys if key in block}
+    assert len(found) == len(blocks)
+    return found
+
+
+def run(code: str, folder: Path, *arguments: Path, **environment: str) -> str:
+    """Run code in a folder; return what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(models.REPOSITORY), "TRANSFORMERS_VERBOSITY": "error", **environment}
+    done = subprocess.run(command, cwd=folder, env=variables, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{code}\n{done.stderr}"
+    return done.stdout
+
+
+# One process for all snippets of a card, each with a namespace of its own.
+EACH = """
+import json, sys
+for key, code in json.load(open(sys.argv[1])).items():
+    print("##", key)
+    exec(code, {})
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_snippets_run(name: str, tmp_path: Path) -> None:
+    card, found = models.card(name), snippets(name)
+    found.pop("hf-hub:")  # below
+    assert ("transformers" in found) == ("googlenet" in name)  # whole weights
+    if find_spec("transformers") is None:
+        found.pop("transformers", None)
+    if not (card / "model.onnx").exists():  # make onnx
+        del found["onnxruntime"]
+    (tmp_path / "snippets.json").write_text(json.dumps(found))
+    said = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", run(EACH, card, tmp_path / "snippets.json"), re.MULTILINE))
+    assert said.keys() == found.keys()
+    label = "4" if name.endswith("mnist") else "frog"
+    first, *others = said["zoo.probabilities"].splitlines()
+    assert re.fullmatch(rf"{label}: [01]\.\d{{4}}", first)
+    assert len(others) == 2
+    for key in ("features_only", "num_classes=0"):
+        printed = re.findall(r"^torch\.Size\((.*)\)$", said[key], re.MULTILINE)
+        stated = re.findall(r"# (\[1, .*\])$", found[key], re.MULTILINE)
+        assert printed == (stated if key == "features_only" else stated[:1])
+    if "onnxruntime" in found:
+        index, labels = said["onnxruntime"].split(maxsplit=1)
+        assert json.loads(labels)[int(index)] == label
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with fake_hub.serving() as served:
+        yield served
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hub_snippet_needs_timm_and_this_package_alone(name: str, hub: FakeHub, tmp_path: Path) -> None:
+    """Its code alone, without `model_cards`: the repository has the weights."""
+    code = snippets(name)["hf-hub:"]
+    (repository,) = re.findall(r"hf-hub:([^\"]*)", code)
+    assert repository == f"ORG/{name}"
+    shutil.copytree(models.REPOSITORY / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    lines = [
+        {"key": "file", "value": {"path": file, "content": base64.b64encode((models.card(name) / file).read_bytes())}}
+        for file in ("config.json", "model.safetensors")
+    ]
+    hub.create(repository)
+    hub.commit(repository, lines)
+    code += "\nimport zoo.calibration\nprint(zoo.calibration.of_weights(model).temperature, zoo.__file__)"
+    said = run(
+        code, tmp_path, PYTHONPATH=str(tmp_path), HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "cache"),
+        HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
+    )  # fmt: skip
+    temperature, file = said.split()
+    assert float(temperature) == json.loads((models.card(name) / "config.json").read_text())["temperature"]
+    assert Path(file).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("card", models.cards(), ids=lambda card: card.name)
+def test_the_hub_can_read_a_card(card: Path) -> None:
+    """The parts of its checks that need no network."""
+    parsed = ModelCard.load(card / "README.md")
+    data = parsed.data
+    assert ModelCard(str(parsed)).data.to_dict() == data.to_dict()
+    index = data.to_dict()["model-index"]
+    name, results = model_index_to_eval_results(index)
+    assert name == card.name
+    metrics = json.loads((card / "metrics.json").read_text())
+    dataset = DATASETS[metrics["dataset"]]
+    values = {}
+    for result in results:
+        assert isinstance(result, EvalResult)
+        assert (result.task_type, result.dataset_type, result.dataset_split) == (
+            "image-classification", dataset.hub_id, "test",
+        )  # fmt: skip
+        values[result.metric_type] = result.metric_value
+    assert values.keys() == {"accuracy", "f1"}
+    assert values["accuracy"] == pytest.approx(metrics["test_accuracy"] / 100)
+    assert (data.library_name, data.license, data.pipeline_tag) == ("timm", "apache-2.0", "image-classification")
+    assert data.datasets == [dataset.hub_id]
+    images = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", parsed.text)
+    assert {"confusion_matrix.png", "curves.png", "reliability.png", "robustness.png"} <= set(images)
+    assert all((card / image).is_file() for image in images)
+
+
+@pytest.mark.parametrize("card", models.cards(), ids=lambda card: card.name)
+def test_a_card_states_cost_and_size(card: Path) -> None:
+    text = (card / "README.md").read_text()
+    megabytes = (card / "model.safetensors").stat().st_size / 1e6
+    (stored,) = re.findall(
+        rf"\*\*Weights on disk:\*\* {megabytes:.1f} MB \(`model.safetensors`\): (.*)$", text, re.MULTILINE
+    )
+    assert ("8-bit blocks" in stored) == ("googlenet" not in card.name)
+    assert ("factors of rank" in stored) == ("vgg" in card.name)
+    (macs,) = re.findall(r"\*\*MACs \(M\):\*\* ([\d.]+) for an image$", text, re.MULTILINE)
+    # timm's tables state 1.8, 1.5 and 15.5 GMACs for the architectures at 224x224 pixels; the work grows with the area.
+    side = json.loads((card / "config.json").read_text())["pretrained_cfg"]["input_size"][-1]
+    at_224 = {"resnet18": 1820, "googlenet": 1510, "vgg16": 15470}[card.name.split("_")[1].split(".")[0]]
+    assert 0.7 < float(macs) / (at_224 * (side / 224) ** 2) < 2
