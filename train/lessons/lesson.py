@@ -47,8 +47,13 @@ def choose(full: Value, *, short: Value) -> Value:
     return short if is_short() else full
 
 
+def folder() -> Path:
+    """Return the folder of the datasets: that of `ZOO_DATA_DIR`, or else the samples that ship with the project."""
+    return Path(os.environ.get("ZOO_DATA_DIR") or SAMPLES)
+
+
 def load(dataset: str, most: int | None = None) -> loading.Dataset:
-    """Load a dataset: all of it where `ZOO_DATA_DIR` says where it is, else the samples that ship with the project.
+    """Load a dataset of `folder`.
 
     Args:
         dataset: "mnist" or "cifar10".
@@ -57,7 +62,7 @@ def load(dataset: str, most: int | None = None) -> loading.Dataset:
     Raises:
         DataError: the folder has no such dataset.
     """
-    found = loading.load(dataset, Path(os.environ.get("ZOO_DATA_DIR") or SAMPLES))
+    found = loading.load(dataset, folder())
     if most is None:
         return found
     train, validation, test = (split.spread(most) for split in (found.train, found.validation, found.test))

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.data.loading import Split
+from train.data.preprocess import Preprocess
+from train.paper import section4
+from train.training.models import pretrained_cfg
 from train.training.objective import loss_sum
+from train.training.results.measure import parameters
+from zoo.catalog import DEFAULT_DATASET
 from zoo.googlenet import GoogLeNetOutputs
 
 
@@ -27,6 +33,24 @@ class Signal:
     activation: float
     gradient: float
     update: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network with random weights, before its first step of training.
+
+    Attributes:
+        parameters: their number.
+        signals: of each layer with weights, in their order.
+    """
+
+    parameters: int
+    signals: list[Signal]
+
+    @property
+    def gradient_ratio(self) -> float:
+        """The spread of the gradients at the first layer, relative to that at the last one."""
+        return self.signals[0].gradient / self.signals[-1].gradient
 
 
 @dataclass
@@ -77,4 +101,31 @@ def signals(model: nn.Module, x: Tensor, labels: Tensor, smoothing: float = 0.0)
     for (name, values), gradient, weight in zip(measured.items(), gradients, weights, strict=True):
         share = 0.0 if gradient is None else (gradient.norm() / weight.norm()).item()
         found.append(Signal(name, values.activation, values.gradient, share))
+    return found
+
+
+def of_changes(family: str, split: Split, side: int, dataset: str = DEFAULT_DATASET, seed: int = 0) -> dict[str, Start]:
+    """Measure the start of a family's vanilla network, of each of section 4's changes alone, and of the improved one.
+
+    Args:
+        family: "vgg16", "resnet18" or "googlenet".
+        split: images and labels of one batch.
+        side: of the input, in pixels.
+        dataset: of the images.
+        seed: of each network's random weights.
+
+    Raises:
+        ModelError: see `section4.build`.
+    """
+    every = section4.names(family)
+    chosen = {"vanilla": (), **{f"vanilla + {name}": (name,) for name in every}, "improved": tuple(every)}
+    if len(every) == 1:  # the change alone is the improved network
+        chosen.pop(f"vanilla + {every[0]}")
+    found = {}
+    for title, changes in chosen.items():
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            model = section4.build(family, *changes, dataset=dataset, side=side)
+            x = Preprocess(pretrained_cfg(model))(split.images)
+            found[title] = Start(parameters(model), signals(model, x, split.labels))
     return found

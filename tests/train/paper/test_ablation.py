@@ -54,7 +54,9 @@ def test_variants_differ_from_their_end_in_one_change(model: str, dataset: str) 
             assert settings == set(change.settings)
             assert ranges == {key for key in change.augmentation if key in ranges}
             assert bool(ranges) == bool(change.augmentation)
-            assert (base.model, base.kwargs) == (changed.model, changed.kwargs) or change in section4.CHANGES[model.partition("_")[2]]
+            assert (base.model, base.kwargs) == (changed.model, changed.kwargs) or change in section4.CHANGES[
+                model.partition("_")[2]
+            ]
 
 
 @pytest.mark.parametrize(
