@@ -1,4 +1,4 @@
-"""Run the lessons and store them with their outputs: `python -m train.lessons.notebooks [NAME ...]`, or `make notebooks`.
+"""Run the lessons and store them with their outputs: `python -m train.lessons.notebooks [NAME ...]`.
 
 A notebook is stored so that running it again changes nothing but the outputs that have changed: without times, ids at
 random, or what a front end adds. Its link to Colab and its first code cell follow from the project's address in

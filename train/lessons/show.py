@@ -16,7 +16,6 @@ from train.lessons.layers import Layer
 from train.lessons.signals import Signal
 from train.training.results.plots import save
 
-
 # Enough for small images; notebooks hold many of them.
 IMAGE_DPI = 72
 

@@ -1,4 +1,4 @@
-"""How signals travel through a network: the spread of its activations on the way forward, of gradients on the way back."""
+"""How signals travel through a network: the spread of activations on the way forward, of gradients on the way back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -32,8 +32,8 @@ def side_by_side(
 ) -> Iterator[dict[str, Rows]]:
     """Train several networks on the same images, an epoch of each in turn, in float32.
 
-    Each network is trained by the loop of `train/fit.py`, and sees the images in the same order. When the iterator ends,
-    the networks are trained and in evaluation mode.
+    Each network is trained by the loop of `train/fit.py`, and sees the images in the same order. When the iterator
+    ends, the networks are trained and in evaluation mode.
 
     Args:
         models_and_recipes: networks, which are trained in place, and how, by title. A shorter recipe ends earlier.
@@ -52,9 +52,9 @@ def side_by_side(
         runs = {}
         for title, (model, recipe) in models_and_recipes.items():
             folded = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
-            recipe = replace(recipe, mixed_precision="no")
+            float32 = replace(recipe, mixed_precision="no")
             options = loop.Options(seed=seed, title=title, cuda_graphs=False)
-            runs[title] = loop.Run(folded, dataset, recipe, accelerator, Path(folder, str(len(runs))), options)
+            runs[title] = loop.Run(folded, dataset, float32, accelerator, Path(folder, str(len(runs))), options)
         set_seed(seed)
         for run in runs.values():
             run.begin()

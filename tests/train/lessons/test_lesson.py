@@ -112,5 +112,5 @@ def test_the_server_answers_until_it_is_stopped(card: Path, tmp_path: Path) -> N
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(server.ServerError, match="the server did not start: .*holds no models"):
+    with pytest.raises(server.ServerError, match=r"the server did not start: .*holds no models"):
         server.start(tmp_path)

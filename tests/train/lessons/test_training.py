@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 
 from train.data import loading
 from train.lessons import training
@@ -14,7 +15,6 @@ from train.paper import section4
 from train.training import loop, recipes
 from train.training.progress import LossError
 from train.training.recipes import Recipe
-from torch import nn
 
 
 @pytest.fixture
