@@ -5,6 +5,7 @@
 # make format     have ruff mend what it can
 # make verify     check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
 # make docs       build the documentation as a site in build/docs, which opens from the disk
+# make notebooks  run the lessons and store them with their outputs (ARGS=3: the third alone)
 # make onnx       build the ONNX files of all published models that are missing or out of date
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format docs onnx verify
+.PHONY: help demo test test-slow check format docs notebooks onnx verify
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -55,6 +56,9 @@ onnx: $(VENV)/.demo
 
 verify: onnx
 	$(BIN)/python train/verify.py $(ARGS)
+
+notebooks: $(VENV)/.test
+	$(BIN)/python -m train.lessons.notebooks $(ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'

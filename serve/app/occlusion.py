@@ -50,8 +50,7 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
     Raises ApiError, as the engine does.
     """
     start = time.perf_counter()
-    covers = [cover(pixels, count, share) for count, share in GRIDS]
-    images = np.concatenate([pixels[None], *(covered for covered, _, _ in covers)])
+    images = covered_copies(pixels)
     # In parts that fit the limits on one request, whatever the server's settings are.
     most = min(engine.settings.max_images, engine.settings.max_batch)
     results = [await engine.infer(model, part) for part in np.split(images, range(most, len(images), most))]
@@ -59,13 +58,33 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
     seconds = time.perf_counter() - start
     first = results[0].model
     prediction = Prediction(model, first.labels, probabilities[0], seconds, first.abstain_below)
-    log_odds = _log_odds(np.concatenate([result.logits for result in results]), prediction.best)
-    drops = np.maximum(log_odds[0] - log_odds[1:], 0)
-    heat = np.zeros(pixels.shape[:2], np.float32)
-    for (_, corners, side), part in zip(covers, np.split(drops, [len(covers[0][0])]), strict=True):
-        heat += _spread(part, corners, side, pixels.shape[:2])
+    heat = heat_map(np.concatenate([result.logits for result in results]), pixels.shape[:2], prediction.best)
     kept = probabilities[:, prediction.best].min() / probabilities[0, prediction.best]
-    return OcclusionMap(prediction, heat / max(float(heat.max()), 1e-6), float(1 - kept), seconds)
+    return OcclusionMap(prediction, heat, float(1 - kept), seconds)
+
+
+def covered_copies(pixels: Pixels) -> Pixels:
+    """Make the images that a heat map needs: uint8 [1 + COPIES, H, W, C], the image itself and its covered copies."""
+    return np.concatenate([pixels[None], *(cover(pixels, count, share)[0] for count, share in GRIDS)])
+
+
+def heat_map(logits: Floats, shape: tuple[int, ...], index: int | None = None) -> Floats:
+    """Compute the heat of `OcclusionMap`, float32 [H, W] from 0 to 1.
+
+    Args:
+        logits: float32 [1 + COPIES, classes], of `covered_copies` by any model.
+        shape: [H, W] of the image.
+        index: of the class whose evidence is looked for; None for the predicted one.
+    """
+    log_odds = _log_odds(logits, int(logits[0].argmax()) if index is None else index)
+    drops = np.maximum(log_odds[0] - log_odds[1:], 0)
+    heat = np.zeros(shape, np.float32)
+    start = 0
+    for count, share in GRIDS:
+        corners, size = _spots(shape, count, share)
+        heat += _spread(drops[start : start + len(corners)], corners, size, shape)
+        start += len(corners)
+    return heat / np.float32(max(float(heat.max()), 1e-6))
 
 
 def _log_odds(logits: Floats, index: int) -> Floats:
@@ -84,18 +103,24 @@ def cover(pixels: Pixels, count: int, share: float) -> tuple[Pixels, list[tuple[
     Returns:
         The copies, uint8 [count * count, H, W, C], the top left corners (y, x) of the spots, and their size (H, W).
     """
-    height, width, _ = pixels.shape
-    size = max(2, round(share * height)), max(2, round(share * width))
     plain = _plain(pixels)
+    corners, size = _spots(pixels.shape[:2], count, share)
+    covered = np.repeat(pixels[None], len(corners), axis=0)
+    for image, (y, x) in zip(covered, corners, strict=True):
+        image[y : y + size[0], x : x + size[1]] = plain[y : y + size[0], x : x + size[1]]
+    return covered, corners, size
+
+
+def _spots(shape: tuple[int, ...], count: int, share: float) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Place count * count spots on an image of `shape` [H, W]: their top left corners (y, x) and their size (H, W)."""
+    height, width = shape
+    size = max(2, round(share * height)), max(2, round(share * width))
     corners = [
         (round(y), round(x))
         for y in np.linspace(0, height - size[0], count)
         for x in np.linspace(0, width - size[1], count)
     ]
-    covered = np.repeat(pixels[None], len(corners), axis=0)
-    for image, (y, x) in zip(covered, corners, strict=True):
-        image[y : y + size[0], x : x + size[1]] = plain[y : y + size[0], x : x + size[1]]
-    return covered, corners, size
+    return corners, size
 
 
 def cover_square(pixels: Pixels, x: float, y: float, share: float = SQUARE) -> Pixels:

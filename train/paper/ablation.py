@@ -5,68 +5,25 @@ trains them; their results are kept in `docs/report/ablation/`, from which the r
 """
 
 import argparse
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from train import records
 from train.errors import UserError
 from train.files import write_json
-from train.paper import paper
+from train.paper import paper, section4
+from train.paper.section4 import IMPROVED, VANILLA, Change
 from train.records import Ablation, AblationRun, CalibrationFit, FilesCalibration, RunDescription, RunMetrics
 from train.training import models, recipes
 from train.training.recipes import Recipe
 from train.training.results import calibration, logits
-
-VANILLA, IMPROVED = "vanilla", "improved"
 
 
 class AblationError(UserError):
     """A network, a variant or results that the ablation cannot take."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """What makes a vanilla network or its training the improved one, in one respect.
-
-    Attributes:
-        name: a word for variants, such as "stem".
-        title: for the report.
-        added: arguments that make the change in the vanilla network.
-        left_out: arguments that undo it in the improved network.
-        of_class: the improved network has it by itself, and no argument that a command line can give makes it.
-        settings: fields of the recipe that the change sets to the improved recipe's values.
-        augmentation: likewise of `Augmentation`.
-    """
-
-    name: str
-    title: str
-    added: dict[str, Any] = field(default_factory=dict)
-    left_out: dict[str, Any] = field(default_factory=dict)
-    of_class: bool = False
-    settings: tuple[str, ...] = ()
-    augmentation: tuple[str, ...] = ()
-
-    @property
-    def of_network(self) -> bool:
-        """Whether it changes the network and not its training."""
-        return self.of_class or bool(self.left_out)
-
-
-_RESNET_STEM = {"stem_type": "deep", "stem_width": 32}
-# Section 4. The improved VGG16 is initialised as torchvision's; the improved GoogLeNet differs in its stem alone.
-NETWORK_CHANGES = {
-    "vgg16": (
-        Change("norms", "BatchNorm after every convolution", of_class=True),
-        Change("pool", "5x5 max pool for the 7x7 average pool", {"pool": "max5"}, {"pool": "avg7"}),
-    ),
-    "resnet18": (
-        Change("stem", "three 3x3 convolutions as stem", _RESNET_STEM, {"stem_type": "", "stem_width": 64}),
-        Change("dropout", "dropout 0.1 before the classifier", {"drop_rate": 0.1}, {"drop_rate": 0.0}),
-        Change("initialisation", "N(0, 0.01) for the classifier", of_class=True),
-    ),
-    "googlenet": (Change("stem", "three 3x3 convolutions as stem", {"stem": "deep"}, {"stem": "conv7x7"}),),
-}
 # Section 5.1.
 TRAINING_CHANGES = (
     Change("weight-decay", "weight decay 4e-5", settings=("weight_decay",)),
@@ -110,7 +67,7 @@ def changes(model: str, dataset: str) -> tuple[Change, ...]:
         raise AblationError(f"--dataset {dataset!r}: valid are {', '.join(paper.TABLES)}")
     vanilla, improved = _recipes(model, dataset)
     of_training = (change for change in TRAINING_CHANGES if _applied(vanilla, improved, [change]) != vanilla)
-    return (*NETWORK_CHANGES[_family(model)], *of_training)
+    return (*section4.CHANGES[_family(model)], *of_training)
 
 
 def variants(model: str, dataset: str) -> list[Variant]:
@@ -124,7 +81,7 @@ def variants(model: str, dataset: str) -> list[Variant]:
     chosen: dict[str, list[Change]] = {VANILLA: [], IMPROVED: list(every)}
     chosen |= {f"{VANILLA}+{change.name}": [change] for change in every}
     chosen |= {f"{IMPROVED}-{change.name}": [other for other in every if other is not change] for change in every}
-    return [_variant(name, model, dataset, found, every) for name, found in chosen.items()]
+    return [_variant(name, model, dataset, found) for name, found in chosen.items()]
 
 
 def variant(model: str, dataset: str, name: str) -> Variant:
@@ -175,21 +132,12 @@ def _applied(vanilla: Recipe, improved: Recipe, chosen: list[Change]) -> Recipe:
     return replace(vanilla, augmentation=replace(vanilla.augmentation, **ranges), **settings)
 
 
-def _variant(name: str, model: str, dataset: str, chosen: list[Change], every: tuple[Change, ...]) -> Variant:
-    """Build a variant of the changes that are chosen of all."""
-    of_network = [change for change in every if change.of_network]
-    by_class = [change for change in of_network if change.of_class]
-    improved = all(change in chosen for change in by_class) if by_class else any(c in chosen for c in of_network)
-    kwargs: dict[str, Any] = {}
-    for change in of_network:
-        if improved and change not in chosen:
-            kwargs |= change.left_out
-        elif not improved and change in chosen:
-            kwargs |= change.added
-    built = model if improved else f"{VANILLA}_{_family(model)}"
+def _variant(name: str, model: str, dataset: str, chosen: list[Change]) -> Variant:
+    """Build a variant of the changes that are chosen."""
+    built, kwargs = section4.architecture(_family(model), chosen)
     vanilla, whole = _recipes(model, dataset)
     # The paper's recipe gives vanilla networks a side; it is the improved ones' own.
-    side = whole.side if improved else vanilla.side
+    side = whole.side if built == model else vanilla.side
     return Variant(name, built, kwargs, replace(_applied(vanilla, whole, chosen), side=side))
 
 

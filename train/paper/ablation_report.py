@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from train.cards.rendering import listed
 from train.paper import ablation
-from train.paper.ablation import IMPROVED, VANILLA
+from train.paper.section4 import IMPROVED, VANILLA
 from train.records import Ablation
 from train.training import recipes
 from train.training.results import plots

@@ -129,9 +129,12 @@ class Run:
             while self.progress.epoch < self.recipe.epochs:
                 self.epoch(stop)
                 self.end_epoch(self.validated())
+        return self.finish()
+
+    def finish(self) -> nn.Module:
+        """Return the trained model as it will be used: without mixed precision's wrapper, with PyTorch's operators."""
         if warning := self.health.at_end(self.progress.rows):
             self.accelerator.print(warning, flush=True)
-        # As it will be used: without mixed precision's wrapper, and with PyTorch's own operators.
         model: nn.Module = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         convolution.use_own(model)
         norms.unsynchronize(model)

@@ -1,4 +1,4 @@
-"""Plots of a run, as PNG."""
+"""Plots of a run: matplotlib figures, which are written as PNG where a path is given."""
 
 from pathlib import Path
 
@@ -22,13 +22,15 @@ SMOOTHED = "validation_loss_smoothed"
 EPOCHS_OF_A_CURVE = 3
 
 
-def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dict[str, float]] | None = None) -> None:
+def curves(
+    rows: list[dict[str, float]], title: str, path: Path | None = None, steps: list[dict[str, float]] | None = None
+) -> Figure:
     """Plot loss and accuracy over the epochs, training and validation (as in the paper's Figures 5 to 8).
 
     Args:
         rows: of the epochs.
         title: of the whole plot.
-        path: of the file.
+        path: of the file, if it is to be written.
         steps: the training loss within the epochs, by "epoch"; drawn where one or two epochs make no curve.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -40,7 +42,7 @@ def curves(rows: list[dict[str, float]], title: str, path: Path, steps: list[dic
                 [row["epoch"] for row in steps], [row["train_loss"] for row in steps], color=COLOURS["train"], alpha=0.5
             )
         axes.legend(loc="lower right" if metric == "accuracy" else "upper right")
-    save(figure, path)
+    return save(figure, path)
 
 
 def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
@@ -63,10 +65,10 @@ def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
 def class_accuracies(
     panels: dict[str, dict[str, dict[str, float]]],
     title: str,
-    path: Path,
+    path: Path | None = None,
     colours: list[str] | None = None,
     lowest: float = 0.0,
-) -> None:
+) -> Figure:
     """Plot the accuracy of each class in percent: a group of bars for each class, a bar for each model.
 
     Where there are several models, a line marks the mean of a group, and the class with the lowest one is in bold.
@@ -74,7 +76,7 @@ def class_accuracies(
     Args:
         panels: accuracies by class, by model, by the panel's title.
         title: of the whole plot.
-        path: of the file.
+        path: of the file, if it is to be written.
         colours: of the models, in their order.
         lowest: where the axis begins; the axis says so if it is not zero.
     """
@@ -97,7 +99,7 @@ def class_accuracies(
             _mark_means(axes, names, models)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    save(figure, path)
+    return save(figure, path)
 
 
 def _mark_means(axes: Axes, names: list[str], models: dict[str, dict[str, float]]) -> None:
@@ -119,7 +121,9 @@ def _mark_means(axes: Axes, names: list[str], models: dict[str, dict[str, float]
     )
 
 
-def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path) -> None:
+def waterfall(
+    start: float, steps: dict[str, float], ends: tuple[str, str], title: str, path: Path | None = None
+) -> Figure:
     """Plot how an accuracy in percent grows and shrinks, step by step.
 
     Args:
@@ -127,7 +131,7 @@ def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], titl
         steps: points that each step adds, by its name.
         ends: the names of what there is before the first step and after the last.
         title: of the plot.
-        path: of the file.
+        path: of the file, if it is to be written.
     """
     reached = [start, *(start + float(total) for total in np.cumsum(list(steps.values())))]
     names = [ends[0], *steps, ends[1]]
@@ -149,10 +153,10 @@ def waterfall(start: float, steps: dict[str, float], ends: tuple[str, str], titl
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_title(title)
-    save(figure, path)
+    return save(figure, path)
 
 
-def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
+def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, path: Path | None = None) -> Figure:
     """Plot the counts of true class (rows) and predicted class (columns); the colour shows only the errors."""
     class_names = drawable(class_names)
     n = len(class_names)
@@ -170,10 +174,10 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], title: str, 
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True")
     axes.set_title(title)
-    save(figure, path)
+    return save(figure, path)
 
 
-def reliability(panels: dict[str, FilesCalibration], title: str, path: Path, columns: int = 3) -> None:
+def reliability(panels: dict[str, FilesCalibration], title: str, path: Path | None = None, columns: int = 3) -> Figure:
     """Plot reliability diagrams: the accuracy of each bin of the highest probability, before and after calibration.
 
     The area of a mark shows how many images the bin has. Marks on the diagonal are calibrated.
@@ -181,7 +185,7 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path, col
     Args:
         panels: by title.
         title: of the whole plot.
-        path: of the file.
+        path: of the file, if it is to be written.
         columns: panels beside each other.
     """
     columns = min(columns, len(panels))
@@ -215,12 +219,17 @@ def reliability(panels: dict[str, FilesCalibration], title: str, path: Path, col
         axes.legend(loc="lower right", fontsize=7)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
-    save(figure, path)
+    return save(figure, path)
 
 
 def mistakes(
-    images: np.ndarray, labels: np.ndarray, predictions: np.ndarray, class_names: list[str], title: str, path: Path
-) -> None:
+    images: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    class_names: list[str],
+    title: str,
+    path: Path | None = None,
+) -> Figure:
     """Plot misclassified images, uint8 [n, H, W, C], each below its true class and the predicted one."""
     class_names = drawable(class_names)
     columns, rows = 8, max(1, -(-len(images) // 8))
@@ -231,10 +240,12 @@ def mistakes(
     for axes, image, label, prediction in zip(figure.axes, images, labels, predictions, strict=False):
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(f"{class_names[label]} \N{RIGHTWARDS ARROW} {class_names[prediction]}", fontsize=8)
-    save(figure, path)
+    return save(figure, path)
 
 
-def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path) -> None:
+def components(
+    points: np.ndarray, labels: np.ndarray, class_names: list[str], title: str, path: Path | None = None
+) -> Figure:
     """Plot points, [n, 2], coloured by class: the first two principal components of the features."""
     class_names = drawable(class_names)
     figure = Figure(figsize=(7, 6), layout="constrained")
@@ -250,12 +261,14 @@ def components(points: np.ndarray, labels: np.ndarray, class_names: list[str], t
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-    save(figure, path)
+    return save(figure, path)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
+def save(figure: Figure, path: Path | None) -> Figure:
+    """Write a figure as PNG, atomically, where a path is given; return it."""
     for text in figure.findobj(Text):
         text.set(parse_math=False)  # a dollar in the name of a folder or a class is a dollar
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    if path is not None:
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+    return figure
