@@ -45,6 +45,28 @@ def curves(
     return save(figure, path)
 
 
+def curves_beside(logs: dict[str, list[dict[str, float]]], metric: str, title: str, path: Path | None = None) -> Figure:
+    """Plot "loss" or "accuracy" over the epochs of several runs, side by side and with the same scale.
+
+    Args:
+        logs: rows by panel title.
+        metric: "loss" or "accuracy".
+        title: of the whole plot.
+        path: of the file, if it is to be written.
+    """
+    figure = Figure(figsize=(max(5, 3.67 * len(logs)), 3.5), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(logs), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (name, rows) in zip(panels, logs.items(), strict=True):
+        axes.set_title(name, fontsize=10)
+        _draw(axes, rows, metric)
+    if metric == "loss":
+        panels[0].set_ylim(bottom=0)
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=len(lines))
+    return save(figure, path)
+
+
 def _draw(axes: Axes, rows: list[dict[str, float]], metric: str) -> None:
     """Draw a log's "loss" or "accuracy" over the epochs."""
     for split, colour in COLOURS.items():
