@@ -121,6 +121,7 @@ class Studies:
         self._settings = settings
         self._loaded: OrderedDict[str, Study] = OrderedDict()
         self._loading: dict[str, Future[Study]] = {}
+        self._with_class_maps: dict[str, tuple[tuple[int, int], bool]] = {}  # by name, with the file's stamp
         self._loader: ThreadPoolExecutor | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -147,6 +148,19 @@ class Studies:
             self._timer = asyncio.get_running_loop().call_later(IDLE, self._close_idle, asyncio.get_running_loop())
         return found
 
+    async def has_class_maps(self, info: ModelInfo) -> bool:
+        """Tell whether a ready model's study file returns class activation maps; each file is loaded once for that.
+
+        Raises DeadlineExceeded, as `get` does.
+        """
+        try:
+            known, found = self._with_class_maps.get(info.name, (None, False))
+            if known != _stamp(self._settings.models / info.name / FILE):
+                found = CLASS_MAPS in (await self.get(info)).outputs
+        except NoStudy:
+            return False
+        return found
+
     async def _load(self, info: ModelInfo) -> Study:
         loading = self._loading.get(info.name)
         if loading is None:
@@ -161,6 +175,7 @@ class Studies:
             if loading.done():
                 self._loading.pop(info.name, None)
         self._loaded[info.name] = found
+        self._with_class_maps[info.name] = found.stamp, CLASS_MAPS in found.outputs
         if len(self._loaded) > KEPT:
             self._loaded.popitem(last=False)
             self._submit(give_back_memory)
