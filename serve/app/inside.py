@@ -14,7 +14,7 @@ from serve.engine.models import Scores
 from serve.engine.studies import Filter, Stage
 
 Grades = npt.NDArray[np.uint8]  # of brightness, from 0 to LEVELS - 1
-# Pixels of a map's longer side in a sheet: larger maps are reduced to this, smaller ones are enlarged to at least LEAST.
+# Pixels of a map's longer side in a sheet: larger maps are reduced to MOST, smaller ones are enlarged to about LEAST.
 MOST, LEAST = 32, 6
 LEVELS = 32  # of brightness in a sheet: as many colours
 # Dark to light, also without colour vision; the first is a map that does not respond.
@@ -122,7 +122,8 @@ def _reduced(maps: Grades) -> Grades:
         return maps
     count, height, width = maps.shape
     padded = np.pad(maps, ((0, 0), (0, -height % block), (0, -width % block)))
-    return padded.reshape(count, -(-height // block), block, -(-width // block), block).max((2, 4))
+    blocks: Grades = padded.reshape(count, -(-height // block), block, -(-width // block), block).max((2, 4))
+    return blocks
 
 
 def strongest(maps: Scores) -> int:
@@ -137,13 +138,18 @@ def peak(one: Scores) -> tuple[int, int] | None:
 
 
 def filter_image(found: Filter) -> Pixels:
-    """Draw a filter, uint8 [H, W, 3]: in colours if it sees the image's, else its slices side by side."""
+    """Draw a filter, uint8 [H, W, 3]: in colours if it sees the image's, else its slices beside each other."""
     weights = found.weights.astype(np.float64)
     if found.inputs == 3 and len(weights) == 3:
         return np.asarray((128 + weights).clip(0, 255).transpose(1, 2, 0), np.uint8)
-    slices = [_mixed((one + 127) / 254, SIGNS) for one in weights]
-    gap = np.zeros((slices[0].shape[0], 1, 3), np.uint8)
-    return np.concatenate([part for one in slices for part in (gap, one)][1:], axis=1)
+    count, height, width = weights.shape
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    drawn = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), np.uint8)
+    for index, one in enumerate(weights):
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        drawn[top : top + height, left : left + width] = _mixed((one + 127) / 254, SIGNS)
+    return drawn
 
 
 @dataclass(frozen=True)

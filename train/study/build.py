@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from train.files import atomic_write
 from train.onnx_export import metadata
+from train.onnx_export.graph import OPSET
 from train.study import graph
 from train.training import models
 
@@ -76,7 +77,7 @@ def _sources_sha256() -> str:
 
 
 def _stage(stage: graph.Stage, study: graph.Study) -> dict[str, Any]:
-    """Describe a stage as the metadata hold it; the last one also for which class each channel speaks most, and least."""
+    """Describe a stage as the metadata hold it; the last one also with the classes that each channel counts for."""
     found: dict[str, Any] = {
         "name": stage.name,
         "layer": stage.layer,
@@ -99,7 +100,7 @@ def _empty(image_size: tuple[int, int, int]) -> onnx.ModelProto:
     nodes = [helper.make_node("Identity", ["image"], ["same"])]
     return helper.make_model(
         helper.make_graph(nodes, "study", entry[:1], entry[1:]),
-        opset_imports=[helper.make_opsetid("", graph.OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=10,
     )
 
@@ -123,7 +124,7 @@ def export_all(cards: list[Path], jobs: int) -> Iterator[Built]:
     """Export the study files of several published models, `jobs` at a time, each in a process of its own.
 
     Yields:
-        Each card in its turn, as soon as it is done.
+        Each card as soon as it is done.
     """
     if jobs == 1 or len(cards) < 2:
         yield from map(_attempt, cards)
@@ -131,7 +132,12 @@ def export_all(cards: list[Path], jobs: int) -> Iterator[Built]:
     # torch starts threads, and a fork of a process with threads can hang.
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), partial(torch.set_num_threads, threads)) as pool:
-        yield from pool.map(_attempt, cards)
+        tasks = {pool.submit(_attempt, card): card for card in cards}
+        for task in as_completed(tasks):
+            try:
+                yield task.result()
+            except BrokenExecutor:  # killed, for example when memory runs out
+                yield Built(tasks[task], "", "the process that built it was killed; try --jobs 1", 0)
 
 
 def _attempt(card: Path) -> Built:

@@ -1,5 +1,6 @@
 """Receptive fields: which pixels of the image each position of a map depends on."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,8 @@ def first_convolution(model: nn.Module) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return next(name for name, module in model.named_modules() if module is called[0])
+    first: str = next(name for name, module in model.named_modules() if module is called[0])
+    return first
 
 
 @torch.inference_mode()
@@ -54,7 +56,11 @@ def receptive_fields(stages: nn.Module, image_size: tuple[int, int, int]) -> lis
     found: list[list[Spans]] = []
     shapes: list[tuple[int, int, int]] = []
     # Without libraries whose fast convolutions compute neighbouring positions from one another's products.
-    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+    with (
+        warnings.catch_warnings(action="ignore"),  # of a switch for Intel's GPUs that `flags` touches
+        torch.backends.mkldnn.flags(enabled=False),
+        torch.backends.nnpack.flags(enabled=False),
+    ):
         for axis in (2, 3):
             lines = _lines(network.preprocess, image_size[axis - 2], axis)
             _, maps = model.forward_intermediates(lines, indices=network.indices)

@@ -144,7 +144,7 @@ def build(model: nn.Module, image_size: tuple[int, int, int]) -> Study:
 
 @torch.inference_mode()
 def pools_globally(model: nn.Module) -> bool:
-    """Tell whether a network's logits are the mean of its class activation maps, plus a bias: on random input they are."""
+    """Tell whether a network's logits are the means of its class activation maps, plus a bias: for random input."""
     network: Any = model
     classifier = network.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(classifier, nn.Linear):
@@ -157,7 +157,7 @@ def pools_globally(model: nn.Module) -> bool:
 
 
 def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the large weights of a graph as float16, in place: ONNX Runtime widens them once, when it loads the file."""
+    """Store the large weights of a graph as float16, in place: ONNX Runtime widens them when it loads the file."""
     for tensor in proto.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < LEAST_HALVED:
             continue

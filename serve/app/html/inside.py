@@ -54,11 +54,12 @@ def panel(pixels: Pixels, look: Look, prediction: Prediction, wanted: Asked, pro
         f'<div data-part="says">{says(prediction, problem)}</div>'
         '<button type="button" class="back">Move it back</button></div></div>'
         f'<div class="stages">{stages}</div>'
-        f'<div class="map"><div class="turn"><p role="status" data-part="named"><b>Map {channel + 1} of {len(maps)}</b>,'
-        f" {NAMES[wanted.stage].lower()} ({escape(stage.layer)})</p>"
+        '<div class="map"><div class="turn"><p role="status" data-part="named">'
+        f"<b>Map {channel + 1} of {len(maps)}</b>, {NAMES[wanted.stage].lower()} ({escape(stage.layer)})</p>"
         '<button type="button" data-step="-1">Previous map</button>'
         '<button type="button" data-step="1">Next map</button></div>'
-        f'<div data-part="map" class="drawn">{_map(stage, maps, channel, at, pixels, prediction.labels)}</div></div></div>'
+        f'<div data-part="map" class="drawn">{_map(stage, maps, channel, at, pixels, prediction.labels)}</div>'
+        "</div></div>"
     )
 
 
@@ -102,9 +103,8 @@ def _map(
     found = stage.filter(channel)
     lines = []
     if found is not None:
-        image = png(filter_image(found))
-        wide = f' style="aspect-ratio:{len(found.shown)}"' if found.inputs > 3 else ""
-        drawn += f'<figure class="filter"><img src="{image}" alt="Its filter"{wide}><figcaption>its filter</figcaption></figure>'
+        image = f'<img src="{png(filter_image(found))}" alt="Its filter">'
+        drawn += f'<figure class="filter">{image}<figcaption>its filter</figcaption></figure>'
         lines.append(_made_by(found))
     lines.append(_where(stage, at, pixels))
     if stage.classes:

@@ -218,7 +218,9 @@ def understand_tab(
         way = _ways(None, None)
     place = html("", "study")
     bars = html("", "covered")
-    spot = gr.HTML("", html_template="", js_on_load=TELL_SPOT, apply_default_css=False, elem_id="spot", visible="hidden")
+    spot = gr.HTML(
+        "", html_template="", js_on_load=TELL_SPOT, apply_default_css=False, elem_id="spot", visible="hidden"
+    )
     given = [*(models[kind] for kind in KINDS), *sources.all]
     chosen = [source, model, *sources.all]
     drawn = [way, *chosen]
