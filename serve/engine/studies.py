@@ -137,7 +137,7 @@ class Studies:
             NoStudy: there is none, or it shows nothing, or it is of other weights than the model.
             DeadlineExceeded: it is not loaded in time.
         """
-        stamp = _stamp(self._settings.models / info.name / FILE)
+        stamp = await self._stamp(info)
         found = self._loaded.get(info.name)
         if found is None or found.stamp != stamp or _other_weights(found.model.info, info):
             found = await self._load(info)
@@ -155,11 +155,14 @@ class Studies:
         """
         try:
             known, found = self._with_class_maps.get(info.name, (None, False))
-            if known != _stamp(self._settings.models / info.name / FILE):
+            if known != await self._stamp(info):
                 found = CLASS_MAPS in (await self.get(info)).outputs
         except NoStudy:
             return False
         return found
+
+    async def _stamp(self, info: ModelInfo) -> tuple[int, int]:
+        return await asyncio.to_thread(_stamp, self._settings.models / info.name / FILE)
 
     async def _load(self, info: ModelInfo) -> Study:
         loading = self._loading.get(info.name)
@@ -222,7 +225,7 @@ def load(folder: Path, info: ModelInfo) -> Study:
     except Exception as error:  # ONNX Runtime raises many classes, which have only this one in common
         raise NoStudy(f"the study file of {info.name} does not load: {type(error).__name__}") from error
     if not stages:
-        raise NoStudy(f"{info.name} cannot be looked into: {metadata.get('reason', 'its study file is empty')}")
+        raise NoStudy(f"nothing of {info.name} can be shown: {metadata.get('reason', 'its study file is empty')}")
     looked = replace(info, name=f"{info.name}.study", metadata=dict(metadata), precision="fp32", device="cpu")
     if _other_weights(looked, info):
         raise NoStudy(f"the study file of {info.name} is of other weights; {_build(folder)} builds it again")
@@ -244,7 +247,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        raise NoStudy(f"{path.parent.name} has no {FILE} yet; {_build(path.parent)} builds it") from None
+        raise NoStudy(f"there is no {FILE} of {path.parent.name} yet; {_build(path.parent)} builds it") from None
     return status.st_mtime_ns, status.st_size
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from engines import Gate
 from studies import write_study
+from watching import eventually
 
 from serve.engine import studies
 from serve.engine.batching import Engine
@@ -96,8 +97,7 @@ def test_few_are_in_memory_and_none_once_nobody_looks(
         assert engine.studies.loaded == []
         monkeypatch.setattr(studies, "IDLE", 0.01)
         await engine.look("b", image)  # starts the clock, which closes it by itself
-        while engine.studies.loaded:
-            await asyncio.sleep(0.005)
+        assert await asyncio.to_thread(eventually, lambda: engine.studies.loaded == [])
 
     within(tmp_path, work)
 
@@ -122,7 +122,7 @@ def test_without_a_file_the_message_says_how_to_build_it(three: list[Any], tmp_p
 
     async def work(engine: Engine) -> None:
         with pytest.raises(
-            NoStudy, match=rf"no model.study.onnx yet; python train/export.py --missing {tmp_path.name}/a"
+            NoStudy, match=rf"no model.study.onnx of a yet; python train/export.py --missing {tmp_path.name}/a"
         ):
             await engine.look("a", three[0].images(1)[0])
         assert not await engine.studies.has_class_maps(engine.models()["a"])
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_told(three: list[Any], tmp_path: Path) -> None:
         image = three[0].images(1)[0]
         for name, message in (
             ("a", "the study file of a does not load: "),
-            ("b", "b cannot be looked into: the network tells no stages"),
+            ("b", "nothing of b can be shown: the network tells no stages"),
             ("c", "the study file of c is of other weights; "),
         ):
             with pytest.raises(NoStudy, match=message) as caught:
@@ -149,7 +149,7 @@ def test_what_cannot_be_used_is_told(three: list[Any], tmp_path: Path) -> None:
         assert engine.studies.loaded == []
         for stages in ("{}", "[{}]", '[{"name": "first"}]', "no JSON"):
             write_study(three[0], stages=stages)
-            with pytest.raises(NoStudy, match="does not load|cannot be looked into"):
+            with pytest.raises(NoStudy, match=r"does not load|can be shown"):
                 await engine.look("a", image)
 
     within(tmp_path, work)
@@ -181,8 +181,7 @@ def test_looks_wait_in_the_queue_of_all(three: list[Any], tmp_path: Path, monkey
         running = asyncio.ensure_future(engine.infer("b", image[None]))
         await asyncio.to_thread(gate.entered.wait, 20)
         waiting = [asyncio.ensure_future(engine.look("a", image)) for _ in range(3)]
-        while engine._queues.images < 3:
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(eventually, lambda: engine._queues.images == 3)
         with pytest.raises(Overloaded):
             await engine.look("a", image)
         with pytest.raises(Overloaded):
@@ -211,7 +210,7 @@ def test_a_file_that_does_not_load_in_time_is_told(
 
 def test_an_image_of_another_size_is_refused(three: list[Any], tmp_path: Path) -> None:
     async def work(engine: Engine) -> None:
-        with pytest.raises(BadRequest, match="a.study takes uint8"):
+        with pytest.raises(BadRequest, match=r"a\.study takes uint8"):
             await engine.look("a", np.zeros((28, 28, 1), np.uint8))
 
     within(tmp_path, work)
