@@ -201,6 +201,9 @@ def understand_tab(
     async def draw_map(way: str | None, kind: Any, model: str | None, *given: Any) -> str:
         return (await _study(engine, decoder, kind, model, Given(*given), way or COVERING))[1]
 
+    async def finish(way: str | None, *chosen: Any) -> Any:
+        return await draw_map(way, *chosen) if way in (None, COVERING) else gr.skip()
+
     async def cover_one(spot: str | None, kind: Any, model: str | None, *given: Any) -> str:
         return await _covered(engine, decoder, spot, kind, model, Given(*given))
 
@@ -224,8 +227,8 @@ def understand_tab(
     given = [*(models[kind] for kind in KINDS), *sources.all]
     chosen = [source, model, *sources.all]
     drawn = [way, *chosen]
-    tab.select(enter, [latest, *given], [source, model, way, place], **SLOW).then(draw_map, drawn, place, **LIVE)
-    source.input(switch, [source, *given], [model, way, place], **SLOW).then(draw_map, drawn, place, **LIVE)
-    model.input(explain, chosen, [way, place], **SLOW).then(draw_map, drawn, place, **LIVE)
+    tab.select(enter, [latest, *given], [source, model, way, place], **SLOW).then(finish, drawn, place, **LIVE)
+    source.input(switch, [source, *given], [model, way, place], **SLOW).then(finish, drawn, place, **LIVE)
+    model.input(explain, chosen, [way, place], **SLOW).then(finish, drawn, place, **LIVE)
     way.input(draw_map, drawn, place, **SLOW)
     spot.change(cover_one, [spot, *chosen], bars, **LIVE)
