@@ -53,6 +53,13 @@ class ModelNotFound(ApiError):
         super().__init__(404, f"unknown model {name!r}; this server has: {names}")
 
 
+class NoStudy(ApiError):
+    """404: a model has no study file that could be looked into; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(404, message)
+
+
 class NotReady(ApiError):
     """503: models are not loaded, or not yet."""
 

@@ -1,5 +1,6 @@
 """Published models as ONNX, fp32 and int8: `python train/export.py` for all, or with names or folders for some.
 
+A study file for the app's "Look inside" follows each model's files, once all models have these.
 The graph takes the dataset's own pixels and contains scaling, resizing, normalisation, network and softmax. The files
 are built, not tracked: the same weights give the same files again. Their metadata state what they were built from, so
 `--missing` rebuilds only those of other weights, another card, other code or other library versions. `--triton FOLDER`
@@ -14,6 +15,7 @@ from train.cards import triton_repository
 from train.errors import exit_status, program
 from train.onnx_export.build import export_all
 from train.onnx_export.metadata import FILES, outdated
+from train.study import build as study
 from train.training import models
 
 
@@ -47,22 +49,41 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     chosen = models.chosen(args.models)
-    cards = [card for card in chosen if outdated(card)] if args.missing or args.triton else chosen
+    only_missing = args.missing or args.triton
+    cards = [card for card in chosen if outdated(card)] if only_missing else chosen
     # The quickest first, so that somebody who waits for them can begin.
     cards = sorted(cards, key=_size)
-    failed = False
+    failed: set[Path] = set()
     for number, built in enumerate(export_all(cards, args.jobs), start=1):
         if built.error:
-            failed = True
+            failed.add(built.card)
             print(f"export.py: {built.card.name}: {built.error}", file=sys.stderr, flush=True)
             continue
         files = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in built.files)
         # `python -m serve` reads this line: serve/engine/building.py.
         print(f"ONNX {number}/{len(cards)} {built.card.name} {built.seconds:.0f} s ({files})", flush=True)
-    if args.triton and not failed:
-        for card in chosen:
-            print(triton_repository.write(card, args.triton, args.precision))
+    if args.triton:
+        if not failed:
+            for card in chosen:
+                print(triton_repository.write(card, args.triton, args.precision))
+    else:
+        failed |= _studies([card for card in sorted(chosen, key=_size) if card not in failed], args)
     return 1 if failed else 0
+
+
+def _studies(cards: list[Path], args: argparse.Namespace) -> set[Path]:
+    """Build the study files, and return the cards whose file could not be written."""
+    cards = [card for card in cards if study.outdated(card) or not args.missing]
+    failed = set()
+    for number, built in enumerate(study.export_all(cards, args.jobs), start=1):
+        if built.error:
+            failed.add(built.card)
+            print(f"export.py: {built.card.name}: no {study.FILE}: {built.error}", file=sys.stderr, flush=True)
+            continue
+        size = (built.card / study.FILE).stat().st_size / 1e6
+        what = f"nothing to look at: {built.none}" if built.none else f"{study.FILE} {size:.1f} MB"
+        print(f"Study {number}/{len(cards)} {built.card.name} {built.seconds:.0f} s ({what})", flush=True)
+    return failed
 
 
 def _size(card: Path) -> int:

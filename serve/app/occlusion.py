@@ -1,9 +1,9 @@
 """Occlusion maps: cover each spot of an image in turn, and see how much the prediction changes.
 
-The method is that of Zeiler and Fergus, arXiv 1311.2901, section 4.2. It needs logits and probabilities only, which is
-all that the ONNX files return, and treats all six networks alike; class activation maps would need another output, and
-VGG16's dense head has none. Small spots tell places apart, and large ones find evidence of which a small spot leaves
-enough. All spots together cost COPIES images in a few batches.
+The method is that of Zeiler and Fergus, arXiv 1311.2901, section 4.2. It needs logits and probabilities only, and
+treats all six networks alike; class activation maps need a last map of several places that is pooled globally. Small
+spots tell places apart, and large ones find evidence of which a small spot leaves enough. All spots together cost
+COPIES images in a few batches.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from serve.app.inference import KINDS, Kind, offered_kinds
 from serve.app.tabs.classify import digit_tab, picture_tab
 from serve.app.tabs.components import LIVE, STATIC, Sources, chooser
 from serve.app.tabs.explain import compare_tab, understand_tab
+from serve.app.tabs.inside import inside_panel
 from serve.app.tabs.models import models_tab
 from serve.engine.batching import Engine
 from serve.http.bodies import Bodies
@@ -63,7 +64,7 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
         path="/",
         root_path="",  # the scope's, and not GRADIO_ROOT_PATH
         theme=theme,
-        css_paths=STATIC / "style.css",
+        css_paths=[STATIC / "style.css", STATIC / "inside.css"],
         js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
         # "How this works" links the API. Gradio's own page shows calls with files of other servers, which this refuses.
         footer_links=[],
@@ -124,6 +125,7 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
                 understand_tab(engine, decoder, sources, models, latest, tab)
             with gr.Tab("Models") as tab:
                 models_tab(engine, tab)
+        inside_panel(engine, decoder, sources, models)
         gr.HTML((STATIC / "about.html").read_text(encoding="utf-8"), apply_default_css=False)
         add_client_api(client_functions(engine, decoder))
 

@@ -18,6 +18,7 @@ from serve.engine.models import Images, Model, ModelInfo, Scores
 from serve.engine.processor import inference_cores
 from serve.engine.queues import Batch, Job, Queues, Result
 from serve.engine.repository import Repository
+from serve.engine.studies import Look, Studies
 from serve.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded
 from serve.settings import Settings
 
@@ -26,7 +27,8 @@ log = logging.getLogger("serve")
 # Seconds that a run may block the event loop, to save a lone image the way to another thread and back.
 BRIEF = 0.002
 
-_Outcomes = Iterable[tuple[Job, Result | ApiError]]
+_Outputs = tuple[Scores, ...]  # of one job
+_Outcomes = Iterable[tuple[Job, _Outputs | ApiError]]
 
 
 class Engine:
@@ -35,13 +37,14 @@ class Engine:
     `infer` puts images into one bounded queue. The engine's own threads, one for each core, take the oldest from it as
     soon as a run is over. Under load, batches form without waiting for more images, and every core works on a run of
     its own. A lone image runs at once, on all cores, and on the event loop's own thread if the model is fast. Nothing
-    polls: without work the threads sleep.
+    polls: without work the threads sleep. What the study files return, for `look`, comes by the same way.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.repository = Repository(settings)
+        self.studies = Studies(settings)
         self.draining = False
         self._queues = Queues(settings)
         self._lock = threading.Lock()  # for all that follows, and the queues
@@ -88,6 +91,7 @@ class Engine:
         for thread in self._threads:
             thread.join()
         self._threads = []
+        self.studies.close()
 
     def __enter__(self) -> "Engine":
         self.start()
@@ -123,6 +127,20 @@ class Engine:
                 full queue, 504 after `timeout`, 500 if the run fails.
         """
         loaded = self.repository.get(model)
+        logits, probabilities = await self._outputs(loaded, images, timeout)
+        return Result(logits, probabilities, loaded.info)
+
+    async def look(self, model: str, image: Images) -> Look:
+        """Compute what a model's study file returns for one image, uint8 [H, W, C] of the model's own size.
+
+        Raises:
+            ApiError: as `infer`, and 404 if the model has no study file, or one that shows nothing.
+        """
+        study = await self.studies.get(self.repository.get(model).info)
+        return study.look(await self._outputs(study.model, image[None]))
+
+    async def _outputs(self, loaded: Model, images: Images, timeout: float | None = None) -> _Outputs:
+        """Run a model on one request's images by way of the queue. Raises as `infer` does."""
         self._check(loaded.info, images)
         seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         if seconds <= 0:
@@ -264,7 +282,7 @@ class Engine:
             joined = time.perf_counter()
             scores = self._run(batch, images)
             ended = time.perf_counter()
-            results = _separated(scores, jobs, model.info)
+            results = _separated(scores, jobs)
         except Exception as error:
             if len(jobs) > 1:
                 # One of them must not make the others fail.
@@ -285,7 +303,7 @@ class Engine:
         deliver(zip(jobs, results, strict=True))
         self.metrics.ran(model.info.name, len(images), ended - began, waits)
 
-    def _run(self, batch: Batch, images: Images) -> tuple[Scores, Scores]:
+    def _run(self, batch: Batch, images: Images) -> _Outputs:
         model = batch.model
         run = model.run if batch.alone else model.run_on_one_core
         # A single request may have more images than a batch.
@@ -293,25 +311,23 @@ class Engine:
         parts = [run(images[start : start + limit]) for start in range(0, len(images), limit)]
         if len(parts) == 1:
             return parts[0]
-        logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return logits, probabilities
+        return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
 
 
 def _joined(requests: Sequence[Images]) -> Images:
     return requests[0] if len(requests) == 1 else np.concatenate(requests)
 
 
-def _separated(scores: tuple[Scores, Scores], jobs: Sequence[Job], info: ModelInfo) -> list[Result]:
-    """Give each job its rows of logits and probabilities, float32 [n, classes] each."""
-    logits, probabilities = scores
+def _separated(outputs: _Outputs, jobs: Sequence[Job]) -> list[_Outputs]:
+    """Give each job its rows of every output, float32 [n, ...] each."""
     ends = list(itertools.accumulate(len(job.images) for job in jobs))
     rows = [slice(end - len(job.images), end) for end, job in zip(ends, jobs, strict=True)]
-    return [Result(logits[part], probabilities[part], info) for part in rows]
+    return [tuple(output[part] for output in outputs) for part in rows]
 
 
 def _deliver(outcomes: _Outcomes) -> None:
     """Settle jobs on the threads of their own event loops, and wake each loop once."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[Job, Result | ApiError]]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[Job, _Outputs | ApiError]]] = {}
     for job, outcome in outcomes:
         loops.setdefault(job.loop, []).append((job, outcome))
     for loop, part in loops.items():

@@ -32,7 +32,8 @@ COMMAND = (
     "--jobs",
     str(min(2, os.cpu_count() or 1)),
 )
-# What it prints for each model: "ONNX 3/12 improved_vgg16.cifar10 41 s (...)".
+# What it prints for each model: "ONNX 3/12 improved_vgg16.cifar10 41 s (...)". The lines about study files, which
+# follow, are only logged: these files are opened when they are needed.
 BUILT = re.compile(r"ONNX \d+/\d+ (.+) \d+ s\b")
 
 

@@ -58,6 +58,7 @@ class Model:
         session: for runs on all cores.
         on_one_core: for runs side by side, on one core each; None where these bring nothing.
         sizes: the batch sizes that runs are padded to, ascending; empty if a run of any size needs no padding.
+        outputs: the names of the tensors that a run returns.
 
     Attributes:
         single_image_seconds: how long a run of one image took in `warm`; infinite before that.
@@ -71,6 +72,7 @@ class Model:
         session: onnxruntime.InferenceSession,
         on_one_core: onnxruntime.InferenceSession | None = None,
         sizes: tuple[int, ...] = (),
+        outputs: tuple[str, ...] = OUTPUTS,
     ) -> None:
         self.info = info
         self.statistics = Statistics()
@@ -79,6 +81,7 @@ class Model:
         self._session = session
         self._on_one_core = on_one_core or session
         self._sizes = sizes
+        self._outputs = list(outputs)
 
     def warm(self, max_batch: int) -> None:
         """Make the first runs, which are slow: they allocate memory and, on a GPU, choose kernels."""
@@ -91,21 +94,20 @@ class Model:
         if self.shares_cores:
             self.run_on_one_core(np.zeros((1, *self.info.image_size), np.uint8))
 
-    def run(self, images: Images) -> tuple[Scores, Scores]:
-        """Run uint8 [n, H, W, C] on all cores; return logits and probabilities, float32 [n, classes] each."""
+    def run(self, images: Images) -> tuple[Scores, ...]:
+        """Run uint8 [n, H, W, C] on all cores; return each output, float32 [n, ...]."""
         return self._run(self._session, images)
 
-    def run_on_one_core(self, images: Images) -> tuple[Scores, Scores]:
+    def run_on_one_core(self, images: Images) -> tuple[Scores, ...]:
         """Do what `run` does, but on the calling thread alone, beside other such runs."""
         return self._run(self._on_one_core, images)
 
-    def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, Scores]:
+    def _run(self, session: onnxruntime.InferenceSession, images: Images) -> tuple[Scores, ...]:
         count = len(images)
         size = next((size for size in self._sizes if size >= count), count)
         if size > count:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.uint8)])
-        logits, probabilities = session.run(list(OUTPUTS), {"image": images})
-        return logits[:count], probabilities[:count]
+        return tuple(output[:count] for output in session.run(self._outputs, {"image": images}))
 
 
 def find(folder: Path) -> list[str]:
@@ -153,7 +155,7 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
     try:
         precision = _choose(folder, settings.precision, device)
         cores = inference_cores(settings)
-        session = _open(folder / FILES[precision], cores, device)
+        session = open_session(folder / FILES[precision], cores, device)
         info = _describe(folder.name, session, precision, device)
         if device == "cuda":
             model = Model(info, session, sizes=_padded_sizes(settings.max_batch))
@@ -163,7 +165,7 @@ def _load(folder: Path, settings: Settings, device: str) -> Model:
             if cores == 1:
                 model = Model(info, amx or session)
             else:
-                model = Model(info, session, amx or _open(folder / FILES[precision], 1, device))
+                model = Model(info, session, amx or open_session(folder / FILES[precision], 1, device))
         model.warm(settings.max_batch)
     except ModelLoadError:
         raise
@@ -205,7 +207,7 @@ def _open_amx(folder: Path, info: ModelInfo) -> onnxruntime.InferenceSession | N
     """Open the file for AMX on one core; None if the processor, the precision or the folder has none of that build."""
     if info.precision != "int8" or not has_int8_tiles() or not (folder / AMX_FILE).is_file():
         return None
-    session = _open(folder / AMX_FILE, 1, "cpu")
+    session = open_session(folder / AMX_FILE, 1)
     metadata = session.get_modelmeta().custom_metadata_map
     if metadata != {**info.metadata, "variant": "amx"}:
         log.warning(
@@ -216,7 +218,8 @@ def _open_amx(folder: Path, info: ModelInfo) -> onnxruntime.InferenceSession | N
     return session
 
 
-def _open(path: Path, cores: int, device: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, cores: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """Open an ONNX file for runs on so many cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1

@@ -43,7 +43,7 @@ def ranked(scores: Scores, most: int | None = None) -> list[int]:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Images of one request, and the future of their scores, which belongs to the event loop `loop`.
+    """Images of one request, and the future of the model's outputs, which belongs to the event loop `loop`.
 
     Attributes:
         queued: when it was made, on the clock `time.perf_counter`.
@@ -51,7 +51,7 @@ class Job:
     """
 
     images: Images
-    result: asyncio.Future[Result]
+    result: asyncio.Future[tuple[Scores, ...]]
     loop: asyncio.AbstractEventLoop
     queued: float = field(default_factory=time.perf_counter)
     span: Any = field(default_factory=tracing.current.get)

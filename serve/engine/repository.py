@@ -155,7 +155,7 @@ class Repository:
             raise ModelNotFound(name, names)
         with self._change:
             self._swap(name)
-        _give_back_memory()
+        give_back_memory()
 
     def _swap(self, name: str) -> None:
         old = self._entries.get(name)
@@ -190,7 +190,7 @@ class Repository:
                 raise ModelNotFound(name, list(self._entries))
             self._entries[name] = Entry(name, "UNAVAILABLE", "unloaded")
         log.info("%s is unloaded", name)
-        _give_back_memory()
+        give_back_memory()
 
 
 def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
@@ -198,7 +198,7 @@ def _thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:
     return threading.Thread(target=work, args=arguments, name="loader", daemon=True)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Return freed memory to the system. The C library would otherwise keep it."""
     gc.collect()
     # Only the GNU library has it.

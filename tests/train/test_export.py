@@ -249,7 +249,8 @@ def test_export_goes_on_after_a_failure(
     assert export.main(["--missing", "--jobs", jobs, str(broken), str(twin)]) == 1
     assert not metadata.outdated(twin)
     written, said = capfd.readouterr()
-    (line,) = written.splitlines()
+    line, study = written.splitlines()
+    assert re.fullmatch(rf"Study 1/1 {twin.name} \d+ s \(nothing to look at: .*\)", study)
     assert re.fullmatch(rf"ONNX [12]/2 {twin.name} \d+ s \(.*\)", line)
     assert re.findall(r"(model\.[\w.-]*onnx) \d+\.\d MB", line) == [*metadata.ALL_FILES]
     (line,) = said.strip().splitlines()

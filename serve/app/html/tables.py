@@ -13,6 +13,7 @@ import numpy as np
 from serve.app.html.results import PROBLEMS, bars, message, percent, png, title, webp
 from serve.app.html.results import says as verdict_html
 from serve.app.inference import KINDS, Pixels, Prediction, dataset_of, kind_of
+from serve.app.inside import ClassMap
 from serve.app.model_cards import Card, mistakes
 from serve.app.occlusion import COPIES, OcclusionMap, overlay
 from serve.engine.models import ModelInfo
@@ -21,6 +22,9 @@ from serve.images.digits import Problem
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 NONE = "-"
 PAPER = "In the paper"
+ONE_PLACE = (
+    " Images of this size leave this network a last map of a single place: a class activation map could not tell where."
+)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -138,8 +142,10 @@ def explanation(
     pixels: Pixels,
     prediction: Prediction,
     card: Card | None,
-    found: OcclusionMap | None = None,
+    found: OcclusionMap | ClassMap | None = None,
     problem: Problem | None = None,
+    *,
+    one_place: bool = False,
 ) -> str:
     """Build what the model says, its heat map, and its confusions.
 
@@ -147,24 +153,20 @@ def explanation(
         pixels: the image as the model sees it.
         prediction: what the model predicts for it.
         card: the model's published card.
-        found: the heat map; None while it is being made.
+        found: the heat map, of either kind; None while it is being made.
         problem: what is wrong with a digit.
+        one_place: whether the network pools a last map that is a single place.
     """
-    label = escape(prediction.labels[prediction.best])
-    if found is None:
-        heat, says = '<div class="pending"></div>', "The map is being made."
-    else:
-        heat = f'<img src="{webp(overlay(pixels, found.heat))}" alt="Heat map over the picture">'
-        says = f"The warmer a spot, the more evidence for {label} is lost when it is covered. "
-        if found.probability_drop < 0.05:
-            least = percent(1 - found.probability_drop)
-            says += f"No single spot decides: whichever is covered, {label} keeps at least {least} of its probability."
-        else:
-            says += f"Covering one spot takes up to {percent(found.probability_drop)} of the probability of {label}."
-        says += (
-            f" For this map the model classified {COPIES} copies of the picture, each with one spot covered"
-            f" ({1e3 * found.seconds:.0f} ms in all)."
-        )
+    says, scale = "The map is being made.", "effect of covering it"
+    if isinstance(found, OcclusionMap):
+        says = _covering(found, prediction) + (ONE_PLACE if one_place else "")
+    elif found is not None:
+        says, scale = _activating(found, prediction), f"evidence for {escape(prediction.labels[found.label])}"
+    heat = (
+        '<div class="pending"></div>'
+        if found is None
+        else f'<img src="{webp(overlay(pixels, found.heat))}" alt="Heat map over the picture">'
+    )
     image = f'<img src="{png(pixels)}" alt="{{}}">'
     return (
         '<div class="study heat"><div class="maps">'
@@ -174,9 +176,36 @@ def explanation(
         f'<figure class="blend"><div>{image.format("")}{heat}</div>'
         '<label>Image <input type="range" min="0" max="100" value="100" aria-label="From the image to the heat map">'
         " Map</label></figure>"
-        '<p class="scale">effect of covering it: <span>small</span><i></i><span>large</span></p></div>'
+        f'<p class="scale">{scale}: <span>small</span><i></i><span>large</span></p></div>'
         f'<div><div role="status">{verdict_html(prediction, problem)}</div><p class="note">{says}</p>'
         f"{confusions(card, prediction)}</div></div>"
+    )
+
+
+def _covering(found: OcclusionMap, prediction: Prediction) -> str:
+    """Say what an occlusion map shows."""
+    label = escape(prediction.labels[prediction.best])
+    says = f"The warmer a spot, the more evidence for {label} is lost when it is covered. "
+    if found.probability_drop < 0.05:
+        least = percent(1 - found.probability_drop)
+        says += f"No single spot decides: whichever is covered, {label} keeps at least {least} of its probability."
+    else:
+        says += f"Covering one spot takes up to {percent(found.probability_drop)} of the probability of {label}."
+    return (
+        f"{says} For this map the model classified {COPIES} copies of the picture, each with one spot covered"
+        f" ({1e3 * found.seconds:.0f} ms in all)."
+    )
+
+
+def _activating(found: ClassMap, prediction: Prediction) -> str:
+    """Say what a class activation map shows."""
+    label, (rows, columns) = escape(prediction.labels[found.label]), found.places
+    says = f"The class activation map: the warmer a place, the more the network's last map counts there for {label}."
+    if not found.heat.any():
+        says += f" No place counts for {label}."
+    return (
+        f"{says} It is as coarse as that map, {rows}x{columns} places, each of which sees far beyond its own square."
+        " It comes from the run that classified the picture; the map by covering needs many more, and is finer."
     )
 
 

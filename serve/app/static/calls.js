@@ -6,7 +6,7 @@
 	const FIRST_WAIT = 500; // ms until the first repetition; it doubles each time
 	const LONGEST_WAIT = 5000;
 	const PATIENCE = 400; // ms until an old answer fades while the new one is on its way
-	const ANSWERS = "#digit-answer, #picture-answer, #image-answer, #comparison, #study, #published, #fool";
+	const ANSWERS = "#digit-answer, #picture-answer, #image-answer, #comparison, #study, #published, #fool, #inside .place";
 	const send = window.fetch.bind(window);
 	let calls = 0;
 

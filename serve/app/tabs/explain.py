@@ -11,12 +11,14 @@ import gradio as gr
 from serve.app.failures import failure
 from serve.app.html.results import PROBLEMS, message
 from serve.app.html.tables import comparison, covered_result, explanation
-from serve.app.inference import KINDS, Kind, alike, chosen_model, offered_kinds, predict
+from serve.app.inference import KINDS, Kind, Pixels, Prediction, alike, chosen_model, offered_kinds, predict
 from serve.app.inputs import Given, prepare_or_example
+from serve.app.inside import ClassMap, class_map
 from serve.app.model_cards import read_cards
-from serve.app.occlusion import cover_square, occlusion_map
+from serve.app.occlusion import OcclusionMap, cover_square, occlusion_map
 from serve.app.tabs.components import LIVE, SLOW, Sources, chooser, html
 from serve.engine.batching import Engine
+from serve.engine.models import ModelInfo, Scores
 from serve.errors import ApiError
 from serve.images.decoder import Decoder
 
@@ -24,6 +26,8 @@ CHOICES: dict[Kind, tuple[str, str]] = {kind: (f"The {kind}", kind) for kind in 
 EXAMPLE = '<p class="note">This is an example: you have not {} yet.</p>'
 NOTES: dict[Kind, str] = {"digit": EXAMPLE.format("drawn a digit"), "picture": EXAMPLE.format("chosen a picture")}
 COMPARE, UNDERSTAND = "Compare the models on", "Where the model looks in"
+COVERING = "cover"
+MOST_WAYS = 20  # classes whose activation maps are offered
 # The square that page.js lets a visitor drag over the image.
 TELL_SPOT = 'document.addEventListener("zoo-cover", (event) => { props.value = event.detail; });'
 NO_IMAGE = "Choose an image first, in the tab Image."
@@ -94,22 +98,67 @@ def compare_tab(
 
 
 async def _study(
-    engine: Engine, decoder: Decoder, kind: Any, model: str | None, given: Given, *, with_map: bool
-) -> str:
-    """Say what a model makes of the image; `with_map` also where it looks."""
+    engine: Engine, decoder: Decoder, kind: Any, model: str | None, given: Given, way: str | None
+) -> tuple[gr.Dropdown, str]:
+    """Say what a model makes of the image, and show where it looks.
+
+    Args:
+        engine: runs the models.
+        decoder: reads the images.
+        kind: of the image.
+        model: its name.
+        given: what the visitor has given.
+        way: how the map is made: COVERING, or the index of the class of an activation map; None for what comes at once:
+            the predicted class's activation map where the network has one, else none yet.
+
+    Returns:
+        The choice of maps that there are, and the panel.
+    """
     kind = _kind(engine, kind)
     try:
         chosen = chosen_model(engine, kind, model)
         shown = await prepare_or_example(decoder, given, chosen)
         if shown.pixels is None:
-            return message(NO_IMAGE if kind == "image" else PROBLEMS["blank"])
-        found = await occlusion_map(engine, chosen.name, shown.pixels) if with_map else None
-        prediction = found.prediction if found else await predict(engine, chosen.name, shown.pixels)
+            return _ways(None, None), message(NO_IMAGE if kind == "image" else PROBLEMS["blank"])
+        prediction = await predict(engine, chosen.name, shown.pixels)
+        maps = await _class_maps(engine, chosen, shown.pixels)
+        found: OcclusionMap | ClassMap | None = None
+        if maps is not None and maps[0].size > 1:
+            found = class_map(maps, _label(way, prediction), shown.pixels.shape[:2])
+        ways = _ways(prediction if found else None, way)
+        if way is not None and (way == COVERING or found is None):
+            found = await occlusion_map(engine, chosen.name, shown.pixels)
     except ApiError as error:
-        return failure(error)
+        return _ways(None, None), failure(error)
     card = (await asyncio.to_thread(read_cards, engine.settings.models)).get(chosen.name)
     note = NOTES[kind] if shown.is_example else ""
-    return note + explanation(shown.pixels, prediction, card, found, shown.problem)
+    one_place = maps is not None and maps[0].size == 1
+    return ways, note + explanation(shown.pixels, prediction, card, found, shown.problem, one_place=one_place)
+
+
+async def _class_maps(engine: Engine, model: ModelInfo, pixels: Pixels) -> Scores | None:
+    """Compute the class activation maps, float32 [classes, height, width]; None for a model that has none."""
+    if not await engine.studies.has_class_maps(model):
+        return None
+    return (await engine.look(model.name, pixels)).class_maps
+
+
+def _label(way: str | None, prediction: Prediction) -> int:
+    """Return the index of the class that `way` names, or of the predicted one."""
+    names = [str(index) for index in range(len(prediction.labels))]
+    return names.index(way) if way in names else prediction.best
+
+
+def _ways(prediction: Prediction | None, way: str | None) -> gr.Dropdown:
+    """Build the choice of maps; hidden without a prediction, where covering is the only way."""
+    choices = [("Effect of covering each spot", COVERING)]
+    if prediction is not None:
+        best = prediction.order[:MOST_WAYS]
+        choices = [(f"Evidence for {prediction.labels[index]}", str(index)) for index in best] + choices
+    values = [value for _, value in choices]
+    value = way if way in values else values[0]
+    shown = prediction is not None
+    return gr.Dropdown(choices, value=value, label="Map", visible=shown, interactive=True, scale=0, min_width=200)
 
 
 async def _covered(
@@ -144,33 +193,42 @@ def understand_tab(
 ) -> None:
     """Lay out the tab that shows where a model looks, and its confusions; see `compare_tab`."""
 
-    # The verdict comes at once, and the map, which takes many runs of the model, after it.
-    async def explain(kind: Any, model: str | None, *given: Any) -> str:
-        return await _study(engine, decoder, kind, model, Given(*given), with_map=False)
+    # What the model says comes at once, with the class activation map if there is one. The map by covering, which takes
+    # many runs of the model, comes after it.
+    async def explain(kind: Any, model: str | None, *given: Any) -> tuple[gr.Dropdown, str]:
+        return await _study(engine, decoder, kind, model, Given(*given), None)
 
-    async def draw_map(kind: Any, model: str | None, *given: Any) -> str:
-        return await _study(engine, decoder, kind, model, Given(*given), with_map=True)
+    async def draw_map(way: str | None, kind: Any, model: str | None, *given: Any) -> str:
+        return (await _study(engine, decoder, kind, model, Given(*given), way or COVERING))[1]
+
+    async def finish(way: str | None, *chosen: Any) -> Any:
+        return await draw_map(way, *chosen) if way in (None, COVERING) else gr.skip()
 
     async def cover_one(spot: str | None, kind: Any, model: str | None, *given: Any) -> str:
         return await _covered(engine, decoder, spot, kind, model, Given(*given))
 
-    async def switch(kind: Any, *given: Any) -> tuple[gr.Dropdown, str]:
+    async def switch(kind: Any, *given: Any) -> tuple[gr.Dropdown, gr.Dropdown, str]:
         kind = _kind(engine, kind)
         model = given[KINDS.index(kind)]
-        return chooser(engine, kind, model), await explain(kind, model, *given[len(KINDS) :])
+        return chooser(engine, kind, model), *await explain(kind, model, *given[len(KINDS) :])
 
-    async def enter(latest: Any, *given: Any) -> tuple[gr.Radio, gr.Dropdown, str]:
+    async def enter(latest: Any, *given: Any) -> tuple[gr.Radio, gr.Dropdown, gr.Dropdown, str]:
         return _kind_chooser(engine, UNDERSTAND, latest), *await switch(latest, *given)
 
     with gr.Row():
         source = _kind_chooser(engine, UNDERSTAND)
         model = chooser(engine, offered_kinds(engine)[0])
+        way = _ways(None, None)
     place = html("", "study")
     bars = html("", "covered")
-    spot = gr.HTML("", js_on_load=TELL_SPOT, apply_default_css=False, elem_id="spot", padding=False)
+    spot = gr.HTML(
+        "", html_template="", js_on_load=TELL_SPOT, apply_default_css=False, elem_id="spot", visible="hidden"
+    )
     given = [*(models[kind] for kind in KINDS), *sources.all]
     chosen = [source, model, *sources.all]
-    tab.select(enter, [latest, *given], [source, model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
-    source.input(switch, [source, *given], [model, place], **SLOW).then(draw_map, chosen, place, **LIVE)
-    model.input(explain, chosen, place, **SLOW).then(draw_map, chosen, place, **LIVE)
+    drawn = [way, *chosen]
+    tab.select(enter, [latest, *given], [source, model, way, place], **SLOW).then(finish, drawn, place, **LIVE)
+    source.input(switch, [source, *given], [model, way, place], **SLOW).then(finish, drawn, place, **LIVE)
+    model.input(explain, chosen, [way, place], **SLOW).then(finish, drawn, place, **LIVE)
+    way.input(draw_map, drawn, place, **SLOW)
     spot.change(cover_one, [spot, *chosen], bars, **LIVE)

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import gradio as gr
 import numpy as np
@@ -319,7 +320,7 @@ def test_cards_are_not_read_on_the_event_loop(
         events = page_events(tmp_path, decoder)
         given = (None, None, None, None, "draw")
         assert "says" in await events["compare_tab", "side_by_side"]("digit", None, None, None, *given)
-        assert "What it mixes up" in await events["understand_tab", "explain"]("digit", "one.mnist", *given)
+        assert "What it mixes up" in (await events["understand_tab", "explain"]("digit", "one.mnist", *given))[1]
         table, _, card = await events["models_tab", "enter"]()
         assert "<table" in table
         assert card == await events["models_tab", "read"]("one, MNIST") == "## One"
@@ -459,6 +460,7 @@ class OneSpot:
         self.repository = SimpleNamespace(settled=Event(), missing=list)
         self.repository.settled.set()
         self.info = replace(running_model(99, "fp32"), name="one.mnist", accuracy=None, parameters=None)
+        self.studies = SimpleNamespace(has_class_maps=AsyncMock(return_value=False))
         self.asked: list[int] = []
 
     def models(self) -> dict[str, ModelInfo]:
