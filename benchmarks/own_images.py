@@ -5,12 +5,13 @@
 Each situation is made of images that the published CIFAR-10 weights were not trained on: held-out CIFAR-10 images
 ("objects"), MNIST digits ("digits"), or an object with a digit in its lower right quarter, where each pair is a class
 of its own ("pairs": 20 classes are ten objects and two digits, 100 are all pairs). No image of the test splits is used
-when DIR holds the full datasets; the shipped samples hold no others that the weights do not know.
+when DIR holds the full datasets; the shipped samples hold no others that the weights do not know. As `fit.py` would,
+a situation holds out one image to validate for eight to train on.
 
-Prints Markdown tables of validation accuracies: of a linear classifier on frozen features, of recipe `fast` unchanged
-(in the first three situations, seed 0), and of the fitted defaults after the first epoch and at the end, as mean and
-range over the seeds; then the same with one derived setting changed. Results are appended to FILE, and what it holds is
-not measured again.
+Prints Markdown tables of accuracies on some 500 further images: of a linear classifier on frozen features, of recipe
+`fast` unchanged (in the first three situations, seed 0), and of the fitted defaults after the first epoch and at the
+end, as mean and range over the seeds; then the same with one derived setting changed. Results are appended to FILE, and
+what it holds is not measured again.
 """
 
 import argparse
@@ -36,11 +37,15 @@ from train.speed.allocator import keep_freed_memory
 from train.speed.fold import fold
 from train.training import defaults, fine_tuning, loop, models, recipes
 from train.training.arguments import emulates_bf16
+from train.training.averaging import SHARE
 from train.training.progress import LossError
 from train.training.recipes import Recipe
+from train.training.results.predict import predict
 
 SAMPLES = Path(__file__).resolve().parents[1] / "train" / "samples"
-VALIDATION_IMAGES = 500
+TEST_IMAGES = 500
+# Training images for each that is held out to validate.
+TO_VALIDATE = 8
 CPU = torch.device("cpu")
 Row = dict[str, Any]
 
@@ -140,7 +145,9 @@ def make_dataset(situation: Situation, data_dir: Path, seed: int) -> loading.Dat
     digits = images_by_class("mnist", data_dir) if situation.kind == "pairs" else first
     side = models.input_config(models.tagged(situation.model, "folder"))["input_size"][-1]
     splits = []
-    for split, wanted in (("train", situation.per_class), ("test", max(1, VALIDATION_IMAGES // situation.classes))):
+    validated = max(1, situation.per_class // TO_VALIDATE)
+    tested = max(1, TEST_IMAGES // situation.classes)
+    for split, wanted in (("train", situation.per_class), ("held out", validated + tested)):
         found: list[np.ndarray] = []
         labels: list[int] = []
         for label in range(situation.classes):
@@ -154,8 +161,13 @@ def make_dataset(situation: Situation, data_dir: Path, seed: int) -> loading.Dat
             found += [_resized(pixels, situation.side, side) for pixels in images]
             labels += [label] * len(images)
         splits.append(loading.Split(torch.from_numpy(np.stack(found).transpose(0, 3, 1, 2)), torch.tensor(labels)))
+    train, rest = splits
+    chosen = torch.zeros(len(rest), dtype=torch.bool)
+    for label in range(situation.classes):
+        chosen[(rest.labels == label).nonzero()[:validated, 0]] = True
+    validation, test = (loading.Split(rest.images[rows], rest.labels[rows]) for rows in (chosen, ~chosen))
     names = tuple(f"class{label:03}" for label in range(situation.classes))
-    return loading.Dataset("folder", names, splits[0], splits[1], splits[1])
+    return loading.Dataset("folder", names, train, validation, test)
 
 
 def _resized(pixels: np.ndarray, side: int, network_side: int) -> np.ndarray:
@@ -166,7 +178,7 @@ def _resized(pixels: np.ndarray, side: int, network_side: int) -> np.ndarray:
 def _part(images: np.ndarray, split: str) -> np.ndarray:
     """A fifth of the images is held out."""
     cut = len(images) // 5
-    return images[:cut] if split == "test" else images[cut:]
+    return images[cut:] if split == "train" else images[:cut]
 
 
 def _paired(images: np.ndarray, digits: np.ndarray) -> np.ndarray:
@@ -185,50 +197,69 @@ def new_model(situation: Situation, dataset: loading.Dataset, seed: int) -> torc
     return model
 
 
-def linear_accuracy(situation: Situation, dataset: loading.Dataset, seed: int) -> float | None:
-    """Fit a linear classifier to the features of the published weights: validation accuracy in percent."""
-    if not situation.pretrained:
-        return None
-    model = new_model(situation, dataset, seed)
-    fine_tuning.fit_classifier(model, dataset.train, 0.1, CPU)
-    seen = fine_tuning.features(model, dataset.validation, CPU)
+def accuracy(model: torch.nn.Module, split: loading.Split) -> float:
+    """The model's accuracy on a split, in percent."""
+    seen = fine_tuning.features(model, split, CPU)
     layer = fine_tuning.classifier(model)
     assert layer is not None
-    correct = layer(seen).argmax(1) == dataset.validation.labels
-    return 100 * int(correct.sum()) / len(correct)
+    with torch.no_grad():
+        return 100 * int((layer(seen).argmax(1) == split.labels).sum()) / len(split)
 
 
 class Run(loop.Run):
-    """A run without states and plots, which validates after its first and last epoch: most of a small run's time."""
+    """A run without states and plots, which evaluates after its first and last epoch: most of a small run's time.
 
-    def validate(self) -> dict[str, float]:
-        epoch, rows = self.progress.epoch, self.progress.rows
-        return super().validate() if epoch in (0, self.recipe.epochs - 1) else {**rows[-1], "epoch": epoch + 1}
+    Attributes:
+        tested: the accuracy on the test split of the weights to keep, after these epochs.
+        kept: their share of the training, after the last one.
+    """
+
+    def __init__(self, *args: Any, dataset: loading.Dataset, **kwargs: Any) -> None:
+        super().__init__(args[0], dataset, *args[1:], **kwargs)
+        self.test = dataset.test
+        self.tested: list[float] = []
+        self.kept: float | None = None
+
+    def validated(self) -> dict[str, float]:
+        if self.progress.epoch in (0, self.recipe.epochs - 1):
+            return super().validated()
+        return {**self.progress.rows[-1], "epoch": self.progress.epoch + 1}
 
     def end_epoch(self, row: dict[str, float]) -> None:
+        if self.progress.epoch in (0, self.recipe.epochs - 1):
+            logits = predict(self.model, self.test, self.preprocess(), self.accelerator)
+            self.tested.append(100 * int((logits.argmax(1) == self.test.labels).sum()) / len(self.test))
+            if self.averaging is not None:
+                self.kept = row[SHARE]
+                self.averaging.restore(self.accelerator.unwrap_model(self.model))
         self.progress.end_epoch(row)
 
 
-def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: int) -> list[float]:
-    """Train as `fit.py` does: validation accuracy after the first and the last epoch in percent.
+def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: int) -> Row:
+    """Train as `fit.py` does, and return the accuracies on the test split in percent.
 
-    None where the loss became infinite.
+    They are those of the classifier on frozen features ("linear"), after the first and after the last epoch; "kept" is
+    the share of the training that was kept. What is not known, or not finite, is None.
     """
     model = new_model(situation, dataset, seed)
+    found: Row = dict.fromkeys(("linear", "first", "last", "kept"))
+    validated = None
     if recipe.fit_classifier:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, CPU)
+        found["linear"], validated = accuracy(model, dataset.test), accuracy(model, dataset.validation)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     accelerator = Accelerator(mixed_precision="no" if emulates_bf16() else recipe.mixed_precision, cpu=True)
     set_seed(seed)
+    options = loop.Options(seed=seed, save_minutes=1e6)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(model, dataset, recipe, accelerator, Path(folder), loop.Options(seed=seed, save_minutes=1e6))
+            run = Run(model, recipe, accelerator, Path(folder), options, accuracy=validated, dataset=dataset)
             run.train()
     except LossError:
-        return []
+        return found
     finally:
         accelerator.free_memory()
-    return [run.progress.rows[epoch]["validation_accuracy"] for epoch in (0, -1)]
+    return found | {"first": run.tested[0], "last": run.tested[-1], "kept": run.kept}
 
 
 def measure(situation: Situation, data_dir: Path, seed: int, unchanged: bool = False) -> Row:
@@ -245,15 +276,12 @@ def measure(situation: Situation, data_dir: Path, seed: int, unchanged: bool = F
     fitted = CHANGES[situation.change](fitted)
     before: float | None = None
     if unchanged:
-        found = train(situation, dataset, replace(present, epochs=situation.epochs or present.epochs), seed)
+        found = train(situation, dataset, replace(present, epochs=situation.epochs or present.epochs), seed)["last"]
         # No better than guessing: the loss became infinite.
-        before = found[-1] if found else 100 / situation.classes
-    after = train(situation, dataset, fitted, seed)
+        before = 100 / situation.classes if found is None else found
     return {
-        "linear": linear_accuracy(situation, dataset, seed),
+        **train(situation, dataset, fitted, seed),
         "before": before,
-        "first": after[0] if after else None,
-        "last": after[-1] if after else None,
         "steps": fitted.epochs * defaults.steps_per_epoch(len(dataset.train), fitted.batch_size),
     }
 
@@ -265,8 +293,8 @@ def table(rows: Iterable[Row]) -> str:
         by_situation.setdefault(json.dumps(row["situation"]), []).append(row)
     lines = [
         "| images | classes | per class | side | network | weights | epochs | steps | changed | linear | before "
-        "| first epoch | end | end - linear |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| first epoch | end | end - linear | kept, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, found in by_situation.items():
         situation = Situation(**json.loads(key))
@@ -283,6 +311,7 @@ def table(rows: Iterable[Row]) -> str:
             situation.change,
             *(_summary(found, name) for name in ("linear", "before", "first", "last")),
             _summary(gains, "gain", "+.1f"),
+            ", ".join(f"{100 * row['kept']:.0f}" for row in found if row["kept"] is not None),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

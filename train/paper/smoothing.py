@@ -7,7 +7,7 @@ added, and the improved one without it: nothing else differs within a pair.
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.paper.ablation import IMPROVED, VANILLA
+from train.paper.section4 import IMPROVED, VANILLA
 from train.records import Ablation, AblationRun, ReliabilityBin
 from train.training.results import plots
 from train.training.results.calibration import ece_of

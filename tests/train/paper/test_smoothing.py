@@ -46,7 +46,8 @@ def test_a_pair_differs_in_smoothing_alone() -> None:
     ]
     section = smoothing.section(results)
     assert section is not None
-    head, *rows = section["table"]  # type: ignore[misc]
+    head, *rows = smoothing.table(found)
+    assert section["table"] == [head, *rows]
     assert len(head) == len(rows[0])
     assert [row[:4] for row in rows] == [
         ["ResNet18", "no", "70.00", "+10.00"],

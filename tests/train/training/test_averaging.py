@@ -15,12 +15,14 @@ class Trained:
     """A model whose weight went from 0 to 8, and an accuracy that is a function of it."""
 
     def __init__(self, accuracy: dict[float, float], start: float) -> None:
-        self.model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-        nn.init.zeros_(self.model[0].weight)  # type: ignore[arg-type]
+        self.layer, self.norm = nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1)
+        self.model = nn.Sequential(self.layer, self.norm)
+        nn.init.zeros_(self.layer.weight)
         self.averaging = Averaging(self.model, start)
         with torch.no_grad():
-            self.model[0].weight.fill_(8.0)
-        self.model[1].num_batches_tracked.fill_(5)  # type: ignore[operator]
+            self.layer.weight.fill_(8.0)
+            assert self.norm.num_batches_tracked is not None
+            self.norm.num_batches_tracked.fill_(5)
         self.accuracy = accuracy
         self.seen: list[float] = []
 
@@ -46,7 +48,7 @@ def test_the_best_on_validation_is_kept(accuracy: dict[float, float], start: flo
     assert row == {"epoch": 1, "validation_accuracy": accuracy[kept], "share_of_training": kept}
     assert weights_of(trained.model) == [8 * kept]
     assert trained.seen == [8 * share for share in (*SHARES, *([0.0] if kept == 0 else []))]
-    assert trained.model[1].num_batches_tracked == 5
+    assert trained.norm.num_batches_tracked == 5
     trained.averaging.restore(trained.model)
     assert weights_of(trained.model) == [8.0]
 
@@ -56,7 +58,7 @@ def test_each_epoch_has_its_own_mean() -> None:
     trained.averaging.choose(trained.model, trained.validate)
     trained.averaging.restore(trained.model)
     with torch.no_grad():
-        trained.model[0].weight.fill_(16.0)
+        trained.layer.weight.fill_(16.0)
     trained.accuracy = {2.0: 70.0, 1.0: 80.0}  # by eighths of the weight: the whole, and half of the way
     row = trained.averaging.choose(trained.model, trained.validate)
     assert (row["share_of_training"], row["validation_accuracy"], weights_of(trained.model)) == (0.5, 80.0, [8.0])
