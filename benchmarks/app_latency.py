@@ -1,16 +1,17 @@
-"""Measure the time from the last stroke of a drawing to the new result, as a visitor sees it.
+"""Measure what a visitor waits for and what the page holds: first result, last stroke to result, memory.
 
     python benchmarks/app_latency.py [--url http://127.0.0.1:8000] [--count 40]
 
-Draws digits in headless Chromium on the page of a running server. The time is taken in the page: from the `pointerup`
-that ends a drawing to the last change of the result.
+Draws digits in headless Chromium on the page of a running server. The times are taken in the page: from the request for
+it to the first result, and from the `pointerup` that ends a drawing to the last change of the result. The memory is
+what JavaScript holds after a garbage collection.
 """
 
 import argparse
 import shutil
 import statistics
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import CDPSession, Page, sync_playwright
 
 # Each gives a result of its own: the result of the same drawing again would not change the page.
 DRAWINGS = [
@@ -39,13 +40,15 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        tools = page.context.new_cdp_session(page)
         page.goto(arguments.url)
         page.locator("#pad canvas").wait_for()
-        page.wait_for_timeout(1000)
-        page.evaluate(WATCH)
         box = page.locator("#pad canvas").bounding_box()
         assert box is not None
         scale = box["width"] / 280
+        first = first_result(page, [(box["x"] + x * scale, box["y"] + y * scale) for x, y in DRAWINGS[1]])
+        page.get_by_role("button", name="Clear", exact=True).click()
+        page.evaluate(WATCH)
         for i in range(arguments.count + 3):
             points = [(box["x"] + (x + i % 7) * scale, box["y"] + y * scale) for x, y in DRAWINGS[i % len(DRAWINGS)]]
             page.mouse.move(*points[0])
@@ -59,6 +62,9 @@ def main() -> None:
                 times.append(page.evaluate("changed - up"))
             page.get_by_role("button", name="Clear", exact=True).click()
             page.wait_for_timeout(300)
+            if i == 2:
+                before = heap(tools)
+        after = heap(tools)
         browser.close()
     late = sorted(time for time in times if time > 0)
     early = len(times) - len(late)
@@ -67,6 +73,27 @@ def main() -> None:
         f"{late[int(0.95 * (len(late) - 1))]:.0f} ms at the 95th percentile"
         + (f"; {early} already had their result" if early else "")
     )
+    print(f"first result {first:.1f} s after the page was asked for")
+    print(
+        f"memory of the page: {before / 1e6:.1f} MB after 3 drawings, {after / 1e6:.1f} MB after {arguments.count + 3}"
+    )
+
+
+def first_result(page: Page, points: list[tuple[float, float]]) -> float:
+    """Draw at once, and return the seconds from the request for the page to its first result."""
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for x, y in points[1:]:
+        page.mouse.move(x, y, steps=12)
+    page.mouse.up()
+    page.locator("#digit-answer .bars").wait_for()
+    return float(page.evaluate("performance.now()")) / 1e3
+
+
+def heap(tools: CDPSession) -> float:
+    """Return the bytes that the page's JavaScript holds."""
+    tools.send("HeapProfiler.collectGarbage")
+    return float(tools.send("Runtime.getHeapUsage")["usedSize"])
 
 
 if __name__ == "__main__":
