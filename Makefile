@@ -4,7 +4,7 @@
 # make check      lint and type-check alone
 # make format     have ruff mend what it can
 # make verify     check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
-# make onnx       build the ONNX files of all published models that are missing or out of date
+# make onnx       build the ONNX and study files of all published models that are missing or out of date
 
 PYTHON ?= python3
 VENV ?= .venv
