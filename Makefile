@@ -6,7 +6,7 @@
 # make verify     check every figure of every card: measured again, or against its log (ARGS=--samples: on the shipped images)
 # make docs       build the documentation as a site in build/docs, which opens from the disk
 # make notebooks  run the lessons and store them with their outputs (ARGS=3: the third alone)
-# make onnx       build the ONNX files of all published models that are missing or out of date
+# make onnx       build the ONNX and study files of all published models that are missing or out of date
 
 PYTHON ?= python3
 VENV ?= .venv

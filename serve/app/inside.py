@@ -16,6 +16,7 @@ from serve.engine.studies import Filter, Stage
 Grades = npt.NDArray[np.uint8]  # of brightness, from 0 to LEVELS - 1
 # Pixels of a map's longer side in a sheet: larger maps are reduced to MOST, smaller ones are enlarged to about LEAST.
 MOST, LEAST = 32, 6
+GAP = 4  # the gap between two slices of a filter is this part of a weight
 LEVELS = 32  # of brightness in a sheet: as many colours
 # Dark to light, also without colour vision; the first is a map that does not respond.
 RAMP = np.array([[10, 10, 24], [70, 10, 90], [190, 40, 60], [250, 140, 20], [255, 240, 150]], np.float32)
@@ -142,6 +143,7 @@ def filter_image(found: Filter) -> Pixels:
     weights = found.weights.astype(np.float64)
     if found.inputs == 3 and len(weights) == 3:
         return np.asarray((128 + weights).clip(0, 255).transpose(1, 2, 0), np.uint8)
+    weights = weights.repeat(GAP, 1).repeat(GAP, 2)
     count, height, width = weights.shape
     columns = min(count, 3)
     rows = math.ceil(count / columns)

@@ -205,7 +205,7 @@ def _activating(found: ClassMap, prediction: Prediction) -> str:
         says += f" No place counts for {label}."
     return (
         f"{says} It is as coarse as that map, {rows}x{columns} places, each of which sees far beyond its own square."
-        " It comes from the run that classified the picture; the map by covering needs many more, and is finer."
+        " One run of the network makes it; the map by covering takes many, and is finer."
     )
 
 

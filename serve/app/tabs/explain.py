@@ -158,7 +158,7 @@ def _ways(prediction: Prediction | None, way: str | None) -> gr.Dropdown:
     values = [value for _, value in choices]
     value = way if way in values else values[0]
     shown = prediction is not None
-    return gr.Dropdown(choices, value=value, label="Map", visible=shown, interactive=True, scale=0, min_width=200)
+    return gr.Dropdown(choices, value=value, label="Map", visible=shown, interactive=True, min_width=260)
 
 
 async def _covered(

@@ -117,9 +117,9 @@ def test_a_filter_is_drawn_in_the_images_colours_or_in_slices() -> None:
     assert filter_image(colours).tolist() == [[[255, 128, 1]]]
     slices = Filter(64, [5, 2, 9, 1], np.array([[[127, 0]], [[-127, 0]], [[0, 0]], [[0, 127]]], np.int8))
     found = filter_image(slices)
-    assert found.shape == (3, 8, 3)
+    assert found.shape == (9, 26, 3)  # two rows of three, each 4 by 8, and a pixel between them
     plus, zero, minus = (stop.astype(int).tolist() for stop in inside.SIGNS[::-1])
-    assert (found[0, 0].tolist(), found[0, 1].tolist(), found[0, 3].tolist(), found[2, 1].tolist()) == (
+    assert (found[0, 0].tolist(), found[3, 7].tolist(), found[0, 9].tolist(), found[5, 4].tolist()) == (
         plus,
         zero,
         minus,
@@ -257,12 +257,13 @@ def study(engine: Engine, decoder: Decoder, model: str, way: str | None) -> tupl
 
 def test_a_network_that_pools_globally_shows_its_class_map_at_once(engine: Engine, decoder: Decoder) -> None:
     ways, html = study(engine, decoder, "one.cifar10", None)
-    values = [value for _, value in ways.choices]
+    choices: Any = ways.choices
+    values = [value for _, value in choices]
     assert ways.visible
     assert len(values) == 11
     assert values[-1] == COVERING
     assert ways.value == values[0]
-    assert f"Evidence for {values[0]}" in ways.choices[0][0]
+    assert f"Evidence for {values[0]}" in choices[0][0]
     assert "class activation map" in html
     assert "2x2 places" in html
     assert "pending" not in html

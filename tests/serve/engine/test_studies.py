@@ -17,7 +17,7 @@ from watching import eventually
 
 from serve.engine import studies
 from serve.engine.batching import Engine
-from serve.engine.models import find
+from serve.engine.models import ModelInfo, find
 from serve.errors import BadRequest, DeadlineExceeded, ModelNotFound, NoStudy, Overloaded
 from serve.settings import Settings
 
@@ -105,7 +105,12 @@ def test_few_are_in_memory_and_none_once_nobody_looks(
 def test_it_is_loaded_once_for_all_who_wait(three: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     load = studies.load
-    monkeypatch.setattr(studies, "load", lambda folder, info: (loads.append(info.name), load(folder, info))[1])
+
+    def counted(folder: Path, info: ModelInfo) -> studies.Study:
+        loads.append(info.name)
+        return load(folder, info)
+
+    monkeypatch.setattr(studies, "load", counted)
 
     async def work(engine: Engine) -> None:
         await asyncio.gather(*(engine.look(name, three[0].images(1)[0]) for name in "aabab"))
