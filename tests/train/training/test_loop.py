@@ -102,6 +102,7 @@ def test_results_are_those_of_earlier_versions(fit: Callable, few: loading.Datas
     recipe = dataclasses.replace(PLAIN, augmentation=Augmentation("random", 15, 5, 0.1, (0.8, 1.2)), clip_norm=2.0)
     model, progress = fit("tiny_net.mnist", few, recipe, seed=3)
     losses = [value for row in progress.rows for value in (row["train_loss"], row["validation_loss"])]
+    assert not any("validation_loss_smoothed" in row for row in progress.rows)  # trained without label smoothing
     assert losses == pytest.approx(LOSSES, rel=1e-5)
     assert sum(value.abs().sum().item() for value in weights(model).values()) == pytest.approx(WEIGHTS, rel=1e-5)
 
@@ -160,6 +161,9 @@ def test_a_step_is_sgd_on_the_mean_loss_of_the_batch(fit: Callable, few: loading
         logits = trained.eval()(preprocess(dataset.validation.images))
     labels = dataset.validation.labels
     assert progress.rows[0]["validation_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=0.1).item()
+    assert progress.rows[0]["validation_loss_smoothed"] == pytest.approx(smoothed, rel=1e-4)
+    assert smoothed != pytest.approx(progress.rows[0]["validation_loss"], rel=1e-3)
     assert progress.rows[0]["validation_accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean())
 
 

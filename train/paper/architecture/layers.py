@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import cache
 from typing import Any
 
 import timm
@@ -62,7 +63,7 @@ class Network:
 
     name: str
     input: tuple[int, int, int]
-    layers: list[Layer]
+    layers: tuple[Layer, ...]
 
     @property
     def parameters(self) -> int:
@@ -91,6 +92,7 @@ class Block:
     tail: list[Layer]
 
 
+@cache
 def network(name: str, side: int | None = None, in_chans: int = 3) -> Network:
     """Read the layers of a network in the order in which they run; convolutions with their norm and activation.
 
@@ -108,7 +110,7 @@ def network(name: str, side: int | None = None, in_chans: int = 3) -> Network:
     model = _build(name, in_chans)
     height, width = (side, side) if side else pretrained_cfg(model)["input_size"][1:]
     size = (in_chans, height, width)
-    return Network(name, size, _merged(_trace(model, size, BLOCKS, name)))
+    return Network(name, size, tuple(_merged(_trace(model, size, BLOCKS, name))))
 
 
 def blocks(of: Network) -> list[Block]:
