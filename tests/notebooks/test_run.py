@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from train.lessons import notebooks
+from train.training.models import REPOSITORY
 
 each_lesson = pytest.mark.parametrize("file", notebooks.files(), ids=lambda file: file.stem)
 
@@ -14,7 +15,7 @@ each_lesson = pytest.mark.parametrize("file", notebooks.files(), ids=lambda file
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A kernel with this checkout, without a GPU or a network, one thread, and its own caches."""
-    path = os.pathsep.join(filter(None, [str(notebooks.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     for name, value in {
         "PYTHONPATH": path,
         "ACCELERATE_USE_CPU": "true",

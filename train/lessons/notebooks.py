@@ -40,7 +40,7 @@ METADATA = {
 }
 COLOURS = 256
 # Of a single cell, in seconds.
-TIMEOUT = 900
+TIMEOUT = 3600
 
 
 def address() -> str:
@@ -71,7 +71,7 @@ def badge(file: Path) -> str:
 
 def prepared(notebook: NotebookNode, file: Path) -> NotebookNode:
     """Return a lesson in the form in which it is stored, with its link and its first code cell up to date."""
-    stored = nbformat.v4.new_notebook(metadata=METADATA, nbformat_minor=5)
+    stored: NotebookNode = nbformat.v4.new_notebook(metadata=METADATA, nbformat_minor=5)
     for index, cell in enumerate(notebook.cells):
         kept = NotebookNode(cell)
         kept.id, kept.metadata = f"cell-{index:02d}", NotebookNode()

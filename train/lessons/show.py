@@ -226,7 +226,7 @@ def confidences(series: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    edges = np.linspace(0, 100, 21)
+    edges = [5.0 * i for i in range(21)]
     for label, probabilities in series.items():
         axes.hist(100 * probabilities.max(1), edges, histtype="step", linewidth=1.8, label=label)
     axes.set_xlabel("Highest probability, %")

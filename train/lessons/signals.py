@@ -1,7 +1,7 @@
 """How signals travel through a network: the spread of activations on the way forward, of gradients on the way back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,9 +55,8 @@ class Start:
 
 @dataclass
 class _Measured:
-    activation: float = 0.0
+    activation: float
     gradient: float = 0.0
-    hooks: list[Any] = field(default_factory=list)
 
 
 def signals(model: nn.Module, x: Tensor, labels: Tensor, smoothing: float = 0.0) -> list[Signal]:
@@ -98,9 +97,9 @@ def signals(model: nn.Module, x: Tensor, labels: Tensor, smoothing: float = 0.0)
             values.copy_(kept[name])
         model.train(training)
     found = []
-    for (name, values), gradient, weight in zip(measured.items(), gradients, weights, strict=True):
+    for (name, seen), gradient, weight in zip(measured.items(), gradients, weights, strict=True):
         share = 0.0 if gradient is None else (gradient.norm() / weight.norm()).item()
-        found.append(Signal(name, values.activation, values.gradient, share))
+        found.append(Signal(name, seen.activation, seen.gradient, share))
     return found
 
 

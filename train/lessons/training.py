@@ -19,7 +19,7 @@ from train.training.runs.interrupt import Stop
 Rows = list[dict[str, float]]
 
 
-class _Terse(Accelerator):
+class _Terse(Accelerator):  # type: ignore[misc]  # accelerate has no type annotations
     """Leaves out the lines of single epochs, which the curves show; warnings are printed."""
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ def side_by_side(
     """
     accelerator, stop = _Terse(mixed_precision="no"), Stop()
     with tempfile.TemporaryDirectory() as folder:
-        runs = {}
+        runs: dict[str, loop.Run] = {}
         for title, (model, recipe) in models_and_recipes.items():
             folded = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
             float32 = replace(recipe, mixed_precision="no")

@@ -25,7 +25,16 @@ from serve.app.html.tables import comparison, confusions, published
 from serve.app.inference import Prediction, alike, chosen_model, kinds, offered_kinds, ready_models
 from serve.app.inputs import Given, digit_from_drawing, digit_from_file, prepare, prepare_or_example
 from serve.app.model_cards import markdown, mistakes, read_cards
-from serve.app.occlusion import COPIES, GRIDS, cover, cover_square, occlusion_map, overlay
+from serve.app.occlusion import (
+    COPIES,
+    GRIDS,
+    cover,
+    cover_square,
+    covered_copies,
+    heat_map,
+    occlusion_map,
+    overlay,
+)
 from serve.app.page import build
 from serve.app.tabs.components import chooser
 from serve.app.verdict import verdict
@@ -488,6 +497,20 @@ def test_the_heat_map_finds_where_the_model_looks(spot: tuple[int, int]) -> None
     assert found.heat[0 if spot[0] > 14 else 27, 0] < 0.1
     assert sum(engine.asked) == COPIES + 1
     assert max(engine.asked) <= 32
+
+
+def test_a_heat_map_is_of_the_class_that_is_asked_for() -> None:
+    pixels = np.zeros((28, 28, 1), np.uint8)
+    pixels[6, 6], pixels[21, 21] = 255, 255
+    copies = covered_copies(pixels)
+    assert copies.shape == (1 + COPIES, 28, 28, 1)
+    assert np.array_equal(copies[0], pixels)
+    logits = np.stack([copies[:, 6, 6, 0] / 255, copies[:, 21, 21, 0] / 400], axis=1).astype(np.float32)
+    for index, spot in ((None, (6, 6)), (0, (6, 6)), (1, (21, 21))):
+        heat = heat_map(logits, (28, 28), index)
+        assert heat.dtype == np.float32
+        assert heat.max() == 1
+        assert np.abs(np.argwhere(heat > 0.9).mean(axis=0) - spot).max() <= 4
 
 
 @pytest.mark.parametrize(("shape", "grid"), [((32, 32, 3), GRIDS[0]), ((28, 28, 1), GRIDS[1]), ((40, 56, 3), GRIDS[0])])

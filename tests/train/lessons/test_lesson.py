@@ -4,6 +4,7 @@ import json
 import shutil
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from train.lessons.signals import Signal
 from train.onnx_export import build
 from train.paper import section4
 from train.training import models
+from train.training.results import plots
 
 
 def test_the_form_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,18 +86,28 @@ def test_plots_show_what_they_are_given() -> None:
     assert [axes.get_title() for axes in figure.axes[:3]] == ["a", "b", "c"]
     rows = [layers.Layer("x", "Conv2d 3x3", (1, 8, 8), 9, 3, 1), layers.Layer("y", "Linear", (4,), 9, None, None)]
     figure = show.receptive_fields(pixels[0], {"net": rows})
-    (square,) = figure.axes[0].patches
+    square: Any = figure.axes[0].patches[0]
     assert (square.get_x(), square.get_y(), square.get_width()) == (2.0, 2.0, 3)  # pixels 2.5 to 5.5 are 3, 4 and 5
     figure = show.signals({"net": [Signal("a", 1.0, 0.1, 0.0), Signal("b", 2.0, 0.2, 0.0)]})
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.1, 0.2]
     figure = show.bars({"one": {"a": 1.0, "b": 2.0}, "two": {"b": 4.0, "a": 3.0}}, "y")
-    assert [patch.get_height() for patch in figure.axes[0].patches] == [1, 2, 3, 4]
+    drawn: list[Any] = figure.axes[0].patches
+    assert [bar.get_height() for bar in drawn] == [1, 2, 3, 4]
     figure = show.lines({"x": [3.0, 4.0]}, "step", "rate")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2]
     figure = show.maps({"m": torch.eye(3).numpy()}, "t")
     assert figure.axes[0].images[0].get_array().sum() == 3
     figure = show.confidences({"sure": np.array([[0.98, 0.02], [0.99, 0.01]])})
-    assert figure.axes[0].patches[0].get_xy()[:, 1].max() == 2
+    drawn = figure.axes[0].patches
+    assert drawn[0].get_xy()[:, 1].max() == 2
+
+
+def test_plots_of_a_run_are_figures_that_need_no_file(tmp_path: Path) -> None:
+    row = {f"{split}_{metric}": 1.0 for split in plots.COLOURS for metric in ("loss", "accuracy")} | {"epoch": 1.0}
+    figure = plots.curves([row, row | {"epoch": 2.0}], "a run")
+    assert len(figure.axes) == 2
+    assert plots.curves([row], "a run", tmp_path / "curves.png").axes
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
 def test_the_server_answers_until_it_is_stopped(card: Path, tmp_path: Path) -> None:

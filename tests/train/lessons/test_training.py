@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
 
 from train.data import loading
 from train.lessons import training
@@ -27,7 +27,7 @@ def recipe(epochs: int, rate: float = 0.001) -> Recipe:
     return replace(short, batch_size=16, learning_rate=rate)
 
 
-def network() -> nn.Module:
+def network() -> Any:
     torch.manual_seed(0)
     return section4.build("resnet18", dataset="mnist", side=32)
 
@@ -61,7 +61,7 @@ def test_an_epoch_is_that_of_the_loop(few: loading.Dataset, tmp_path: Path) -> N
 
 def test_vgg16_is_trained_folded_and_returned_whole(few: loading.Dataset) -> None:
     torch.manual_seed(0)
-    model = section4.build("vgg16", dataset="mnist", side=32)
+    model: Any = section4.build("vgg16", dataset="mnist", side=32)
     before = model.pre_logits.fc1.weight.clone()
     tiny = replace(few, train=few.train.spread(4), validation=few.validation.spread(2))
     list(training.side_by_side({"vgg": (model, replace(recipe(1), batch_size=4))}, tiny))
