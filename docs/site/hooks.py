@@ -37,7 +37,8 @@ log = get_plugin_logger(__name__)
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the repository's address where there is one, and the lessons to the navigation."""
     config.repo_url = REPOSITORY or None
-    if lessons := [f"notebooks/{path.stem}.md" for path in _notebooks()]:
+    lessons = [f"notebooks/{path.stem}.md" for path in _notebooks()]
+    if lessons and config.nav:
         overview = ["lessons.md"] if (ROOT / "docs" / "lessons.md").is_file() else []
         sections = [next(iter(section)) for section in config.nav]
         config.nav.insert(sections.index("Train"), {"Lessons": overview + lessons})

@@ -81,7 +81,7 @@ def render(folder: Path, weights: Path | None = None, repository: str | None = N
         megabytes=size / 1e6,
         whole="8-bit" not in stored,
         macs=_macs(metrics, config),
-        shapes=_shapes(metrics, config) if network else None,
+        shapes=_shapes(metrics, config) if config.architecture in NETWORKS else None,
         code=_code(),
         paper=PAPERS[network.family] if network else None,
         repository=repository or f"{HUB_ORG or 'ORG'}/{folder.name}",

@@ -45,7 +45,7 @@ def snippets(name: str) -> dict[str, str]:
 
 def run(code: str, folder: Path, *arguments: Path, **environment: str) -> str:
     """Run code in a folder; return what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     variables = {**os.environ, "PYTHONPATH": str(models.REPOSITORY), "TRANSFORMERS_VERBOSITY": "error", **environment}
     done = subprocess.run(command, cwd=folder, env=variables, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"{code}\n{done.stderr}"

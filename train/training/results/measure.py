@@ -121,7 +121,7 @@ def macs(model: nn.Module, input_size: Sequence[int]) -> int:
     device = next(model.parameters()).device
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *input_size, device=device))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def environment(device: torch.device) -> dict[str, Any]:
