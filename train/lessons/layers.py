@@ -144,7 +144,7 @@ def _through(module: nn.Module, view: _View) -> _View:
 
 
 def _does_nothing(module: nn.Module) -> bool:
-    return isinstance(module, SelectAdaptivePool2d) and module.is_identity()
+    return isinstance(module, SelectAdaptivePool2d) and bool(module.is_identity())  # type: ignore[no-untyped-call]
 
 
 def _side(value: int | tuple[int, ...]) -> int:

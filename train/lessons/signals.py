@@ -80,7 +80,7 @@ def signals(model: nn.Module, x: Tensor, labels: Tensor, smoothing: float = 0.0)
             def note_gradient(gradient: Tensor) -> None:
                 found.gradient = gradient.std().item()
 
-            output.register_hook(note_gradient)
+            output.register_hook(note_gradient)  # type: ignore[no-untyped-call]
 
         return hook
 

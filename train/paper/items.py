@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TypeVar
 
-from train.paper import ablation, claims, losses, ours, paper, tables
+from train.paper import ablation, claims, losses, ours, paper, section4, tables
 from train.paper.architecture import layers
 from train.paper.architecture.layers import Network
 from train.paper.ours import Entries
@@ -177,7 +177,7 @@ def _stem(vanilla: Network, improved: Network) -> str:
 
 def _ablated(found: Evidence, name: str) -> str:
     """Say for how many networks a change was left out or added alone."""
-    names = {f"{ablation.VANILLA}+{name}", f"{ablation.IMPROVED}-{name}"}
+    names = {f"{section4.VANILLA}+{name}", f"{section4.IMPROVED}-{name}"}
     done = [
         tables.title(one.dataset, one.model) for one in found.ablations if any(r.variant in names for r in one.runs)
     ]

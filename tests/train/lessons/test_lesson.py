@@ -91,7 +91,7 @@ def test_plots_show_what_they_are_given() -> None:
     figure = show.signals({"net": [Signal("a", 1.0, 0.1, 0.0), Signal("b", 2.0, 0.2, 0.0)]})
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.1, 0.2]
     figure = show.bars({"one": {"a": 1.0, "b": 2.0}, "two": {"b": 4.0, "a": 3.0}}, "y")
-    drawn: list[Any] = figure.axes[0].patches
+    drawn: Any = figure.axes[0].patches
     assert [bar.get_height() for bar in drawn] == [1, 2, 3, 4]
     figure = show.lines({"x": [3.0, 4.0]}, "step", "rate")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2]
