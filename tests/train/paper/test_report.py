@@ -278,7 +278,6 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_of_the_papers_recipe_is_added(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PROJECT", tmp_path)
     assert report.main([str(run)]) == 0
-    assert report.main([]) == 0  # kept
     text = (tmp_path / "REPORT.md").read_text()
     row = "| Improved VGG16, CIFAR-10 | 79.02 / 81.25 | 82.50 | 0.50 (50) | 0.50 | 50 | 0 | a computer, bf16 "
     assert f"{row}mixed precision |" in text.splitlines()
