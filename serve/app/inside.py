@@ -16,6 +16,7 @@ from serve.engine.studies import Filter, Stage
 Grades = npt.NDArray[np.uint8]  # of brightness, from 0 to LEVELS - 1
 # Pixels of a map's longer side in a sheet: larger maps are reduced to MOST, smaller ones are enlarged to about LEAST.
 MOST, LEAST = 32, 6
+FARTHEST = 16  # pixels that an image is moved; inside.js has it too
 GAP = 4  # the gap between two slices of a filter is this part of a weight
 LEVELS = 32  # of brightness in a sheet: as many colours
 # Dark to light, also without colour vision; the first is a map that does not respond.
@@ -53,7 +54,8 @@ def asked(text: object) -> Asked:
         channel = None if channel is None else int(channel)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return Asked()
-    x, y, stage = numbers
+    x, y = (min(max(number, -FARTHEST), FARTHEST) for number in numbers[:2])
+    stage = numbers[2]
     return Asked(kind if kind in KINDS else None, x, y, min(max(stage, 0), 2), channel)
 
 

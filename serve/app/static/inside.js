@@ -111,8 +111,13 @@ function follow() {
 	move(0, 0);
 }
 panel.addEventListener("toggle", ask);
+// Of what changes in the place of an answer, the answer itself: Gradio counts the seconds beside it.
+const answers = ({ target, addedNodes }) => {
+	const at = target.nodeType === Node.ELEMENT_NODE ? target : target.parentElement;
+	return at?.closest(PLACES) && (at.closest(".answer") || [...addedNodes].some((one) => one.matches?.(".answer")));
+};
 new MutationObserver((records) => {
 	follow();
-	if (records.some((one) => one.target.parentElement?.closest(PLACES) || one.target.matches?.(PLACES))) ask();
+	if (records.some(answers)) ask();
 }).observe(document.body, { childList: true, characterData: true, subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
 follow();

@@ -62,6 +62,7 @@ def test_what_inside_js_sends_is_read() -> None:
     text = json.dumps({"x": 3, "y": -2, "stage": 2, "map": 17, "kind": "picture", "count": 5})
     assert asked(text) == Asked("picture", 3, -2, 2, 17)
     assert asked(json.dumps({"x": 0, "y": 0, "stage": 9, "map": None, "kind": "models"})) == Asked(stage=2)
+    assert asked(json.dumps({"x": 10**300, "y": -17})) == Asked(x=16, y=-16)
     assert asked(json.dumps({"stage": -1, "map": -5, "kind": "digit"})) == Asked("digit", channel=-5)
 
 

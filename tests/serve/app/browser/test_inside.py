@@ -43,7 +43,7 @@ def page(context: BrowserContext, url: str) -> Page:
 
 def look(page: Page) -> Locator:
     """Open the panel."""
-    page.get_by_text("Look inside, live").click()
+    page.locator(".inside-panel summary").click()
     panel = page.locator(".inside")
     panel.wait_for()
     return panel
@@ -98,7 +98,7 @@ def test_closed_it_asks_for_nothing(page: Page) -> None:
     assert asked == []
     look(page)
     assert asked
-    page.get_by_text("Look inside, live").click()
+    page.locator(".inside-panel summary").click()
     count = len(asked)
     clear(page)
     draw(page, DIGITS[1])
@@ -203,7 +203,7 @@ def test_a_picture_is_looked_into_and_other_tabs_have_no_panel(page: Page) -> No
     expect(page.locator('[data-part="says"]')).to_contain_text("frog")
     for tab in ("Compare", "Understand", "Models"):
         go(page, tab)
-        expect(page.get_by_text("Look inside, live")).to_be_hidden()
+        expect(page.locator(".inside-panel summary")).to_be_hidden()
     go(page, "Digit")
     expect(page.locator(".inside")).to_have_attribute("data-key", re.compile(r"\.mnist 28x28x1$"))
 
@@ -264,5 +264,5 @@ def test_axe_finds_nothing_in_the_panel_and_fingers_hit_it(screen: str, browser:
         assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
         if phone:
             assert page.evaluate(SMALL) == []
-            assert page.get_by_text("Look inside, live").bounding_box()["height"] >= 44
+            assert page.locator(".inside-panel summary").bounding_box()["height"] >= 44
             assert page.evaluate("document.documentElement.scrollWidth") <= width
