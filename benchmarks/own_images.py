@@ -15,6 +15,7 @@ what it holds is not measured again.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -40,7 +41,6 @@ from train.training.arguments import emulates_bf16
 from train.training.averaging import SHARE
 from train.training.progress import LossError
 from train.training.recipes import Recipe
-from train.training.results.predict import predict
 
 SAMPLES = Path(__file__).resolve().parents[1] / "train" / "samples"
 TEST_IMAGES = 500
@@ -214,8 +214,9 @@ class Run(loop.Run):
         kept: their share of the training, after the last one.
     """
 
-    def __init__(self, *args: Any, dataset: loading.Dataset, **kwargs: Any) -> None:
-        super().__init__(args[0], dataset, *args[1:], **kwargs)
+    def __init__(self, model: torch.nn.Module, dataset: loading.Dataset, *args: Any) -> None:
+        self.twin = copy.deepcopy(model)  # to be evaluated without mixed precision, as `fit.py` does at the end
+        super().__init__(model, dataset, *args)
         self.test = dataset.test
         self.tested: list[float] = []
         self.kept: float | None = None
@@ -227,11 +228,12 @@ class Run(loop.Run):
 
     def end_epoch(self, row: dict[str, float]) -> None:
         if self.progress.epoch in (0, self.recipe.epochs - 1):
-            logits = predict(self.model, self.test, self.preprocess(), self.accelerator)
-            self.tested.append(100 * int((logits.argmax(1) == self.test.labels).sum()) / len(self.test))
+            model = self.accelerator.unwrap_model(self.model)
+            self.twin.load_state_dict(model.state_dict())
+            self.tested.append(accuracy(self.twin, self.test))
             if self.averaging is not None:
                 self.kept = row[SHARE]
-                self.averaging.restore(self.accelerator.unwrap_model(self.model))
+                self.averaging.restore(model)
         self.progress.end_epoch(row)
 
 
@@ -243,17 +245,16 @@ def train(situation: Situation, dataset: loading.Dataset, recipe: Recipe, seed: 
     """
     model = new_model(situation, dataset, seed)
     found: Row = dict.fromkeys(("linear", "first", "last", "kept"))
-    validated = None
     if recipe.fit_classifier:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, CPU)
-        found["linear"], validated = accuracy(model, dataset.test), accuracy(model, dataset.validation)
+        found["linear"] = accuracy(model, dataset.test)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     accelerator = Accelerator(mixed_precision="no" if emulates_bf16() else recipe.mixed_precision, cpu=True)
     set_seed(seed)
     options = loop.Options(seed=seed, save_minutes=1e6)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(model, recipe, accelerator, Path(folder), options, accuracy=validated, dataset=dataset)
+            run = Run(model, dataset, recipe, accelerator, Path(folder), options)
             run.train()
     except LossError:
         return found

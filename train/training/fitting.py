@@ -246,10 +246,9 @@ def train(
 
     The best is None where a run was resumed whose best weights were lost.
     """
-    evaluated, before = eval_batch_size(args, recipe, accelerator, model), None
-    if recipe.fit_classifier and fine_tuning.classifier(model) is not None:
+    evaluated = eval_batch_size(args, recipe, accelerator, model)
+    if recipe.fit_classifier:
         fine_tuning.fit_classifier(model, dataset.train, recipe.label_smoothing, accelerator.device, evaluated)
-        before = _validation_accuracy(model, dataset, accelerator, evaluated)
     model = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
     if recipe.freeze:
         fine_tuning.freeze(model)  # the folded layer too
@@ -273,9 +272,9 @@ def train(
         cuda_graphs=models.is_ours(args.model) and not args.compile if args.cuda_graphs is None else args.cuda_graphs,
         title=title,
     )
-    run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher, None if recipe.freeze else before)
-    if before is not None:
-        accelerator.print(f"The classifier on frozen features has a validation accuracy of {before:.2f} %")
+    run = loop.Run(model, dataset, recipe, accelerator, folder, options, teacher)
+    if run.start_accuracy is not None:
+        accelerator.print(f"The classifier on frozen features has a validation accuracy of {run.start_accuracy:.2f} %")
     last, best = run.train(), None
     if (share := run.progress.rows[-1].get(SHARE)) is not None:
         accelerator.print(
@@ -287,14 +286,6 @@ def train(
         best.load_state_dict(run.best.weights)
         best = unfold(best)
     return unfold(last), best, run.progress
-
-
-def _validation_accuracy(model: nn.Module, dataset: loading.Dataset, accelerator: Accelerator, evaluated: int) -> float:
-    """Compute a model's accuracy on the validation split in percent, `evaluated` images at a time."""
-    split = dataset.validation.to(accelerator.device)
-    preprocess = Preprocess(models.pretrained_cfg(model)).to(accelerator.device)
-    logits = predict(model.to(accelerator.device), split, preprocess, accelerator, evaluated)
-    return 100 * int((logits.argmax(1) == split.labels).sum()) / len(split)
 
 
 def eval_batch_size(

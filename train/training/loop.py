@@ -70,7 +70,10 @@ class Run:
         model: on any device; one of `zoo`'s, or any timm model that takes the dataset's images.
         folder: gets `log.csv`, `steps.csv`, `curves.png` and `states/`.
         teacher: to learn from beside the labels.
-        accuracy: the model's validation accuracy in percent, if the training is to end at least there (`averaging`).
+
+    Attributes:
+        start_accuracy: the validation accuracy in percent of a classifier that was fitted to frozen features; the
+            training ends at least there (`averaging`). None without one.
     """
 
     def __init__(
@@ -82,7 +85,6 @@ class Run:
         folder: Path,
         options: Options,
         teacher: Teacher | None = None,
-        accuracy: float | None = None,
     ) -> None:
         device = accelerator.device
         self.recipe, self.accelerator, self.folder, self.options = recipe, accelerator, folder, options
@@ -101,7 +103,6 @@ class Run:
         if accelerator.num_processes > 1:
             model = norms.synchronize(model, device)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-        self.averaging = None if accuracy is None else Averaging(accelerator.unwrap_model(self.model), accuracy)
         self.tally = Tally(accelerator, len(self.batches), recipe.learning_rate)
         graphed = options.cuda_graphs and graphs.possible(accelerator)
         self.steps = graphs.GraphedSteps(device, recipe.batch_size) if graphed else graphs.Steps()
@@ -114,6 +115,12 @@ class Run:
         accelerator.register_for_checkpointing(self.progress)
         self.saved = time.monotonic()
         torch.backends.cudnn.benchmark = True  # all batches have one size
+        self.start_accuracy: float | None = None
+        self.averaging: Averaging | None = None
+        if recipe.fit_classifier and fine_tuning.classifier(accelerator.unwrap_model(self.model)) is not None:
+            self.start_accuracy = self.validation_metrics()["validation_accuracy"]
+            if not recipe.freeze:
+                self.averaging = Averaging(accelerator.unwrap_model(self.model), self.start_accuracy)
 
     def train(self) -> nn.Module:
         """Train to the last epoch and return the model, unwrapped, with the weights to keep.
@@ -239,23 +246,29 @@ class Run:
 
     def validate(self) -> dict[str, float]:
         """Compute it with the weights as they are."""
-        # At the size of the training: at another one, a network shows little of what it has learnt.
-        batch = self.options.eval_batch_size
-        logits = predict(self.model, self.validation, self.preprocess(), self.accelerator, batch)
-        labels, progress, steps = self.validation.labels, self.progress, len(self.batches)
-        smoothed = {}
-        if alpha := self.recipe.label_smoothing:  # as in training, and in the paper's logs of its improved networks
-            smoothed["validation_loss_smoothed"] = F.cross_entropy(logits, labels, label_smoothing=alpha).item()
+        progress, steps = self.progress, len(self.batches)
         return {
             "epoch": progress.epoch + 1,
             "learning_rate": learning_rate(self.recipe, (progress.epoch + 1) * steps - 1, steps),
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": 100 * progress.correct / progress.seen,
+            **self.validation_metrics(),
+            "images_per_second": progress.seen / progress.epoch_seconds,
+            "seconds": progress.epoch_seconds,
+        }
+
+    def validation_metrics(self) -> dict[str, float]:
+        """Compute loss and accuracy on the validation split."""
+        # At the size of the training: at another one, a network shows little of what it has learnt.
+        batch = self.options.eval_batch_size
+        logits = predict(self.model, self.validation, self.preprocess(), self.accelerator, batch)
+        labels, smoothed = self.validation.labels, {}
+        if alpha := self.recipe.label_smoothing:  # as in training, and in the paper's logs of its improved networks
+            smoothed["validation_loss_smoothed"] = F.cross_entropy(logits, labels, label_smoothing=alpha).item()
+        return {
             "validation_loss": F.cross_entropy(logits, labels).item(),
             **smoothed,
             "validation_accuracy": 100 * (logits.argmax(1) == labels).sum().item() / len(logits),
-            "images_per_second": progress.seen / progress.epoch_seconds,
-            "seconds": progress.epoch_seconds,
         }
 
     def end_epoch(self, row: dict[str, float]) -> None:

@@ -18,7 +18,8 @@ from train.cards import provenance, publishing
 from train.data import manifest
 from train.paper import paper
 from train.records import RunDescription, read
-from train.training import fitting, models
+from train.training import loop, models
+from train.training.averaging import Averaging
 from train.training.runs import epoch_log
 
 Run = Callable[..., tuple[int, str, str]]
@@ -84,7 +85,7 @@ def test_what_the_fitted_classifier_reaches_is_said(
     status, output, _ = run(*arguments, *more, "--output-dir", tmp_path / "second")
     assert status == 0
     assert "The classifier on frozen features has a validation accuracy of " in output.partition("Epoch 1/")[0]
-    monkeypatch.setattr(fitting, "_validation_accuracy", lambda *_: 100.5)
+    monkeypatch.setattr(loop, "Averaging", lambda model, _: Averaging(model, 100.5))
     for flags, told in (((), True), (("--freeze",), False)):
         folder_of = tmp_path / f"third {told}"
         output = run(*arguments, *more, *flags, "--output-dir", folder_of)[1]
