@@ -241,7 +241,7 @@ def test_each_network_learns_images_by_heart(network: str, images: int, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(("situation", "floor"), FLOORS.items())
 def test_fitted_defaults_reach_their_floors_on_the_samples(situation: Any, floor: float) -> None:
-    """Of the 120 to 400 validation images 3 % are four or more: less is chance."""
+    """On images that had no part in any choice; of the 120 to 400 of them, 3 % are four or more: less is chance."""
     reset_accelerate()
     found = own_images.measure(situation, SAMPLES, seed=0, unchanged=True)
     assert found["before"] < floor
