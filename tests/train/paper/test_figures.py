@@ -1,7 +1,6 @@
 """Plots that can be compared: one scale, whole curves, all runs of a chain; and the images of Figures 3 and 4."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def test_all_runs_of_a_chain_are_shown(written: dict[str, Figure]) -> None:
     train = [line for line in axes.lines if str(line.get_label()).startswith("train")]
     assert [len(line.get_xdata()) for line in train] == [44, 36, 24]  # type: ignore[arg-type]
     assert [line.get_label() for line in train] == ["train", "train", "train, with a teacher"]
-    assert [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2] == [44.5, 80.5]  # type: ignore[arg-type,index]
+    assert [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2] == [44.5, 80.5]  # type: ignore[arg-type]
 
 
 def test_every_published_chain_has_its_logs() -> None:
@@ -118,7 +117,7 @@ def test_the_loss_with_smoothed_labels_is_drawn_beside_the_plain_one(drawn: dict
     curves.grid({"improved_vgg16": chain}, "loss", scale, "title", tmp_path / "a.png")
     lines = {str(line.get_label()): list(line.get_ydata()) for line in drawn["a.png"].axes[1].lines}  # type: ignore[arg-type]
     smoothed = lines["validation, labels smoothed as in training"]
-    assert math.isnan(smoothed[0])
+    assert np.isnan(smoothed[0])
     assert smoothed[1:] == [0.8, 0.8]
     assert lines["validation"] == [0.4] * 3
     assert lines["validation, labels smoothed, the paper's log"] == [0.9]
@@ -138,7 +137,7 @@ def test_bars_are_the_accuracies_of_each_class(drawn: dict[str, Figure], tmp_pat
     files._class_accuracies(published, reproduced, "cifar10", tmp_path / "a.png")
     theirs, mine, again = drawn["a.png"].axes
     for axes, of in ((theirs, paper.per_class), (mine, lambda d, m: published[d, m].metrics.tested_classes)):
-        heights = [[bar.get_height() for bar in bars] for bars in axes.containers]  # type: ignore[attr-defined]
+        heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
         assert heights == [list(of("cifar10", model).values()) for model in paper.MODELS]
         bold = [label.get_text() for label in axes.get_xticklabels() if label.get_fontweight() == "bold"]
         assert bold == ["cat"]
