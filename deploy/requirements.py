@@ -1,7 +1,8 @@
 """Write the requirements files of a server without torch, from extras in pyproject.toml: serve, grpc and otel.
 
-`python deploy/requirements.py` writes both files beside this one; `--check` only says whether they are up to date.
-They differ in the ONNX Runtime alone: both packages install the same module, so an environment must hold one of them.
+`python deploy/requirements.py` writes the files beside this one; `--check` only says whether they are up to date. Two
+of them differ in the ONNX Runtime alone: both packages install the same module, so an environment must hold one of
+them. What gRPC and tracing need is in a third file, as most servers use neither.
 """
 
 import argparse
@@ -13,11 +14,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 PYPROJECT = FOLDER.parent / "pyproject.toml"
-EXTRAS = ("serve", "grpc", "otel")
+OPTIONAL = ("grpc", "otel")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-HEADER = """\
-# Written by deploy/requirements.py from extras in pyproject.toml: do not edit.
-# {what}
+HEADER = "# Written by deploy/requirements.py from extras in pyproject.toml: do not edit.\n# {what}\n"
+SERVER = """\
 #   pip install -r deploy/{name}
 #   pip install --no-deps PATH    # PATH: a checkout or a wheel of this project; without its dependency torch
 #   python -m serve --models FOLDER
@@ -25,7 +25,7 @@ HEADER = """\
 
 
 def files(pyproject: str) -> dict[str, str]:
-    """Return the text of both files, by name.
+    """Return the texts of the files, by name.
 
     Args:
         pyproject: The text of pyproject.toml.
@@ -34,7 +34,7 @@ def files(pyproject: str) -> dict[str, str]:
         ValueError: If the extras do not name both ONNX Runtimes, or name one with different versions.
     """
     extras: dict[str, list[str]] = tomllib.loads(pyproject)["project"]["optional-dependencies"]
-    extra = sorted({line for name in EXTRAS for line in extras[name]})
+    extra = extras["serve"]
     runtimes = [line for line in extra if name(line) in RUNTIMES]
     versions = {re.sub(r"^[\w-]+", "", line.partition(";")[0]).strip() for line in runtimes}
     if {name(line) for line in runtimes} != set(RUNTIMES) or len(versions) != 1:
@@ -46,6 +46,11 @@ def files(pyproject: str) -> dict[str, str]:
         ),
         "requirements-serve-cpu.txt": text(
             "requirements-serve-cpu.txt", "The server with ONNX Runtime for the CPU alone, which is much smaller.", cpu
+        ),
+        "requirements-optional.txt": text(
+            "requirements-optional.txt",
+            "Beside one of the others: what --grpc-port and OpenTelemetry's tracing need.",
+            [line for name in OPTIONAL for line in extras[name]],
         ),
     }
 
@@ -60,7 +65,8 @@ def name(requirement: str) -> str:
 
 def text(file: str, what: str, requirements: list[str]) -> str:
     """Return the text of a requirements file."""
-    return HEADER.format(name=file, what=what) + "\n".join(sorted(requirements, key=str.lower)) + "\n"
+    how = SERVER.format(name=file) if file.startswith("requirements-serve") else ""
+    return HEADER.format(what=what) + how + "\n".join(sorted(set(requirements), key=str.lower)) + "\n"
 
 
 def write(path: Path, content: str) -> None:

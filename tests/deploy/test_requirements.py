@@ -35,12 +35,12 @@ def requirements(file: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if not line.startswith("#")]
 
 
-def extra() -> list[Requirement]:
+def extra(*names: str) -> list[Requirement]:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [Requirement(line) for name in ("serve", "grpc", "otel") for line in extras[name]]
+    return [Requirement(line) for name in names or ("serve",) for line in extras[name]]
 
 
-def test_both_files_are_up_to_date() -> None:
+def test_all_files_are_up_to_date() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--check"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -49,6 +49,11 @@ def test_both_files_are_up_to_date() -> None:
 def test_all_but_the_runtime_is_the_extra(file: str) -> None:
     expected = {str(one) for one in extra() if one.name not in RUNTIMES}
     assert {str(one) for one in requirements(file) if one.name not in RUNTIMES} == expected
+
+
+def test_what_most_servers_do_not_need_is_apart() -> None:
+    found = {str(one) for one in requirements("requirements-optional.txt")}
+    assert found == {str(one) for one in extra("grpc", "otel")}
 
 
 def test_the_runtimes_are_the_extra_s() -> None:
