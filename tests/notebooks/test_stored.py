@@ -15,10 +15,10 @@ from PIL import Image
 from train.lessons import notebooks
 
 LESSONS = notebooks.files()
-LARGEST = 400_000  # bytes
+LARGEST = 410_000  # bytes
 # What a lesson may import: the field's libraries, the standard library's small change, and this project.
 OTHERS = {
-    "collections", "dataclasses", "json", "matplotlib", "numpy", "onnx", "pathlib", "shutil", "sys", "tempfile", "timm",
+    "collections", "importlib", "dataclasses", "json", "matplotlib", "numpy", "onnx", "pathlib", "shutil", "sys", "tempfile", "timm",
     "torch", "urllib",
 }  # fmt: skip
 OURS = {"serve", "train", "zoo"}
@@ -58,7 +58,7 @@ def test_a_lesson_is_small_and_names_no_place_of_a_machine(file: Path) -> None:
     assert len(text.encode()) < LARGEST
     words = re.sub(r'"image/png": "[^"]*"', "", text)
     assert not re.search(r"(?<![\w.:/])/(?:home|root|tmp|usr|var|work|Users|opt)\b", words)
-    assert "0x" not in words  # an object's address, which differs from run to run
+    assert not re.search(r"\b0x[0-9a-f]{6}", words)  # an object's address, which differs from run to run
 
 
 @each_lesson
