@@ -105,8 +105,9 @@ def main() -> None:
         turns = [turn(chosen, setting, bare) for _ in range(given.turns)]
     # A peer that failed once would have a median of fewer turns.
     turns = [{name: row for name, row in rows.items() if all(name in other for other in turns)} for rows in turns]
+    machine = f"{platform.machine()}, {usable_cores()} cores"
     times = f"{given.seconds:g} s per measurement, median of {given.turns} turns"
-    print(f"\n{given.model.name}, {given.precision}; {platform.machine()}, {usable_cores()} cores; {size} bytes of PNG; {times}\n")
+    print(f"\n{given.model.name}, {given.precision}; {machine}; {size} bytes of PNG; {times}\n")
     print(table.tables(turns, given.connections, BATCH))
     if behind := table.better(turns, bare):
         print(f"\nWhere {OURS} is not first:\n")

@@ -3,6 +3,8 @@
 import json
 import urllib.request
 
+import numpy as np
+
 from .clients import script, wrk
 from .messages import Message, form
 
@@ -27,8 +29,6 @@ def calls(port: int, model: str, image: bytes, expected: int, seconds: float) ->
         SystemExit: the app returns another class than expected.
     """
     url = f"http://127.0.0.1:{port}/gradio_api"
-    import numpy as np
-
     upload = form("/upload", name="files")(image, np.empty(0))
     with urllib.request.urlopen(urllib.request.Request(url + upload.path, upload.body, upload.headers)) as response:
         (path,) = json.loads(response.read())

@@ -112,7 +112,9 @@ def read_h2load(text: str, log: str, seconds: float, answer: int) -> Measured:
     times = np.array([int(row[2]) / 1000 for row in rows if row[1] == "200"])
     received = int(re.findall(r"\((\d+)\) data", text)[0])
     good = min(len(times), received // answer)
+    # What never got a response may be missing in the log.
+    failed = max(len(rows) - good, int(re.findall(r"(\d+) failed", text)[0]))
     if not good:
-        return Measured(0.0, float("nan"), float("nan"), len(rows))
+        return Measured(0.0, float("nan"), float("nan"), failed)
     middle, high = np.percentile(times, [50, 99])
-    return Measured(good / seconds, float(middle), float(high), len(rows) - good)
+    return Measured(good / seconds, float(middle), float(high), failed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -19,8 +20,6 @@ from .processes import core_seconds, memory, started
 from .table import Row, core_hours
 
 ROOT = Path(__file__).resolve().parents[2]
-PORT = 18700
-GRPC_PORT = 18701
 # Requests of a batch in flight.
 BATCHES = 4
 # Seconds until a server must have started.
@@ -34,6 +33,12 @@ SILENT = {
     "OTEL_SDK_DISABLED": "true",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+
+
+def free_ports() -> tuple[int, int]:
+    """Return two ports on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 class PeerError(RuntimeError):
@@ -95,8 +100,9 @@ def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
         PeerError: it did not start, or returns another class than expected.
     """
     one, many = setting.messages(peer)
-    port = GRPC_PORT if peer.grpc else PORT
-    words = {"port": PORT, "grpc": GRPC_PORT, "models": setting.model.parents[1], "precision": setting.precision}
+    http, grpc = free_ports()
+    port = grpc if peer.grpc else http
+    words = {"port": http, "grpc": grpc, "models": setting.model.parents[1], "precision": setting.precision}
     command = [str(python_of(peer, setting.folder)), *(word.format(**words) for word in peer.start)]
     log = setting.folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.log"
     with started(command, ROOT, setting.environment(), log) as process:

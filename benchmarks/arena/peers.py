@@ -6,7 +6,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from . import messages
@@ -15,7 +15,7 @@ from .messages import Maker
 OURS = "python -m serve"
 SERVERS = "benchmarks.arena.servers"
 BATCH = 32
-# The last line of pip's output that says why.
+# How the lines of pip's output start that say why it failed, the clearest first.
 REASON = ("ERROR: No matching distribution", "ERROR: Could not find", "ERROR: ")
 
 
@@ -24,7 +24,8 @@ class Peer:
     """A row of the table of results.
 
     Attributes:
-        start: arguments of Python. {port} and {grpc} are the ports, {models} and {model} the folder and the name of the model.
+        start: arguments of Python, in which {port} and {grpc} are the ports, {models} is the folder of models, and
+            {precision} the model's precision.
         one: makes a request with one image file.
         many: makes a request with 32 images, as pixels if the server takes them.
         needs: the packages of an environment of its own, pinned; empty for a peer that runs in this project's.
@@ -67,7 +68,9 @@ def peers(model: str) -> dict[str, Peer]:
             grpc=True,
             module="grpc",
         ),
-        "plain FastAPI": Peer(script("plain_fastapi"), messages.raw("/classify"), messages.raw("/classify", pixels=True)),
+        "plain FastAPI": Peer(
+            script("plain_fastapi"), messages.raw("/classify"), messages.raw("/classify", pixels=True)
+        ),
         "LitServe": Peer(
             script("lit"),
             messages.form("/classify"),
@@ -138,9 +141,12 @@ def install(peer: Peer, folder: Path) -> str:
         if not base:
             return "needs a Python that is a shared library"
     environment = python.parents[1]
-    kernels = f"onnxruntime=={version(ours())}"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python), "install"]
-    commands = ([base, "-m", "venv", "--without-pip", str(environment)], [*pip, *peer.needs, kernels, "pillow"])
+    kernels = f"onnxruntime=={version(runtime())}"
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    commands = (
+        [*uv, "venv", "--python", base, str(environment)],
+        [*uv, "pip", "install", "--python", str(python), *peer.needs, kernels, "pillow"],
+    )
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -149,10 +155,8 @@ def install(peer: Peer, folder: Path) -> str:
     return ""
 
 
-def ours() -> str:
+def runtime() -> str:
     """Name the package with this environment's ONNX Runtime."""
-    from importlib.metadata import packages_distributions
-
     return packages_distributions()["onnxruntime"][0]
 
 

@@ -1,4 +1,4 @@
-"""Measurements as tables in Markdown. Ratios are those of one turn, as the machine's speed changes; then their median."""
+"""Measurements as tables in Markdown. Ratios are those of one turn, as the speed changes; the median is shown."""
 
 import statistics
 

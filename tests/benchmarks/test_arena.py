@@ -42,8 +42,14 @@ def log(*times: int, status: int = 200) -> str:
 
 
 def test_h2load_counts_responses_with_a_message() -> None:
-    """gRPC's errors have status 200 too, and no message."""
-    text = "traffic: 12.34KB (12640) total, 1.1KB (1140) headers (space savings 95.13%), 9.77KB (500) data\n"
+    """An error of gRPC has status 200 too, and no message."""
+    text = (
+        "requests: 5 total, 6 started, 5 done, 5 succeeded, {failed} failed, 0 errored, 0 timeout\n"
+        "traffic: 12.34KB (12640) total, 1.1KB (1140) headers (space savings 95.13%), 9.77KB (500) data\n"
+    )
+    refused = clients.read_h2load(text.format(failed=64), "", 2.0, 100)
+    assert (refused.rate, refused.failed) == (0.0, 64)
+    text = text.format(failed=0)
     found = clients.read_h2load(text, log(1000, 2000, 3000, 4000, 5000), 2.0, 100)
     assert found == clients.Measured(2.5, 3.0, pytest.approx(4.96), 0)
     assert clients.read_h2load(text, log(1000, 2000, 3000, 4000, 5000), 2.0, 250).failed == 3
@@ -68,9 +74,7 @@ def test_requests_of_the_protocol_are_those_of_its_server(pixels: bool) -> None:
     (tensor,) = json.loads(made.body[:length])["inputs"]
     raw = made.body[length:]
     assert len(raw) == tensor["parameters"]["binary_data_size"]
-    kind, shape, data = (
-        ("UINT8", [2, 4, 4, 3], PIXELS.tobytes()) if pixels else ("BYTES", [1], b"\x0e\0\0\0" + FILE)
-    )
+    kind, shape, data = ("UINT8", [2, 4, 4, 3], PIXELS.tobytes()) if pixels else ("BYTES", [1], b"\x0e\0\0\0" + FILE)
     assert (tensor["datatype"], tensor["shape"], raw) == (kind, shape, data)
     service_pb2: Any = pytest.importorskip("tritonclient.grpc.service_pb2")
     called = messages.grpc("m", pixels=pixels)(FILE, PIXELS)
@@ -136,7 +140,14 @@ def turns() -> list[table.Turn]:
     for speed in (1, 2):
         bare = {"one": 500.0, "median": 2.0 / speed, "many": 1000.0 * speed, "batches": 1200.0, "hours": 0.5}
         ours = {"one": 400.0 * speed, "median": 2.5 / speed, "p99_one": 3.0, "many": 800.0 * speed, "median_many": 70.0}
-        ours |= {"p99": 90.0, "failed": 0.0, "batches": 1000.0 * speed, "hours": 0.6, "hours_batches": 0.5, "start": 2.0}
+        ours |= {
+            "p99": 90.0,
+            "failed": 0.0,
+            "batches": 1000.0 * speed,
+            "hours": 0.6,
+            "hours_batches": 0.5,
+            "start": 2.0,
+        }
         ours |= {"memory": 300.0}
         rest = {**ours, "one": 500.0 * speed, "many": 200.0 * speed, "hours": 1.2, "failed": 3.0}
         turn = {table.limit(BATCH): bare, OURS: ours, "Other": rest}

@@ -19,7 +19,9 @@ pytest.importorskip("deploy.ray_app", reason="needs ray[serve]")
 ROOT = Path(__file__).parents[2]
 HEAD = "10.77.0.1:6379"
 # Posts the JSON of its input and prints the response's.
-CLIENT = "import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], sys.stdin.buffer.read())).read().decode())"
+CLIENT = (
+    "import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], sys.stdin.buffer.read())).read().decode())"
+)
 
 
 def on(machine: str, own: Path, *command: object) -> list[str]:
@@ -30,9 +32,12 @@ def on(machine: str, own: Path, *command: object) -> list[str]:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as file, subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
-    ) as process:
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+        ) as process,
+    ):
         try:
             yield process
         finally:

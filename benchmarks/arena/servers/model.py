@@ -62,5 +62,7 @@ def response(names: list[str], probabilities: np.ndarray) -> dict[str, Any]:
     row = probabilities[0]
     best = row.argsort()[::-1][:5]
     return {
-        "predictions": [{"label": names[index], "index": int(index), "probability": float(row[index])} for index in best]
+        "predictions": [
+            {"label": names[index], "index": int(index), "probability": float(row[index])} for index in best
+        ]
     }
