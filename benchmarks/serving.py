@@ -19,6 +19,7 @@ import importlib.util
 import json
 import platform
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def turn(chosen: dict[str, Peer], setting: measuring.Setting, bare: str) -> tabl
     for name, peer in chosen.items():
         try:
             rows[name] = measuring.measure(name, peer, setting, best)
+            print(f"{name}: {rows[name]['many']:.0f} requests/s", file=sys.stderr)
         except measuring.PeerError as error:
             print(f"{name} is left out: {error}")
     table.ratios(rows, bare)

@@ -75,7 +75,7 @@ def peers(model: str) -> dict[str, Peer]:
             script("lit"),
             messages.form("/classify"),
             messages.form("/classify", pixels=True),
-            needs=("litserve==0.2.19",),
+            needs=("litserve==0.2.19", "python-multipart==0.0.20"),
         ),
         "Ray Serve, @serve.batch": Peer(
             script("ray_batch"), messages.raw("/classify"), messages.raw("/classify", pixels=True), module="ray"
