@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCHES = 4
 # Seconds until a server must have started.
 PATIENCE = 180
-# What frameworks would report to their makers.
-SILENT = {
+# So that frameworks report nothing to their makers, and that Ray waits on a busy machine until it has started.
+SILENT_AND_PATIENT = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{PATIENCE}",
+    "RAY_worker_register_timeout_seconds": f"{PATIENCE}",
     "RAY_USAGE_STATS_ENABLED": "0",
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
@@ -67,7 +69,7 @@ class Setting:
     def environment(self) -> dict[str, str]:
         settings = {"SERVING_MODEL": str(self.model), "PYTHONPATH": str(ROOT)}
         settings |= {"ZOO_SERVE_MODELS": str(self.model.parents[1]), "ZOO_SERVE_PRECISION": self.precision}
-        return {**os.environ, **settings, **SILENT}
+        return {**os.environ, **settings, **SILENT_AND_PATIENT}
 
     def messages(self, peer: Peer) -> tuple[Message, Message]:
         """Return a peer's requests with one image and with a batch."""
