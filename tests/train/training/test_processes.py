@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,35 +164,6 @@ def test_two_processes_by_torchrun(one: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     compare(one, tmp_path / "run")
-
-
-MACHINES = ("zoo-a", "zoo-b")
-
-
-@pytest.fixture
-def machines() -> Iterator[tuple[str, str]]:
-    """Two network namespaces with a cable between them: to the processes in them, two machines."""
-
-    def ip(*words: str, check: bool = True) -> None:
-        subprocess.run(["ip", *words], check=check, capture_output=True)
-
-    try:
-        for name in MACHINES:
-            ip("netns", "add", name)
-    except (OSError, subprocess.CalledProcessError):
-        for name in MACHINES:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-        pytest.skip("needs the right to make network namespaces")
-    try:
-        ip("link", "add", "cable", "netns", MACHINES[0], "type", "veth", "peer", "name", "cable", "netns", MACHINES[1])
-        for number, name in enumerate(MACHINES, 1):
-            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", "cable", "up")
-        yield MACHINES
-    finally:
-        for name in MACHINES:
-            ip("netns", "del", name, check=False)
 
 
 def launch(machines: tuple[str, str], folder: Path, *more: object) -> list[subprocess.Popen[str]]:

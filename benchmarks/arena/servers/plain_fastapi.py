@@ -1,11 +1,12 @@
-"""A minimal FastAPI server: one image per run, in the handler."""
+"""A minimal FastAPI server: one request per run, in the handler."""
 
 import sys
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from serving_model import decode, labels, response, run, session
+
+from .model import labels, read, response, run, session
 
 app = FastAPI()
 network = session()
@@ -14,8 +15,7 @@ names = labels(network)
 
 @app.post("/classify")
 async def classify(request: Request) -> dict[str, Any]:
-    image = decode(await request.body())
-    return response(names, run(network, [image])[0])
+    return response(names, run(network, read(network, await request.body())))
 
 
 if __name__ == "__main__":
