@@ -18,8 +18,8 @@ LESSONS = notebooks.files()
 LARGEST = 410_000  # bytes
 # What a lesson may import: the field's libraries, the standard library's small change, and this project.
 OTHERS = {
-    "collections", "importlib", "dataclasses", "json", "matplotlib", "numpy", "onnx", "pathlib", "shutil", "sys", "tempfile", "timm",
-    "torch", "urllib",
+    "collections", "dataclasses", "importlib", "json", "matplotlib", "numpy", "onnx", "pathlib", "shutil", "sys",
+    "tempfile", "timm", "torch", "urllib",
 }  # fmt: skip
 OURS = {"serve", "train", "zoo"}
 each_lesson = pytest.mark.parametrize("file", LESSONS, ids=lambda file: file.stem)
