@@ -77,7 +77,7 @@ def machines_of_replicas(machines: tuple[str, str]) -> list[str]:
 @pytest.mark.timeout(1500)
 @pytest.mark.xdist_group("serve")
 def test_two_machines_classify_and_one_goes_on_alone(tiny: Any, tmp_path: Path, machines: tuple[str, str]) -> None:
-    """A replica runs on each, each proxy reaches both, and what is left of the cluster answers when one machine dies."""
+    """A replica runs on each, each proxy reaches both, and the rest answers when a machine dies."""
     model = tiny(tmp_path / "models" / "model").write()
     pixels = model.images(1, seed=1)
     tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.ravel().tolist()}
