@@ -127,13 +127,18 @@ def python_of(peer: Peer, folder: Path) -> Path:
     return folder / peer.needs[0].partition("==")[0] / "bin" / "python"
 
 
+def installed(peer: Peer, folder: Path) -> bool:
+    """Tell whether a peer's environment is there and was finished."""
+    return not peer.needs or (python_of(peer, folder).parents[1] / "finished").exists()
+
+
 def install(peer: Peer, folder: Path) -> str:
     """Make a peer's environment, with the ONNX Runtime of this one, unless it is there; return why that failed, or "".
 
     An environment that could not be finished is removed.
     """
     python = python_of(peer, folder)
-    if not peer.needs or python.exists():
+    if installed(peer, folder):
         return ""
     base: str | None = sys.executable
     if peer.embeds:
@@ -141,6 +146,7 @@ def install(peer: Peer, folder: Path) -> str:
         if not base:
             return "needs the system's Python, whose library it embeds"
     environment = python.parents[1]
+    shutil.rmtree(environment, ignore_errors=True)  # one that was interrupted
     kernels = f"onnxruntime=={version(runtime())}"
     uv = [sys.executable, "-m", "uv", "--quiet"]
     commands = (
@@ -152,6 +158,7 @@ def install(peer: Peer, folder: Path) -> str:
         if done.returncode:
             shutil.rmtree(environment, ignore_errors=True)
             return reason(done.stderr or done.stdout)
+    (environment / "finished").touch()
     return ""
 
 
