@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 from arena import measuring, table
-from arena.peers import BATCH, OURS, Peer, install, peers, python_of
+from arena.peers import BATCH, OURS, Peer, install, installed, peers, python_of
 from PIL import Image
 
 from serve.engine.models import FILES
@@ -56,7 +56,7 @@ def present(chosen: dict[str, Peer], folder: Path) -> dict[str, Peer]:
     for name, peer in chosen.items():
         if peer.module and not importlib.util.find_spec(peer.module):
             print(f'{name} is left out: {peer.module} is not installed; pip install -e ".[serve,grpc,bench]"')
-        elif not python_of(peer, folder).exists():
+        elif not installed(peer, folder):
             print(f"{name} is left out: not installed; python benchmarks/serving.py --install")
         else:
             found[name] = peer

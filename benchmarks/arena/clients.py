@@ -37,7 +37,7 @@ def ask(port: int, message: Message) -> bytes:
             try:
                 return bytes(channel.unary_unary(GRPC)(message.body[5:], timeout=TIMEOUT))
             except grpc.RpcError as error:
-                raise OSError(str(error)) from None
+                raise OSError(error.details()) from None
     request = urllib.request.Request(f"http://127.0.0.1:{port}{message.path}", message.body, message.headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         return bytes(response.read())

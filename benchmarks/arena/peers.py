@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -30,7 +29,7 @@ class Peer:
         many: makes a request with 32 images, as pixels if the server takes them.
         needs: the packages of an environment of its own, pinned; empty for a peer that runs in this project's.
         module: what this project's environment must have.
-        shared: whether Python has to be a shared library, for a server that embeds it.
+        embeds: whether the server embeds the system's Python, whose standard library it then has to find.
         grpc: whether requests go to the port for gRPC.
     """
 
@@ -39,7 +38,7 @@ class Peer:
     many: Maker
     needs: tuple[str, ...] = ()
     module: str = ""
-    shared: bool = False
+    embeds: bool = False
     grpc: bool = False
 
 
@@ -49,7 +48,8 @@ def script(name: str) -> tuple[str, ...]:
 
 SERVE = ("-m", "serve", "--models", "{models}", "--port", "{port}", "--precision", "{precision}", "--device", "cpu")
 TRITON = ("nvidia-pytriton==0.7.0", "numpy<2")
-MLSERVER = ("mlserver==1.7.1",)
+# Its workers ask for an event loop that newer ones of uvloop do not make.
+MLSERVER = ("mlserver==1.7.1", "uvloop<0.22")
 
 
 def peers(model: str) -> dict[str, Peer]:
@@ -88,14 +88,14 @@ def peers(model: str) -> dict[str, Peer]:
             messages.v2(f"/v2/models/{files[0]}/infer", shape=(1, 1)),
             messages.v2(f"/v2/models/{files[1]}/infer", pixels=True),
             needs=TRITON,
-            shared=True,
+            embeds=True,
         ),
         "Triton, gRPC": Peer(
             script("triton"),
             messages.grpc(files[0], shape=(1, 1)),
             messages.grpc(files[1], pixels=True),
             needs=TRITON,
-            shared=True,
+            embeds=True,
             grpc=True,
         ),
         "MLServer": Peer(
@@ -127,20 +127,26 @@ def python_of(peer: Peer, folder: Path) -> Path:
     return folder / peer.needs[0].partition("==")[0] / "bin" / "python"
 
 
+def installed(peer: Peer, folder: Path) -> bool:
+    """Tell whether a peer's environment is there and was finished."""
+    return not peer.needs or (python_of(peer, folder).parents[1] / "finished").exists()
+
+
 def install(peer: Peer, folder: Path) -> str:
     """Make a peer's environment, with the ONNX Runtime of this one, unless it is there; return why that failed, or "".
 
     An environment that could not be finished is removed.
     """
     python = python_of(peer, folder)
-    if not peer.needs or python.exists():
+    if installed(peer, folder):
         return ""
     base: str | None = sys.executable
-    if peer.shared and not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        base = shutil.which("python3", path=os.defpath)  # the system's, which usually is
+    if peer.embeds:
+        base = shutil.which("python3", path=os.defpath)
         if not base:
-            return "needs a Python that is a shared library"
+            return "needs the system's Python, whose library it embeds"
     environment = python.parents[1]
+    shutil.rmtree(environment, ignore_errors=True)  # one that was interrupted
     kernels = f"onnxruntime=={version(runtime())}"
     uv = [sys.executable, "-m", "uv", "--quiet"]
     commands = (
@@ -152,6 +158,7 @@ def install(peer: Peer, folder: Path) -> str:
         if done.returncode:
             shutil.rmtree(environment, ignore_errors=True)
             return reason(done.stderr or done.stdout)
+    (environment / "finished").touch()
     return ""
 
 

@@ -194,13 +194,17 @@ def test_peers_share_environments_and_name_what_they_need(tmp_path: Path) -> Non
 def test_a_peer_that_does_not_install_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And leaves nothing that would pass for an environment."""
     peer = peers.peers("m")["BentoML"]
+    interrupted = peers.python_of(peer, tmp_path)
+    interrupted.parent.mkdir(parents=True)
+    interrupted.touch()
+    assert not peers.installed(peer, tmp_path)
     calls: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         calls.append(command)
         if "venv" in command:
             python = Path(command[-1]) / "bin" / "python"
-            python.parent.mkdir(parents=True)
+            python.parent.mkdir(parents=True)  # the interrupted one is gone
             python.touch()
             return subprocess.CompletedProcess(command, 0, "", "")
         text = "WARNING: slow\nERROR: Could not find a version\nERROR: No matching distribution found for bentoml\n"

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from .model import BATCH, labels, response, run, session
 
 
-@bentoml.service(workers=1, traffic={"timeout": 30}, metrics={"enabled": False})
+@bentoml.service(workers=1, traffic={"timeout": 30}, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Classify:
     def __init__(self) -> None:
         self.network = session()

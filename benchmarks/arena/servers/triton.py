@@ -1,6 +1,8 @@
 """Triton with its Python backend, by pytriton: dynamic batches of up to 32 images, HTTP and gRPC."""
 
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 from pytriton.decorators import batch
@@ -9,6 +11,8 @@ from pytriton.triton import Triton, TritonConfig
 
 from .model import BATCH, decode, run, session
 
+# The Python that Triton embeds takes its standard library from the first `python3` there.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 network = session()
 PROBABILITIES = [Tensor(name="probabilities", dtype=np.float32, shape=(-1,))]
 # Triton batches what has queued up while the model runs; waiting for more is off, as by default.
