@@ -318,7 +318,7 @@ def test_cards_are_not_read_on_the_event_loop(
 
     async def work() -> None:
         events = page_events(tmp_path, decoder)
-        given = (None, None, None, None, "draw")
+        given = (None, None, None, None, "draw", None, None, None)
         assert "says" in await events["compare_tab", "side_by_side"]("digit", None, None, None, *given)
         assert "What it mixes up" in (await events["understand_tab", "explain"]("digit", "one.mnist", *given))[1]
         table, _, card = await events["models_tab", "enter"]()
