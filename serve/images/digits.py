@@ -5,9 +5,9 @@ MNIST's own recipe: the box around the ink is scaled to 20 pixels on its longest
 one width, because a 40 px brush on a small digit would otherwise give strokes unlike any in MNIST.
 
 The input may be dark ink on light, light on dark, or a transparent canvas; of any size; a flat canvas or a photo of
-paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`).
-Of several sheets, the one with a digit is read. Lines of ruled paper are left out (`ruling.py`). The app's drawing pad sends strokes, which need none of this
-(`strokes.py`).
+paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`);
+of several sheets (`apart.py`), the one with a digit is read. Lines of ruled paper are left out (`ruling.py`). The app's
+drawing pad sends strokes, which need none of this (`strokes.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from serve.images.apart import find_apart
 from serve.images.filters import blur
 from serve.images.ink import FAINT, find_ink, frame, is_flat, resize
 from serve.images.regions import depth, regions
-from serve.images.sheet import Sheet, find_apart, find_sheet, rectify
+from serve.images.sheet import Sheet, find_sheet, rectify
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from serve.images.ink import otsu
-from serve.images.regions import regions
+from serve.images.crop import Box
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -37,12 +36,6 @@ SHARP = (0.7, 1.4)  # how much of an edge's change is within three pixels: less 
 UNSEEN = 0.5  # what counts for the part of a line outside the frame
 WHOLE = 0.6  # how much of a side is an edge between its neighbours
 SHORTEST = 0.16  # the shortest distance between two opposite corners, as a share of the frame's side
-APART_LEAST, APART_MOST = 0.06, 0.6  # of the image's area that each of two sheets takes
-APART_PLAIN = 0.6  # of a sheet is not written on: less is a ring, such as a 0
-APART_PEN = 9  # more than twice the width of a stroke, pixels
-APART_LONG = 3.5  # times its width: a longer piece is a strip of the table, or between two lines
-APART_FULL = 0.82  # of the smallest rectangle around a sheet, turned as it lies, is the sheet
-APART_MARGIN = 0.03  # of the image's longest side around a sheet, where its edge is looked for
 TRIM = 0.012  # of the sheet's sides is cut off where an edge was found: the edge itself is blurred
 
 
@@ -74,8 +67,7 @@ class Sheet:
         sheet = Sheet(tuple(None if i in sides else side for i, side in enumerate(self.ends)), self.size)
         return sheet if sheet.edges else None
 
-
-    def within(self, box: tuple[int, int, int, int], size: tuple[int, int]) -> Sheet:
+    def within(self, box: Box, size: tuple[int, int]) -> Sheet:
         """Return the same sheet in an image of `size` (width, height), of which this one's image is the part `box`."""
         ends = []
         for i, side in enumerate(self.ends):
@@ -251,67 +243,6 @@ def _combine(sides: list[_Lines], width: int, height: int) -> tuple[int, ...]:
     small = (np.minimum(x1 - x0, x2 - x3) < SHORTEST * width) | (np.minimum(y3 - y0, y2 - y1) < SHORTEST * height)
     total = np.where(small, 0, total)
     return tuple(int(i) for i in np.unravel_index(int(total.argmax()), total.shape))
-
-
-def find_apart(image: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Find sheets that lie apart from each other in `image` (RGB): a box in pixels around each, the largest first.
-
-    They must have one tone, and the table another. Returns nothing unless there are two or more.
-    """
-    scale = SMALL / max(image.size)
-    small = image.convert("L").resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
-    # Without what is written, and as if the light came from all sides alike.
-    tone = np.log(np.asarray(small.filter(ImageFilter.MedianFilter(APART_PEN)), np.float32) + FLOOR)
-    tone -= _slope(tone)
-    tone = (tone - tone.min()) / max(float(np.ptp(tone)), 1e-6)
-    light = tone > otsu(tone)[0]
-    for mask in (light, ~light):
-        parts = regions(_filled(mask))
-        height, width = mask.shape
-        least = max(2.0, max(image.size) * APART_MARGIN)
-        found = []
-        for i in np.argsort(-parts.areas):
-            rows, columns = parts.top[i], parts.left[i]
-            sides = (columns == 0) + (rows == 0) + (parts.right[i] == width) + (parts.bottom[i] == height)
-            share = parts.areas[i] / mask.size
-            whole = parts.labels == i + 1
-            is_sheet = APART_LEAST <= share <= APART_MOST and sides <= 2 and mask[whole].mean() > APART_PLAIN
-            if is_sheet and _is_oblong(whole):
-                box = np.array([columns, rows, parts.right[i], parts.bottom[i]]) / scale
-                grown = np.clip(np.rint(box + [-least, -least, least, least]), 0, [*image.size, *image.size])
-                found.append(tuple(grown.astype(int).tolist()))
-        if len(found) > 1:
-            return found
-    return []
-
-
-def _slope(tone: Floats) -> Floats:
-    """Fit a plane to the border of float32 [H, W], where the table is: float32 [H, W]."""
-    y, x = np.mgrid[-1 : 1 : tone.shape[0] * 1j, -1 : 1 : tone.shape[1] * 1j]
-    border = np.maximum(np.abs(x), np.abs(y)) > 0.95
-    terms = np.stack([np.ones_like(x), x, y], axis=-1)
-    factors = np.linalg.lstsq(terms[border], tone[border], rcond=None)[0]
-    return np.asarray(terms @ factors, np.float32)
-
-
-def _filled(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Fill the holes of bool [H, W]: what is written on a sheet."""
-    others = regions(~mask)
-    height, width = mask.shape
-    holes = (others.top > 0) & (others.left > 0) & (others.bottom < height) & (others.right < width)
-    filled: npt.NDArray[np.bool_] = mask | others.only(holes)
-    return filled
-
-
-def _is_oblong(mask: npt.NDArray[np.bool_]) -> bool:
-    """Tell whether a region, bool [H, W], fills a rectangle of any direction that is not too long."""
-    y, x = (places + 0.5 for places in np.nonzero(mask))
-    angles = np.deg2rad(np.arange(0, 90, 3))[:, None]
-    across = np.ptp(x * np.cos(angles) + y * np.sin(angles), axis=1) + 1
-    along = np.ptp(y * np.cos(angles) - x * np.sin(angles), axis=1) + 1
-    best = int((across * along).argmin())
-    sides = sorted((across[best], along[best]))
-    return bool(len(x) >= APART_FULL * sides[0] * sides[1] and sides[1] <= APART_LONG * sides[0])
 
 
 def rectify(image: Image.Image, sheet: Sheet, longest: int) -> Image.Image:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from serve.images.apart import find_apart
 from serve.images.digits import Digit, prepare
 from serve.images.ruling import erase_ruling
-from serve.images.sheet import find_apart, find_sheet, rectify
+from serve.images.sheet import find_sheet, rectify
 
 SEVEN = [(0.2, 0.15), (0.8, 0.15), (0.45, 0.85)]
 WIDTH, HEIGHT = 480, 360
