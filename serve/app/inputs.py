@@ -102,7 +102,10 @@ async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Di
 
 
 async def digit_from_file(decoder: Decoder, path: str | None, crop: Crop | None = None) -> digits.Digit:
-    """Prepare a photo of a digit, or its part `crop`; without a path, a blank one. Raises ApiError, as the decoder does."""
+    """Prepare a photo of a digit, or its part `crop`; without a path, a blank one.
+
+    Raises ApiError, as the decoder does.
+    """
     if path is None:
         return digits.Digit(None, "blank")
     with _still_there():
@@ -112,7 +115,10 @@ async def digit_from_file(decoder: Decoder, path: str | None, crop: Crop | None 
 async def picture_from_file(
     decoder: Decoder, path: str, shape: tuple[int, int, int], crop: Crop | None = None
 ) -> Pixels:
-    """Read a file, or its part `crop`, as models with inputs of `shape` (H, W, C) see it. Raises ApiError, as the decoder does."""
+    """Read a file, or its part `crop`, as models with inputs of `shape` (H, W, C) see it.
+
+    Raises ApiError, as the decoder does.
+    """
     with _still_there():
         pixels: Pixels = (await decoder(Path(path), shape, timeout=decoder.settings.timeout, crop=crop))[0]
     return pixels

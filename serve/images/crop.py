@@ -73,7 +73,6 @@ def read_crop(given: object) -> Crop | None:
     except ValueError:
         x = y = side = float("nan")
     if not (0 <= x <= 1 and 0 <= y <= 1 and SMALLEST <= side <= 1):  # written so that NaN is refused
-        raise BadRequest(
-            f'the crop must be "x,y,side" with x and y from 0 to 1 and side from {SMALLEST} to 1, not {given!r:.{LONGEST_TEXT}}'
-        )
+        valid = f'"x,y,side" with x and y from 0 to 1 and side from {SMALLEST} to 1'
+        raise BadRequest(f"the crop must be {valid}, not {given!r:.{LONGEST_TEXT}}")
     return Crop(x, y, side)

@@ -65,9 +65,7 @@ class Decoder:
         with tracing.Part("decode"):
             return await self._decode(data, shape, timeout, crop)
 
-    async def _decode(
-        self, data: Source, shape: tuple[int, int, int], timeout: float, crop: Crop | None
-    ) -> Images:
+    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float, crop: Crop | None) -> Images:
         began = time.perf_counter()
         image = None
         if isinstance(data, bytes) and len(data) <= TINY_BYTES:

@@ -67,9 +67,7 @@ def message(text: str, more: str = "") -> str:
     return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>{more}', "")
 
 
-def digit_result(
-    digit: Digit, prediction: Prediction | None, *, photo: bool = False, crop: Crop | None = None
-) -> str:
+def digit_result(digit: Digit, prediction: Prediction | None, *, photo: bool = False, crop: Crop | None = None) -> str:
     """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing.
 
     Args:
@@ -106,9 +104,7 @@ def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     return _panel(png(pixels), says(prediction) + _timing(prediction), rows + only)
 
 
-def says(
-    prediction: Prediction, problem: Problem | None = None, problems: Mapping[Problem, str] = PROBLEMS
-) -> str:
+def says(prediction: Prediction, problem: Problem | None = None, problems: Mapping[Problem, str] = PROBLEMS) -> str:
     """Write what a model says: one verdict, in the same words on all tabs.
 
     A `problem` of a digit, which `problems` words, makes it no digit.

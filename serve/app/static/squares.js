@@ -117,7 +117,7 @@
 		const { key, shiftKey, ctrlKey, metaKey, altKey } = event;
 		const crop = event.target.matches?.(".crop-square") && !ctrlKey && !metaKey && !altKey && event.target.closest(".crop");
 		const [x, y] = steps[key] ?? [0, 0];
-		const grow = { "+": 1, "=": 1, "-": -1, _: -1 }[key] ?? (shiftKey ? x - y : 0);
+		const grow = { "+": 1, "=": 1, "-": -1, _: -1 }[key] ?? (shiftKey ? x + y : 0);
 		if (!crop || !(grow || steps[key] || key === "Delete" || key === "Escape")) return;
 		event.preventDefault();
 		if (!grow && !steps[key]) return reset(crop);
