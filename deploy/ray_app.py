@@ -23,11 +23,13 @@ from serve.settings import PREFIX, Settings, from_environment
 class Arguments(BaseModel):
     """What `serve run deploy.ray_app:app NAME=VALUE ...` takes."""
 
-    cpus: int = Field(1, ge=1, description="cores of a replica")
-    min_replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(4, ge=1)
+    cpus: int = Field(default=1, ge=1, description="cores of a replica")
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=4, ge=1)
     # Half of a full batch: more than that, and requests wait for a run.
-    target_ongoing_requests: int = Field(16, ge=1, description="requests a replica, from which on Ray starts more")
+    target_ongoing_requests: int = Field(
+        default=16, ge=1, description="requests a replica, from which on Ray starts more"
+    )
 
 
 def build() -> FastAPI:

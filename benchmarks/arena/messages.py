@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def v2(path: str, *, pixels: bool = False, shape: tuple[int, ...] = (1,)) -> Mak
 
     def make(file: bytes, images: np.ndarray) -> Message:
         data = images.tobytes() if pixels else _bytes_tensor(file)
-        entry = {"name": "image", "datatype": "UINT8" if pixels else "BYTES"}
+        entry: dict[str, Any] = {"name": "image", "datatype": "UINT8" if pixels else "BYTES"}
         entry |= {"shape": list(images.shape if pixels else shape)}
         head = json.dumps(
             {

@@ -140,11 +140,9 @@ def install(peer: Peer, folder: Path) -> str:
     python = python_of(peer, folder)
     if installed(peer, folder):
         return ""
-    base: str | None = sys.executable
-    if peer.embeds:
-        base = shutil.which("python3", path=os.defpath)
-        if not base:
-            return "needs the system's Python, whose library it embeds"
+    base = shutil.which("python3", path=os.defpath) if peer.embeds else sys.executable
+    if base is None:
+        return "needs the system's Python, whose library it embeds"
     environment = python.parents[1]
     shutil.rmtree(environment, ignore_errors=True)  # one that was interrupted
     kernels = f"onnxruntime=={version(runtime())}"

@@ -153,9 +153,9 @@ def test_a_picture_is_the_square_and_not_its_centre(decoder: Decoder, tmp_path: 
     halves = Image.new("RGB", (200, 100), "red")
     halves.paste("blue", (120, 0, 200, 100))
     halves.save(tmp_path / "halves.png")
-    given = {"picture": str(tmp_path / "halves.png")}
-    whole = asyncio.run(prepare(decoder, Given(**given), PICTURES)).pixels
-    part = asyncio.run(prepare(decoder, Given(**given, picture_crop="0.65,0.2,0.6"), PICTURES)).pixels
+    picture = str(tmp_path / "halves.png")
+    whole = asyncio.run(prepare(decoder, Given(picture=picture), PICTURES)).pixels
+    part = asyncio.run(prepare(decoder, Given(picture=picture, picture_crop="0.65,0.2,0.6"), PICTURES)).pixels
     assert whole is not None
     assert part is not None
     assert whole[16, 16].tolist() == [255, 0, 0]
