@@ -20,6 +20,7 @@ LEAST, MOST = 0.06, 0.6  # of the image's area that each sheet takes
 PLAIN = 0.6  # of a sheet is not written on: less is a ring, such as a 0
 LONG = 3.5  # times its width: a longer piece is a strip of the table, or between two lines
 FULL = 0.82  # of the smallest rectangle around a sheet, turned as it lies, is the sheet
+TWO_TONES = 0.8  # of the variance is between two tones; a slope from dark to light has 0.75
 MARGIN = 3  # pixels around a sheet, where its edge is looked for
 
 
@@ -30,21 +31,24 @@ def find_apart(image: Image.Image) -> list[Box]:
     """
     scale = SMALL / max(image.size)
     small = image.convert("L").resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
-    # Without what is written, and as if the light came from all sides alike.
+    # Without what is written.
     tone = np.log(np.asarray(small.filter(ImageFilter.MedianFilter(PEN)), np.float32) + DARK)
-    tone -= _slope(tone)
-    tone = (tone - tone.min()) / max(float(np.ptp(tone)), 1e-6)
-    light = tone > otsu(tone)[0]
+    light = _lighter(tone)
+    if light is None:  # once more as if the light came from all sides alike
+        light = _lighter(tone - _slope(tone))
+    if light is None:
+        return []
     for mask in (light, ~light):
         parts = regions(_filled(mask))
         height, width = mask.shape
         found: list[Box] = []
         for i in np.argsort(-parts.areas):
             rows, columns = parts.top[i], parts.left[i]
-            sides = (columns == 0) + (rows == 0) + (parts.right[i] == width) + (parts.bottom[i] == height)
+            # Neither a strip of table from one side to the other, nor the table around a sheet.
+            across = (columns == 0 and parts.right[i] == width) or (rows == 0 and parts.bottom[i] == height)
             share = parts.areas[i] / mask.size
             whole = parts.labels == i + 1
-            is_sheet = LEAST <= share <= MOST and sides <= 2 and mask[whole].mean() > PLAIN
+            is_sheet = LEAST <= share <= MOST and not across and mask[whole].mean() > PLAIN
             if is_sheet and _is_oblong(whole):
                 box = (
                     np.array([columns - MARGIN, rows - MARGIN, parts.right[i] + MARGIN, parts.bottom[i] + MARGIN])
@@ -55,6 +59,17 @@ def find_apart(image: Image.Image) -> list[Box]:
         if len(found) > 1:
             return found
     return []
+
+
+def _lighter(tone: Floats) -> Mask | None:
+    """Split float32 [H, W] into two tones: bool [H, W], where the lighter one is; None if there are not two."""
+    scaled = (tone - tone.min()) / max(float(np.ptp(tone)), 1e-6)
+    mask: Mask = scaled > otsu(scaled)[0]
+    if not mask.any() or mask.all():
+        return None
+    share = float(mask.mean())
+    between = share * (1 - share) * float(scaled[mask].mean() - scaled[~mask].mean()) ** 2
+    return mask if between > TWO_TONES * float(scaled.var()) else None
 
 
 def _slope(tone: Floats) -> Floats:
