@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
-
 from serve import tracing
 from serve.engine.metrics import Metrics
 from serve.engine.models import Images
 from serve.engine.processor import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
 from serve.images import digits
-from serve.images.crop import Crop
 from serve.images.formats import decode, finish, fit, open_header
 from serve.images.strokes import prepare_strokes, read_strokes
 from serve.settings import Settings
@@ -52,10 +49,8 @@ class Decoder:
         self._common = ThreadPoolExecutor(usable_cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
 
-    async def __call__(
-        self, data: Source, shape: tuple[int, int, int], *, timeout: float, crop: Crop | None = None
-    ) -> Images:
-        """Decode an image, or its part `crop`, to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
+    async def __call__(self, data: Source, shape: tuple[int, int, int], *, timeout: float) -> Images:
+        """Decode an image to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
 
         Raises:
             OSError: if `data` is a file that cannot be read.
@@ -63,31 +58,27 @@ class Decoder:
             ApiError: 503 if too many images wait, 504 if `timeout` passes.
         """
         with tracing.Part("decode"):
-            return await self._decode(data, shape, timeout, crop)
+            return await self._decode(data, shape, timeout)
 
-    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float, crop: Crop | None) -> Images:
+    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float) -> Images:
         began = time.perf_counter()
         image = None
         if isinstance(data, bytes) and len(data) <= TINY_BYTES:
             image = open_header(data, max_pixels=self.settings.max_pixels)
         if image is not None and image.width * image.height <= TINY_PIXELS:
-            pixels = fit(finish(image, crop=crop), shape)
+            pixels = fit(finish(image), shape)
         else:
             del image  # its unpacked texts can take a thousand times the file's bytes; do not keep them while it waits
-            make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels, crop=crop)
+            make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
             pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
-    async def digit(self, data: Source, *, timeout: float, crop: Crop | None = None) -> digits.Digit:
-        """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does.
-
-        With `crop`, only that part of the image is looked at, and the corners of a sheet are shares of it.
-        """
+    async def digit(self, data: Source, *, timeout: float) -> digits.Digit:
+        """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does."""
         began = time.perf_counter()
         with tracing.Part("decode"):
-            make = partial(_digit, max_pixels=self.settings.max_pixels, crop=crop)
-            found = await self.beside(data, make, timeout=timeout)
+            found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return found
 
@@ -137,17 +128,13 @@ def _read(data: Source) -> bytes:
     return data if isinstance(data, bytes) else data.read_bytes()
 
 
-def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int, crop: Crop | None) -> Images:
-    return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH, crop=crop), shape)
+def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Images:
+    return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH), shape)
 
 
-def _digit(data: bytes, *, max_pixels: int, crop: Crop | None) -> digits.Digit:
+def _digit(data: bytes, *, max_pixels: int) -> digits.Digit:
     # With transparency: white strokes would vanish on white, and `digits` chooses a background that shows them.
-    image = decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True, crop=crop)
-    if crop is not None and max(image.size) <= digits.SIDE:
-        # As small as MNIST's images, but a part of a photo: it must not pass as one of them.
-        image = image.resize((3 * digits.SIDE, 3 * digits.SIDE), Image.Resampling.BICUBIC)
-    return digits.prepare(image)
+    return digits.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
 
 
 def _drawing(text: str) -> digits.Digit:

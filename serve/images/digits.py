@@ -5,9 +5,9 @@ MNIST's own recipe: the box around the ink is scaled to 20 pixels on its longest
 one width, because a 40 px brush on a small digit would otherwise give strokes unlike any in MNIST.
 
 The input may be dark ink on light, light on dark, or a transparent canvas; of any size; a flat canvas or a photo of
-paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`);
-of several sheets (`apart.py`), the one with a digit is read. Lines of ruled paper are left out (`ruling.py`). The app's
-drawing pad sends strokes, which need none of this (`strokes.py`).
+paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`).
+Lines of ruled paper are left out (`ruling.py`). The app's drawing pad sends strokes, which need none of this
+(`strokes.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from serve.images.apart import find_apart
 from serve.images.filters import blur
 from serve.images.ink import FAINT, find_ink, frame, is_flat, resize
 from serve.images.regions import depth, regions
@@ -40,7 +39,7 @@ EDGE = 1.3  # distance over which a redrawn stroke fades from full ink to none, 
 
 WORK = 400  # longest side of the image in which ink is looked for, pixels; larger inputs are scaled down
 SMALLEST = 0.045  # of a photo's longest side; smaller ink is dirt
-WIDE = 3.0  # times its height: wider ink is a piece of a line, or a row of digits
+WIDE = 3.0  # times its height: wider ink is a piece of a line, and not even two digits
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
 SPECK_ON_PAPER = 0.12  # the same for photos
 INNER = 0.1  # parts that touch a photo's border are dropped if another has this share of the largest part's area
@@ -83,7 +82,7 @@ def prepare(image: Image.Image) -> Digit:
 
     Returns:
         The pixels, and the problem if there is one. `blank` and `dot` have no pixels. `several` (digits side by side,
-        touching, or on several sheets) and `scribble` have them, for a caller that wants a guess all the same.
+        or touching) and `scribble` have them, for a caller that wants a guess all the same.
     """
     image = _on_paper(image)
     if max(image.size) <= SIDE:
@@ -91,26 +90,7 @@ def prepare(image: Image.Image) -> Digit:
     grey = _greyscale(image)
     colours = image.convert("RGB")
     colours.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
-    flat = is_flat(grey)
-    return _prepare_apart(colours) or _prepare_one(colours, grey, flat=flat)
-
-
-def _prepare_apart(image: Image.Image) -> Digit | None:
-    """Prepare the one digit on several sheets that lie apart in an RGB image; None if there are none with a digit."""
-    digits = []
-    for box in find_apart(image):
-        part = image.crop(box)
-        found = _prepare_one(part, _greyscale(part), flat=False)
-        if found.pixels is not None:
-            digits.append(replace(found, sheet=found.sheet.within(box, image.size) if found.sheet else None))
-    if len(digits) > 1:  # which of them is meant, nobody knows
-        return replace(digits[0], problem="several", sheet=None)
-    return digits[0] if digits else None
-
-
-def _prepare_one(colours: Image.Image, grey: Floats, *, flat: bool) -> Digit:
-    """Prepare the one digit on the one sheet that is in an RGB image, also given as float32 [H, W]."""
-    sheet = find_sheet(colours)
+    sheet, flat = find_sheet(colours), is_flat(grey)
     if sheet is None or (flat and not _stands_out(grey, sheet)):
         return _read(grey, flat=flat)[0]
     digit, met = _read_sheet(colours, sheet)
@@ -231,16 +211,14 @@ def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
     if on_paper and sizes[chosen].max() < SMALLEST * max(mask.shape):
         return np.zeros_like(mask), False
     chosen &= areas >= (SPECK_ON_PAPER if on_paper else SPECK) * largest
+    if on_paper and right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min()):
+        return np.zeros_like(mask), False
     heights = bottom - top
     tall = heights[chosen].max()
     digits = np.flatnonzero(chosen & (areas >= DIGIT_AREA * largest) & (heights >= DIGIT_HEIGHT * tall))
     digits = digits[np.argsort(left[digits], kind="stable")]
     gaps = left[digits[1:]] - right[digits[:-1]]
-    several = bool((gaps >= GAP * tall).any())
-    wide = right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min())
-    if on_paper and wide and not (several and tall >= SMALLEST * max(mask.shape)):
-        return np.zeros_like(mask), False
-    return parts.only(chosen), several
+    return parts.only(chosen), bool((gaps >= GAP * tall).any())
 
 
 def _close_up(ink: Floats) -> Mask:

@@ -24,7 +24,6 @@ from PIL import (
 from serve.engine.models import Images
 from serve.errors import BadImage
 from serve.images.avif import coded_pixels
-from serve.images.crop import Crop
 from serve.settings import Settings
 
 Measure = Callable[[tuple[int, int]], int]
@@ -122,7 +121,6 @@ def decode(
     enough: int | None = None,
     measure: Measure = min,
     alpha: bool = False,
-    crop: Crop | None = None,
 ) -> Image.Image:
     """Decode the image in `data`: first frame, upright, mode L or RGB, transparency over white.
 
@@ -133,13 +131,12 @@ def decode(
             of the time and the memory of a large image. None: never.
         measure: the side that `enough` is compared with: min for the shorter, max for the longer one.
         alpha: whether an image with transparency becomes mode RGBA instead.
-        crop: the part that is kept; `enough` then holds for it. None: the whole image.
 
     Raises:
         BadImage: 400 if the bytes are broken, 413 if the image is too large, 415 if its format is not read.
     """
     image = open_header(data, max_pixels=max_pixels)
-    return finish(image, enough=enough, measure=measure, alpha=alpha, crop=crop)
+    return finish(image, enough=enough, measure=measure, alpha=alpha)
 
 
 def open_header(data: bytes, *, max_pixels: int = Settings.max_pixels) -> Image.Image:
@@ -204,23 +201,15 @@ def _check_coded_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
 
 
 def finish(
-    image: Image.Image,
-    *,
-    enough: int | None = None,
-    measure: Measure = min,
-    alpha: bool = False,
-    crop: Crop | None = None,
+    image: Image.Image, *, enough: int | None = None, measure: Measure = min, alpha: bool = False
 ) -> Image.Image:
     """Decode the pixels of an image from `open_header`; see `decode`."""
     try:
         _scale_transparency(image)
         if enough is not None:
-            least = enough if crop is None else crop.enough(enough)
-            image.draft(None, (least, least))
+            image.draft(None, (enough, enough))
         image.load()
         turn = _turn(image)
-        if crop is not None:
-            image = image.crop(crop.box(image.size, turn))
         factor = 1 if enough is None else measure(image.size) // enough
         image = _plain(image, alpha) if factor < 2 else _shrunk(image, factor, alpha)
         return image if turn is None else image.transpose(turn)

@@ -39,7 +39,7 @@ def find_ink(grey: Floats, *, flat: bool) -> Floats:
     if top < FAINT:
         return np.zeros_like(grey)
     near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
-    threshold, inked, plain, noise = otsu(contrast[near])
+    threshold, inked, plain, noise = _otsu(contrast[near])
     if inked - plain < max(FAINT, 4 * noise) or (contrast > threshold).mean() > 0.6:
         return np.zeros_like(grey)
     ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
@@ -76,7 +76,7 @@ def _odd(length: float) -> int:
     return 2 * (round(length) // 2) + 1
 
 
-def otsu(values: Floats) -> tuple[float, float, float, float]:
+def _otsu(values: Floats) -> tuple[float, float, float, float]:
     """Find Otsu's threshold (IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979) of `values` in [0, 1].
 
     Returns:

@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serve.images.crop import Box
-
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -66,20 +64,6 @@ class Sheet:
         """Return the sheet that has the image's own border at `sides` (0 to 3), or None if no other side is left."""
         sheet = Sheet(tuple(None if i in sides else side for i, side in enumerate(self.ends)), self.size)
         return sheet if sheet.edges else None
-
-    def within(self, box: Box, size: tuple[int, int]) -> Sheet:
-        """Return the same sheet in an image of `size` (width, height), of which this one's image is the part `box`."""
-        ends = []
-        for i, side in enumerate(self.ends):
-            across, along = i % 2, 1 - i % 2
-            before = box[across] if i < 2 else size[across] - box[across + 2]
-            span, length = box[across + 2] - box[across], box[along + 2] - box[along]
-            start, end = side or (0.0, 0.0)
-            # The line goes on to the borders of the whole image.
-            places = (-box[along] / length, (size[along] - box[along]) / length)
-            first, last = ((before + span * (start + (end - start) * place)) / size[across] for place in places)
-            ends.append((first, last))
-        return Sheet(tuple(ends), size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from html import escape
 
 from PIL import Image
 
 from serve.app.inference import Pixels, Prediction
-from serve.images.crop import Crop
 from serve.images.digits import Digit, Problem
-from serve.images.sheet import Sheet
 
 PROBLEMS: dict[Problem, str] = {
     "blank": "Nothing to read yet: draw one digit, 0 to 9.",
@@ -20,13 +17,6 @@ PROBLEMS: dict[Problem, str] = {
     "several": "This looks like more than one digit. One at a time, please.",
     "scribble": "This does not look like a digit.",
 }
-# Of a photo that a visitor has chosen.
-OF_PHOTO: dict[Problem, str] = {
-    "blank": "No digit was found in this photo. Crop it to one.",
-    "dot": "There is only a dot. Crop the photo to a digit.",
-    "several": "There is more than one digit: crop the photo to one.",
-}
-OUTLINED = "The outlined sheet was read."
 HEADS: dict[Problem | None, str] = {"several": "More than one digit"}
 # The most classes that are listed below a picture's result.
 MOST_LABELS = 20
@@ -62,34 +52,17 @@ def _data_url(pixels: Pixels, kind: str, **options: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def message(text: str, more: str = "") -> str:
-    """Build a panel with a line of text in place of a result, and `more` HTML below it."""
-    return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>{more}', "")
+def message(text: str) -> str:
+    """Build a panel with a line of text in place of a result."""
+    return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>', "")
 
 
-def digit_result(digit: Digit, prediction: Prediction | None, *, photo: bool = False, crop: Crop | None = None) -> str:
-    """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing.
-
-    Args:
-        digit: what was read.
-        prediction: of it.
-        photo: whether it was in a photo, which can be cropped.
-        crop: the part of the photo that was read.
-    """
-    problems = PROBLEMS | OF_PHOTO if photo else PROBLEMS
-    outline = _outline(digit.sheet, crop) if digit.sheet else ""
+def digit_result(digit: Digit, prediction: Prediction | None) -> str:
+    """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing."""
     if digit.pixels is None or prediction is None:
-        return message(problems[digit.problem or "blank"], outline)
+        return message(PROBLEMS[digit.problem or "blank"])
     rows = bars(prediction, range(len(prediction.labels)), "bars digits")
-    words = says(prediction, digit.problem, problems)
-    return _panel(png(digit.pixels), words + _timing(prediction) + outline, rows)
-
-
-def _outline(sheet: Sheet, crop: Crop | None) -> str:
-    """Say that a sheet was read; squares.js draws its outline over the photo."""
-    corners = " ".join(f"{x:.3f},{y:.3f}" for x, y in sheet.corners)
-    part = f' data-crop="{crop.x:.4f},{crop.y:.4f},{crop.side:.4f}"' if crop else ""
-    return f'<p class="note" data-corners="{corners}"{part}>{OUTLINED}</p>'
+    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), rows)
 
 
 def picture_result(pixels: Pixels, prediction: Prediction) -> str:
@@ -104,15 +77,12 @@ def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     return _panel(png(pixels), says(prediction) + _timing(prediction), rows + only)
 
 
-def says(prediction: Prediction, problem: Problem | None = None, problems: Mapping[Problem, str] = PROBLEMS) -> str:
-    """Write what a model says: one verdict, in the same words on all tabs.
-
-    A `problem` of a digit, which `problems` words, makes it no digit.
-    """
+def says(prediction: Prediction, problem: Problem | None = None) -> str:
+    """Write what a model says: one verdict, in the same words on all tabs. A `problem` of a digit makes it no digit."""
     verdict = prediction.verdict(fits=problem is None)
     if not verdict.classes:
         head = HEADS.get(problem, f"{verdict.words[:1].upper()}{verdict.words[1:]}")
-        reason = f"{problems[problem]} " if problem else ""
+        reason = f"{PROBLEMS[problem]} " if problem else ""
         near = " and ".join(_named(prediction, index) for index in prediction.order[:2])
         return f'<p class="unsure">{head}</p><p class="note">{escape(f"{reason}The nearest are {near}.")}</p>'
     names = " or ".join(prediction.labels[index] for index in verdict.classes)

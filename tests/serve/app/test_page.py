@@ -42,10 +42,8 @@ from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo
 from serve.engine.queues import ranked
 from serve.errors import ApiError, BadImage, NotReady, Overloaded
-from serve.images.crop import Crop
 from serve.images.decoder import Decoder
 from serve.images.digits import Digit
-from serve.images.sheet import Sheet
 from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
@@ -136,24 +134,6 @@ def test_all_tabs_say_the_same_words() -> None:
         assert '<p class="unsure">None that I know</p>' in html
         assert "The nearest are 3 (40.0 %) and 0 (6.7 %)." in html
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in picture_result(PIXELS, unknown)
-
-
-def test_a_photo_with_a_problem_gets_the_advice_to_crop_it() -> None:
-    for digit in (Digit(PIXELS, "several"), Digit(None, "several"), Digit(None, "blank"), Digit(None, "dot")):
-        said = prediction(7, 0.99) if digit.pixels is not None else None
-        assert "crop" in digit_result(digit, said, photo=True).lower()
-        assert "crop" not in digit_result(digit, said).lower()
-
-
-def test_the_sheet_that_was_read_is_outlined() -> None:
-    sheet = Sheet(((0.1, 0.2), None, None, (0.25, 0.25)), (640, 480))
-    for digit in (Digit(PIXELS, sheet=sheet), Digit(None, "blank", sheet)):
-        said = prediction(7, 0.99) if digit.pixels is not None else None
-        html = digit_result(digit, said, photo=True, crop=Crop(0.5, 0, 0.25))
-        assert 'data-corners="0.100,0.000 1.000,0.000 1.000,0.750 0.175,0.750"' in html
-        assert 'data-crop="0.5000,0.0000,0.2500"' in html
-        assert "data-crop" not in digit_result(digit, said, photo=True)
-    assert "outlined" not in digit_result(Digit(PIXELS), prediction(7, 0.99), photo=True)
 
 
 def test_a_blank_pad_gets_no_guess() -> None:
@@ -347,7 +327,7 @@ def test_cards_are_not_read_on_the_event_loop(
 
     async def work() -> None:
         events = page_events(tmp_path, decoder)
-        given = (None, None, None, None, "draw", None, None, None)
+        given = (None, None, None, None, "draw")
         assert "says" in await events["compare_tab", "side_by_side"]("digit", None, None, None, *given)
         assert "What it mixes up" in (await events["understand_tab", "explain"]("digit", "one.mnist", *given))[1]
         table, _, card = await events["models_tab", "enter"]()

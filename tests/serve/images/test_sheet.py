@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from serve.images.apart import find_apart
 from serve.images.digits import Digit, prepare
 from serve.images.ruling import erase_ruling
 from serve.images.sheet import find_sheet, rectify
@@ -173,42 +172,6 @@ def test_an_empty_sheet_is_blank(ruling: str, table: str) -> None:
 def test_two_digits_on_a_sheet_are_said_to_be_two() -> None:
     two = [[(0.7 * x + shift, y) for x, y in SEVEN] for shift in (-0.4, 0.7)]
     assert prepare(scene(TILTED, strokes=two)).problem == "several"
-
-
-def beside(*scenes: Image.Image) -> Image.Image:
-    """Scenes next to each other, on one table."""
-    both = Image.new("RGB", (WIDTH * len(scenes), HEIGHT))
-    for i, one in enumerate(scenes):
-        both.paste(one, (i * WIDTH, 0))
-    return both
-
-
-@pytest.mark.parametrize("table", [60.0, 250.0])
-@pytest.mark.parametrize("down", [False, True], ids=["beside", "below"])
-def test_digits_on_two_sheets_are_said_to_be_two(table: float, down: bool) -> None:
-    two = beside(scene(TILTED, table=table), scene(TILTED, table=table, ink=80))
-    digit = prepare(two.transpose(Image.Transpose.ROTATE_90) if down else two)
-    assert digit.problem == "several"
-    assert digit.pixels is not None
-    assert digit.sheet is None
-
-
-@pytest.mark.parametrize("at", [0, 1], ids=["left", "right"])
-def test_of_two_sheets_the_one_with_a_digit_is_read(at: int, reference: Digit) -> None:
-    sheets = [scene(TILTED), scene(TILTED)]
-    sheets[1 - at] = scene(TILTED, strokes=[])
-    digit = prepare(beside(*sheets))
-    assert difference(digit, reference) < 0.2
-    assert digit.sheet is not None
-    expected = [((x + at) / 2, y) for x, y in TILTED]
-    assert np.abs(np.array(digit.sheet.corners) - expected).max() < 0.035
-
-
-@pytest.mark.parametrize("ruling", ["", "lined", "squared"])
-@pytest.mark.parametrize("corners", [WHOLE, TILTED, strip(0, 0.2), strip(3, 0.2)], ids=["whole", "tilt", "left", "low"])
-def test_one_sheet_is_not_taken_for_two(corners: Corners, ruling: str) -> None:
-    assert find_apart(scene(corners, ruling=ruling)) == []
-    assert find_apart(scene(corners, table=wood(), ruling=ruling)) == []
 
 
 def test_chalk_on_a_blackboard_in_a_frame() -> None:

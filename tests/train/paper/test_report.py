@@ -173,7 +173,7 @@ def test_report_is_that_of_the_published_models(written: str, folder: Path) -> N
     assert (root / "REPORT.md").read_text() == written
     plots = re.findall(r"!\[.*?\]\((.*?)\)", written)
     of_corruptions = 2 * len({card.suffix for card in models.cards() if (card / "robustness.json").is_file()})
-    of_ablations = written.count("![What each change gains alone]")
+    of_ablations = sum(map(written.count, ("![What each change gains alone]", "![Accuracy by probability, with and")))
     drawings, of_datasets = 5, 2 * 5
     reproduced = 2 * len({dataset for dataset, _ in ours.reproductions()})
     assert len(plots) == drawings + of_datasets + reproduced + of_corruptions + of_ablations
