@@ -366,7 +366,7 @@ def test_a_run_that_diverges_stops(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("place", ["make_accelerator", "test"])
+@pytest.mark.parametrize("place", ["make_accelerator", "split_logits"])
 def test_ctrl_c_at_the_start_or_the_end_is_no_traceback(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -1,7 +1,6 @@
 """Requests as no browser sends them, to the API, the documentation and the app."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,7 +90,7 @@ def test_a_range_is_ignored(server: Any) -> None:
     [
         (b"Content-Type: multipart/form-data; boundary=\xff", 400),
         (b"Content-Type: multipart/form-data", 400),
-        (b"Content-Type: \xff", 422),
+        (b"Content-Type: \xff", 200),
         (b"Content-Encoding: gzip", 400),
         (b"Content-Encoding: br", 415),
         (b"Expect: 100-continue\r\nContent-Type: application/json", 200),
@@ -100,7 +99,9 @@ def test_a_range_is_ignored(server: Any) -> None:
     ],
 )
 def test_bodies_of_calls(server: Any, headers: bytes, status: int) -> None:
+    """Past Gradio and through it, which reads only what is called JSON."""
     body = b'{"data": []}'
-    route = b"upload" if re.search(rb"form-data", headers) else b"run/models"
-    head = b"POST /gradio_api/%s HTTP/1.1\r\nContent-Length: %d\r\n%s\r\n" % (route, len(body), headers)
-    assert respond(server, head + END + body)[0] == status
+    for route in [b"upload"] if b"form-data" in headers else [b"run/models", b"api/models"]:
+        head = b"POST /gradio_api/%s HTTP/1.1\r\nContent-Length: %d\r\n%s\r\n" % (route, len(body), headers)
+        expected = 422 if route == b"api/models" and b"\xff" in headers else status
+        assert respond(server, head + END + body)[0] == expected, route
