@@ -93,7 +93,8 @@ def test_garbage(server: Any, models: list[Any]) -> None:
         try:
             return works(server, models[0])
         except grpc.RpcError as error:  # the flood of resets may still be under way
-            assert error.code() is grpc.StatusCode.CANCELLED
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
             return False
 
     assert eventually(recovers)
