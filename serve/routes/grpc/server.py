@@ -17,6 +17,10 @@ from serve.settings import Settings
 MAX_CALLS = 2048
 # Most connections, as clients share one for all their calls.
 MAX_CONNECTIONS = 1024
+# Calls that wait to be let in, a few kilobytes each. Beyond the first number the library refuses new ones at random
+# (CANCELLED), beyond the second all. By its own 1,000 and 3,000, one connection that begins and resets thousands of calls
+# cancels those of everybody else.
+MAX_PENDING = 8192, 16384
 # Most bytes of a call's metadata.
 MAX_METADATA = 16 * 2**10
 # Seconds for a client to begin to speak HTTP/2, and to answer a ping.
@@ -69,6 +73,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", MAX_METADATA),
         ("grpc.absolute_max_metadata_size", MAX_METADATA),
         ("grpc.max_concurrent_streams", MAX_CALLS),
+        ("grpc.server.max_pending_requests", MAX_PENDING[0]),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING[1]),
         ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", int(HANDSHAKE * 1000)),
         # Connections without a call are closed, and those whose client no longer answers.
