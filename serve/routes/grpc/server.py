@@ -18,8 +18,8 @@ MAX_CALLS = 2048
 # Most connections, as clients share one for all their calls.
 MAX_CONNECTIONS = 1024
 # Calls that wait to be let in, a few kilobytes each. Beyond the first number the library refuses new ones at random
-# (CANCELLED), beyond the second all. By its own 1,000 and 3,000, one connection that begins and resets thousands of calls
-# cancels those of everybody else.
+# (CANCELLED), beyond the second all. With its own 1,000 and 3,000, one connection that begins and resets thousands of
+# calls has those of everybody else cancelled.
 MAX_PENDING = 8192, 16384
 # Most bytes of a call's metadata.
 MAX_METADATA = 16 * 2**10
