@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any
 
 import gradio as gr
 
+from serve.app.direct_calls import Function
 from serve.app.hardening.gradio_internals import uploaded
 from serve.app.hardening.refusals import refusal
 from serve.app.inference import (
@@ -32,7 +33,6 @@ from serve.routes.classify import predictions
 
 # A file as Gradio describes it; its "path" is the one of interest.
 Upload = dict[str, Any]
-Function = Callable[..., Awaitable[Any]]
 # Values come and go as JSON: Gradio would start a thread for each argument.
 EVENT: dict[str, Any] = {"queue": False, "api_visibility": "public", "preprocess": False, "postprocess": False}
 

@@ -23,6 +23,8 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve.app.hardening.event_queue import UNREAD_RESULTS, WAITING
+from serve.app.hardening.guard import QUEUED_BYTES
 from serve.errors import ApiError, BadRequest, Overloaded
 from serve.http.bodies import Bodies
 from serve.http.responses import EXCEPTION_HANDLERS
@@ -30,11 +32,9 @@ from serve.http.routing import route_path
 
 log = logging.getLogger("serve")
 
-# How many calls may run, and how many results are kept for clients that have not read them yet.
-RUNNING = 128
-UNREAD = 1024
-# The most bytes of a call: the names of a file and of a model.
-CALL_BYTES = 16 * 2**10
+# How many calls may run, and how many results are kept for clients that have not read them yet: as in Gradio's queue.
+RUNNING = WAITING
+UNREAD = UNREAD_RESULTS
 
 Function = Callable[..., Awaitable[Any]]
 
@@ -106,7 +106,7 @@ class DirectCalls:
 
     async def _arguments(self, function: Function, request: Request) -> list[Any]:
         """Read the arguments of `function` in a request's body. Raises ApiError."""
-        async with self._bodies.read(request, CALL_BYTES) as body:
+        async with self._bodies.read(request, QUEUED_BYTES) as body:
             try:
                 given = orjson.loads(body)
             except orjson.JSONDecodeError as error:

@@ -241,7 +241,7 @@ def test_every_source_counts(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_export_goes_on_after_a_failure(
     jobs: str, twin: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_share_cores", tiny_networks.share_cores)  # so that the processes know them
+    monkeypatch.setattr("train.jobs._share_cores", tiny_networks.share_cores)  # so that the processes know them
     broken = Path(shutil.copytree(twin, twin.parent / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
     (twin / "model.int8.onnx").unlink()
@@ -270,7 +270,7 @@ def test_a_process_that_dies_is_told(twin: Path, capfd: pytest.CaptureFixture[st
             return super().submit(os._exit, 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "ProcessPoolExecutor", Pool)
+        patch.setattr("train.jobs.ProcessPoolExecutor", Pool)
         assert export.main(["--jobs", "2", str(twin), str(other)]) == 1
     assert "was killed" in capfd.readouterr().err
     with pytest.raises(SystemExit):

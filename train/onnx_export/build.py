@@ -3,18 +3,16 @@
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 
 from train.data import loading
 from train.data.reference import DataOptions, recorded
 from train.files import atomic_write
+from train.jobs import KILLED, first_line, in_processes
 from train.onnx_export import graph, quantize, runtime, small_maps, tiles
 from train.onnx_export.metadata import ALL_FILES, AMX_FILE, FILES, NO_INT8, files, metadata, stated
 from train.training import models
@@ -70,7 +68,7 @@ def _quantized(fp32: onnx.ModelProto, title: str, config: dict[str, Any]) -> onn
         int8 = quantize.quantize(fp32, images.permute(0, 2, 3, 1).numpy())
         before, after = (_correct(proto.SerializeToString(), data.validation) for proto in (fp32, int8))
     except Exception as error:  # ONNX Runtime raises many types, which have only this one in common
-        print(f"{title}: no int8 file: {_first_line(error)}", file=sys.stderr)
+        print(f"{title}: no int8 file: {first_line(error)}", file=sys.stderr)
         return None
     count = len(data.validation)
     lost, most = before - after, max(1, INT8_LOSS * count)
@@ -124,22 +122,8 @@ def export_all(cards: list[Path], jobs: int) -> Iterator[Built]:
     Yields:
         Each card as soon as it is done.
     """
-    if jobs == 1 or len(cards) < 2:
-        yield from map(_attempt, cards)
-        return
-    # torch starts threads, and a fork of a process with threads can hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _share_cores, (jobs,)) as pool:
-        tasks = {pool.submit(_attempt, card): card for card in cards}
-        for task in as_completed(tasks):
-            try:
-                yield task.result()
-            except BrokenExecutor:  # killed, for example when memory runs out
-                killed = "the process that built it, or one beside it, was killed; try --jobs 1"
-                yield Built(tasks[task], [], killed, seconds=0)
-
-
-def _share_cores(jobs: int) -> None:
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    for card, built in in_processes(_attempt, cards, jobs):
+        yield built or Built(card, [], KILLED, seconds=0)
 
 
 def _attempt(card: Path) -> Built:
@@ -148,9 +132,5 @@ def _attempt(card: Path) -> Built:
     try:
         files = export(card)
     except Exception as error:  # torch's exporter raises nearly anything; the other models still get their files
-        failure = _first_line(error)
+        failure = first_line(error)
     return Built(card, files, failure, time.perf_counter() - began)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -4,18 +4,16 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache, partial
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from onnx import TensorProto, helper
 
 from train.files import atomic_write
+from train.jobs import KILLED, first_line, in_processes
 from train.onnx_export import metadata
 from train.onnx_export.graph import OPSET
 from train.study import graph
@@ -46,7 +44,7 @@ def export(card: Path) -> str:
         stages = json.dumps([_stage(one, study) for one in study.stages])
         proto, properties = graph.halved(study.proto), {"stages": stages}
     except Exception as error:  # torch's exporter raises nearly anything
-        reason = _first_line(error)
+        reason = first_line(error)
         proto, properties = _empty(config["image_size"]), {"stages": "[]", "reason": reason}
     helper.set_model_props(proto, {**properties, **_expected(card)})
     with atomic_write(card / FILE) as temporary:
@@ -126,18 +124,8 @@ def export_all(cards: list[Path], jobs: int) -> Iterator[Built]:
     Yields:
         Each card as soon as it is done.
     """
-    if jobs == 1 or len(cards) < 2:
-        yield from map(_attempt, cards)
-        return
-    # torch starts threads, and a fork of a process with threads can hang.
-    threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), partial(torch.set_num_threads, threads)) as pool:
-        tasks = {pool.submit(_attempt, card): card for card in cards}
-        for task in as_completed(tasks):
-            try:
-                yield task.result()
-            except BrokenExecutor:  # killed, for example when memory runs out
-                yield Built(tasks[task], "", "the process that built it was killed; try --jobs 1", 0)
+    for card, built in in_processes(_attempt, cards, jobs):
+        yield built or Built(card, "", KILLED, seconds=0)
 
 
 def _attempt(card: Path) -> Built:
@@ -145,9 +133,5 @@ def _attempt(card: Path) -> Built:
     try:
         none = export(card)
     except Exception as error:  # a damaged card, a full disk; the other models still get their files
-        failure = _first_line(error)
+        failure = first_line(error)
     return Built(card, none, failure, time.perf_counter() - began)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from serve.api import create_app
 from serve.app import direct_calls
-from serve.app.direct_calls import CALL_BYTES, DirectCalls
+from serve.app.direct_calls import DirectCalls
+from serve.app.hardening.guard import QUEUED_BYTES
 from serve.errors import ModelNotFound
 from serve.http.bodies import Bodies
 from serve.settings import Settings
@@ -104,7 +105,7 @@ def test_errors_have_the_api_s_statuses(caplog: pytest.LogCaptureFixture) -> Non
         (b'{"data": 5}', 422, '{"data": [...]}'),
         (b'{"data": []}', 400, "first"),
         (b'{"data": [1, 2, 3]}', 400, "add is not called like this"),
-        (b'{"data": ["' + bytes([97]) * CALL_BYTES + b'"]}', 413, f"{CALL_BYTES:,} bytes"),
+        (b'{"data": ["' + bytes([97]) * QUEUED_BYTES + b'"]}', 413, f"{QUEUED_BYTES:,} bytes"),
     ],
 )
 @pytest.mark.parametrize("route", ["run", "call"])

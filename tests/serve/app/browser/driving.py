@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, expect
 
 # The tabs, and an element that is there once a tab has been filled.
 TABS = {
@@ -15,7 +15,21 @@ TABS = {
     "Models": "#card h2",
 }
 OWN = {"Image": "#image-answer .answer"}  # the tab of models of one's own
+# Width, height and colours of the screens that everything is looked at on.
+SCREENS = {"light": (1280, 800, "light"), "dark": (1280, 800, "dark"), "phone": (390, 664, "light")}
 Stroke = Sequence[tuple[float, float]]
+
+
+def context_of(browser: Browser, screen: str) -> BrowserContext:
+    """Begin a visit with one of SCREENS; the phone has a touch screen."""
+    width, height, scheme = SCREENS[screen]
+    phone = screen == "phone"
+    return browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,  # type: ignore[arg-type]
+        has_touch=phone,
+        is_mobile=phone,
+    )
 
 
 def ellipse(x: float, y: float, a: float, b: float, start: float = -90, turn: float = 360) -> list[tuple[float, float]]:

@@ -7,11 +7,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from .conftest import MARKS
-from .driving import DIGITS, TABS, answer, draw, go, open_page
+from .driving import DIGITS, SCREENS, TABS, answer, context_of, draw, go, open_page
 
 pytestmark = MARKS
-
-SCREENS = {"light": (1280, 800, "light"), "dark": (1280, 800, "dark"), "phone": (390, 664, "light")}
 
 # What one can press, with its height, if that is less than 44 pixels. A control counts with its label.
 SMALL = """() => [...document.querySelectorAll("button, a[href], select, input:not([type=file], [type=radio])")]
@@ -23,14 +21,7 @@ SMALL = """() => [...document.querySelectorAll("button, a[href], select, input:n
 
 @pytest.fixture(params=SCREENS)
 def screen(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator[Page]:
-    width, height, scheme = SCREENS[request.param]
-    phone = request.param == "phone"
-    with browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme=scheme,  # type: ignore[arg-type]
-        has_touch=phone,
-        is_mobile=phone,
-    ) as context:
+    with context_of(browser, request.param) as context:
         yield open_page(context, url)
 
 

@@ -10,8 +10,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Request, expect
 
 from .conftest import CARDS, EXAMPLES, MARKS, PUBLISHED, ROOT
-from .driving import DIGITS, answer, clear, draw, go, open_page, says, upload
-from .test_accessible import SCREENS, SMALL
+from .driving import DIGITS, SCREENS, answer, clear, context_of, draw, go, open_page, says, upload
+from .test_accessible import SMALL
 
 pytestmark = MARKS
 
@@ -245,14 +245,7 @@ def test_class_activation_maps_come_at_once_and_covering_when_asked(page: Page) 
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_axe_finds_nothing_in_the_panel_and_fingers_hit_it(screen: str, browser: Browser, url: str) -> None:
-    width, height, scheme = SCREENS[screen]
-    phone = screen == "phone"
-    with browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme=scheme,  # type: ignore[arg-type]
-        has_touch=phone,
-        is_mobile=phone,
-    ) as context:
+    with context_of(browser, screen) as context:
         page = open_page(context, url + ADDRESS)
         draw(page, DIGITS[4])
         expect(answer(page).locator(".bars")).to_be_visible()
@@ -261,7 +254,7 @@ def test_axe_finds_nothing_in_the_panel_and_fingers_hit_it(screen: str, browser:
         page.add_style_tag(content=".waiting > * { opacity: 1 !important; transition: none !important; }")
         found = Axe().run(page).response["violations"]
         assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
-        if phone:
+        if screen == "phone":
             assert page.evaluate(SMALL) == []
             assert page.locator(".inside-panel summary").bounding_box()["height"] >= 44
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]
