@@ -1,9 +1,11 @@
 """The README.md of a published model: every number comes from its `metrics.json`, its weights or its network."""
 
+import json
 import shlex
+from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -26,6 +28,24 @@ from zoo.catalog import DATASETS, HUB_ORG, NETWORKS
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
 
 
+class _Network(NamedTuple):
+    """What a card's network is built from, as values that a cache can compare."""
+
+    architecture: str
+    options: str
+    input_size: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, metrics: CardMetrics, config: CardConfig) -> "_Network":
+        options = {"num_classes": config.num_classes, **metrics.model_kwargs, **config.model_args}
+        return cls(config.architecture, json.dumps(options, sort_keys=True), tuple(config.pretrained_cfg["input_size"]))
+
+    def build(self, **options: Any) -> nn.Module:
+        """Build it without memory for its weights."""
+        with torch.device("meta"):
+            return timm.create_model(self.architecture, **{**json.loads(self.options), **options}).eval()
+
+
 def render(folder: Path, weights: Path | None = None, repository: str | None = None) -> str:
     """Return the text of a card folder's README.md, from its `metrics.json`, `config.json` and weights.
 
@@ -42,6 +62,7 @@ def render(folder: Path, weights: Path | None = None, repository: str | None = N
     weights = weights or folder / "model.safetensors"
     recipe = recipes.of_settings(metrics.settings)
     network, dataset = NETWORKS.get(metrics.model), recorded(metrics.dataset)
+    built = _Network.of(metrics, config)
     own_height, own_width, channels = config.image_size
     _, *full = config.pretrained_cfg["input_size"]
     registered = {f"{model}.{name}" for model in NETWORKS for name in DATASETS}
@@ -80,8 +101,8 @@ def render(folder: Path, weights: Path | None = None, repository: str | None = N
         stored=stored,
         megabytes=size / 1e6,
         whole="8-bit" not in stored,
-        macs=_macs(metrics, config),
-        shapes=_shapes(metrics, config) if config.architecture in NETWORKS else None,
+        macs=_macs(built),
+        shapes=_shapes(built) if config.architecture in NETWORKS else None,
         code=_code(),
         paper=PAPERS[network.family] if network else None,
         repository=repository or f"{HUB_ORG or 'ORG'}/{folder.name}",
@@ -98,27 +119,22 @@ def render(folder: Path, weights: Path | None = None, repository: str | None = N
     )
 
 
-def _network(metrics: CardMetrics, config: CardConfig, **kwargs: Any) -> nn.Module:
-    """Build a card's network without memory for its weights."""
-    kwargs = {"num_classes": config.num_classes, **metrics.model_kwargs, **config.model_args, **kwargs}
-    with torch.device("meta"):
-        return timm.create_model(config.architecture, **kwargs).eval()
-
-
-def _macs(metrics: CardMetrics, config: CardConfig) -> int | None:
+@cache
+def _macs(network: _Network) -> int | None:
     """Count the MACs for an image; None for a network that looks at values, which the meta device has not."""
     try:
-        return measure.macs(_network(metrics, config), config.pretrained_cfg["input_size"])
+        return measure.macs(network.build(), network.input_size)
     except RuntimeError:
         return None
 
 
+@cache
 @torch.inference_mode()
-def _shapes(metrics: CardMetrics, config: CardConfig) -> dict[str, Any]:
+def _shapes(network: _Network) -> dict[str, Any]:
     """Return the shapes of what one of `zoo`'s networks gives for an image: feature maps and embeddings."""
-    images = torch.zeros(1, *config.pretrained_cfg["input_size"], device="meta")
-    maps = _network(metrics, config, features_only=True)(images)
-    headless: Any = _network(metrics, config, num_classes=0)
+    images = torch.zeros(1, *network.input_size, device="meta")
+    maps = network.build(features_only=True)(images)
+    headless: Any = network.build(num_classes=0)
     last = headless.forward_features(images)
     return {
         "maps": [list(each.shape) for each in maps],
