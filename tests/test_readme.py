@@ -1,5 +1,6 @@
 """What the README and the pages under docs/ show runs: Python blocks, commands' flags, links, the table of models."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -31,10 +32,33 @@ SCRIPTS = sorted(
 )
 
 
+def script_of(command: str) -> str:
+    """The command's script, as `train/fit.py` or `-m serve`."""
+    words = shlex.split(command.removeprefix("accelerate launch").removeprefix("python"))
+    return " ".join(words[:2] if words[0] == "-m" else words[:1])
+
+
+# Prints the `--help` of each script as JSON. One process for all: most of their time is that of the same imports.
+HELP = """
+import contextlib, io, json, runpy, sys
+usages = {}
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        module = script.removeprefix("-m ")
+        runpy.run_path(script, run_name="__main__") if module == script else runpy.run_module(
+            module, run_name="__main__", alter_sys=True
+        )
+    usages[script] = said.getvalue()
+print(json.dumps(usages))
+"""
+
+
 @cache
-def usage(*script: str) -> str:
-    command = [sys.executable, *script, "--help"]
-    return subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout
+def usages() -> dict[str, str]:
+    command = [sys.executable, "-c", HELP, *sorted({script_of(command) for command in SCRIPTS})]
+    found = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout
+    return json.loads(found)
 
 
 def test_there_is_something_to_check() -> None:
@@ -48,20 +72,23 @@ def test_python_blocks_run(block: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", block], check=True, cwd=REPOSITORY)
 
 
+@pytest.mark.xdist_group("usages")
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_commands_use_flags_that_exist(command: str) -> None:
-    words = shlex.split(command.removeprefix("accelerate launch").removeprefix("python"))
-    script = words[:2] if words[0] == "-m" else words[:1]
-    for flag in (word for word in words if word.startswith("--")):
-        assert re.search(rf"{flag}\b", usage(*script)), f"{flag} is no flag of {' '.join(script)}"
+    script = script_of(command)
+    for flag in (word for word in shlex.split(command) if word.startswith("--")):
+        assert re.search(rf"{flag}\b", usages()[script]), f"{flag} is no flag of {script}"
 
 
+@pytest.mark.xdist_group("usages")
 def test_flags_in_the_text_exist() -> None:
     short = README.partition("## Train")[2].partition("## Serve")[0]
     full = (REPOSITORY / "docs" / "training.md").read_text().partition("## Publishing")[0]
     flags = set(re.findall(r"`(--[a-z_-]+)", short + full))
     assert len(flags) >= 8
-    known = {flag for script in ("train/fit.py", "train/ablate.py") for flag in re.findall(r"--[a-z-]+", usage(script))}
+    known = {
+        flag for script in ("train/fit.py", "train/ablate.py") for flag in re.findall(r"--[a-z-]+", usages()[script])
+    }
     of_accelerate = {"--cpu", "--machine_rank", "--multi_gpu", "--num_machines", "--num_processes"}
     assert flags - known - of_accelerate == set()
 
