@@ -28,7 +28,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m serve --build yes $(ARGS)
 
 # Tests that start servers or share the clock keep to one of the processes. OpenMP threads that wait for a core would only spin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test: check onnx
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -7,6 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 
+# Before pytest-xdist reads the groups, and after tests/serve/conftest.py has made the serial one.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, one of them runs all tests of a file: what its fixtures compute is computed once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture
 def machines() -> Iterator[tuple[str, str]]:
     """Two network namespaces with a cable between them: to the processes in them, two machines.
