@@ -22,8 +22,16 @@ from train.training import models
 
 Run = Callable[..., tuple[int, str, str]]
 # timm's own small networks for tests, with the layers of the large ones; the others are those that people use.
-SMALL = ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"]
-COMMON = ["resnet18", "resnet50", "mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto"]
+SMALL = ["test_efficientnet", "test_vit"]
+COMMON = [
+    "test_resnet",
+    "test_convnext",
+    "resnet18",
+    "resnet50",
+    "mobilenetv3_small_050",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,10 @@ def settled(model: nn.Module, images: torch.Tensor) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "dataset", "cells", "times"),
-    [("vanilla_vgg16.mnist", "mnist", [0] * 7, 30), ("improved_vgg16.cifar10", "cifar10", [0, 0, 1, 2, 2], 20)],
+    [
+        ("vanilla_vgg16.mnist", "mnist", [0] * 7, 30),
+        pytest.param("improved_vgg16.cifar10", "cifar10", [0, 0, 1, 2, 2], 20, marks=pytest.mark.slow),
+    ],
 )
 def test_vgg16_comes_back_from_a_small_share(
     name: str, dataset: str, cells: list[int], times: int, tmp_path: Path

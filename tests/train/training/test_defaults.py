@@ -218,12 +218,10 @@ def test_statistics_are_kept_until_the_next_epoch() -> None:
     assert not torch.equal(norm.running_mean, torch.zeros(4))
 
 
-@pytest.mark.parametrize(
-    ("network", "images"),
-    [("vanilla_resnet18", 8), *(pytest.param(network, 32, marks=pytest.mark.slow) for network in NETWORKS)],
-)
-def test_each_network_learns_images_by_heart(network: str, images: int, tmp_path: Path) -> None:
-    few = loading.load("cifar10", SAMPLES).train.spread(images)
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_each_network_learns_images_by_heart(network: str, tmp_path: Path) -> None:
+    few = loading.load("cifar10", SAMPLES).train.spread(32)
     dataset = loading.Dataset("cifar10", DATASETS["cifar10"].labels, few, few, few)
     recipe = defaults.by_heart(recipes.get("fast", network, "cifar10"), len(few))
     if emulates_bf16():

@@ -86,7 +86,7 @@ def test_redo_and_a_clear_that_can_be_undone(page: Page) -> None:
 
 
 @pytest.mark.parametrize("brush", [8, 20, 40])
-@pytest.mark.parametrize("size", [30, 45])
+@pytest.mark.parametrize("size", [30, pytest.param(45, marks=pytest.mark.slow)])
 def test_a_small_digit_is_read_whatever_the_brush(page: Page, brush: int, size: float) -> None:
     set_brush(page, brush)
     for digit in (6, 8):

@@ -303,7 +303,7 @@ def impatient(running: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory)
 
 def test_calls_that_stall_share_the_room_of_all_bodies(running: Any, tiny: Any, tmp_path: Path) -> None:
     tiny(tmp_path / "model").write()
-    count = 40
+    count = 20
     with running("--models", tmp_path, "--max-body", 2 * 2**20, "--timeout", 600) as server:
         httpx.post(f"{server.url}/gradio_api/run/models", json={"data": []})
         before = server.memory()
