@@ -29,13 +29,18 @@ MOST = 350e6
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("serve")]
 
 
+def without_the_checkout(**environment: str) -> dict[str, str]:
+    """The environment without what leads to the checkout."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ZOO_"))}
+    return clean | environment
+
+
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command outside the checkout; return what it prints."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ZOO_"))}
+    environment = without_the_checkout(**environment)
     done = subprocess.run(
-        command, env={**clean, **environment}, cwd="/", check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
+        command, env=environment, cwd="/", check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}"
     return done.stdout
 
@@ -99,7 +104,7 @@ def test_commands_work_on_copies_in_the_users_cache(environment: Path, tmp_path:
     said = run(environment / "deep-image-zoo", "export", name, **cache)
     assert re.search(rf"^ONNX 1/1 {re.escape(name)} \d+ s \(.*\)$", said, re.MULTILINE)
     built = {file.name for file in card.glob("*.onnx")}
-    assert built == {"model.onnx", "model.int8.onnx", "model.int8-amx.onnx"}
+    assert built == {"model.onnx", "model.int8.onnx", "model.int8-amx.onnx", "model.study.onnx"}
     assert not list(environment.parent.rglob("*.onnx"))
     run(environment / "deep-image-zoo", "verify", "--samples", name, **cache)
     # An older copy is replaced, with the ONNX files of its weights.
@@ -112,8 +117,8 @@ def test_commands_work_on_copies_in_the_users_cache(environment: Path, tmp_path:
 def answers(python: Path, *arguments: str | Path, **environment: str) -> str:
     """Start the server, classify a digit with `improved_googlenet.mnist`, end the server; return the label."""
     command = [python, "-m", "serve", "--port", "0", "--linger", "0", *arguments]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ZOO_"))}
-    with subprocess.Popen(command, cwd="/", env={**clean, **environment}, stdout=subprocess.PIPE, text=True) as process:
+    environment = without_the_checkout(**environment)
+    with subprocess.Popen(command, cwd="/", env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
@@ -144,7 +149,10 @@ def test_a_server_without_torch_is_small(wheel: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODEL, models / MODEL.name)
     assert answers(python, "--models", models) == "4"
-    done = subprocess.run([python, "-m", "serve"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    command = [python, "-m", "serve"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=without_the_checkout(), check=False, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert done.stderr.endswith("building them needs more packages: pip install 'deep-image-zoo[train]'\n")
     assert len(done.stderr.splitlines()) == 1
