@@ -62,7 +62,7 @@ class Setting:
     model: Path
     image: Path
     precision: str
-    seconds: float
+    seconds: int
     connections: int
     folder: Path
 
@@ -108,19 +108,22 @@ def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
     log = setting.folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.log"
     with started(command, ROOT, setting.environment(), log) as process:
         began = time.monotonic()
-        while True:
-            try:
-                answer = ask(port, one)
-                break
-            except OSError as error:
-                if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                    raise PeerError(f"did not start ({error}); its log is {log}") from None
-                time.sleep(0.05)
+
+        def first(message: Message) -> bytes:
+            """Return the first response to a message. Triton loads one model after another."""
+            while True:
+                try:
+                    return ask(port, message)
+                except OSError as error:
+                    if process.poll() is not None or time.monotonic() - began > PATIENCE:
+                        raise PeerError(f"did not answer ({error}); its log is {log}") from None
+                    time.sleep(0.05)
+
+        answer, batch = first(one), first(many)
         start = time.monotonic() - began
         try:
-            batch = ask(port, many)
             found = [one.classes(answer), many.classes(batch)]
-        except (OSError, ValueError, LookupError, StopIteration) as error:
+        except (ValueError, LookupError, StopIteration) as error:
             raise PeerError(f"its response is not understood ({error!r}); its log is {log}") from None
         if found != [[expected], [expected] * BATCH]:
             raise PeerError(f"returns classes {found}, the bare loop {expected}")
