@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCHES = 4
 # Seconds until a server must have started.
 PATIENCE = 180
-# So that frameworks report nothing to their makers, and that Ray waits on a busy machine until it has started.
+# So that frameworks report nothing to their makers, and that Ray waits on a busy machine until it has started, and runs
+# with the priority of the others: by default it lowers that of its workers.
 SILENT_AND_PATIENT = {
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{PATIENCE}",
     "RAY_worker_register_timeout_seconds": f"{PATIENCE}",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -94,6 +96,21 @@ def bare_loop(setting: Setting) -> tuple[Row, int]:
     return row, one["class"]
 
 
+def first_response(port: int, message: Message, process: "subprocess.Popen[bytes]", until: float, log: Path) -> bytes:
+    """Send a message until there is a response: a server starts, and may load one model after another.
+
+    Raises:
+        PeerError: the process has ended, or there is none at the time `until`, on the monotonic clock.
+    """
+    while True:
+        try:
+            return ask(port, message)
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > until:
+                raise PeerError(f"did not answer ({error}); its log is {log}") from None
+            time.sleep(0.05)
+
+
 def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
     """Start a server, check its classes, and return its measurements.
 
@@ -108,18 +125,7 @@ def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
     log = setting.folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.log"
     with started(command, ROOT, setting.environment(), log) as process:
         began = time.monotonic()
-
-        def first(message: Message) -> bytes:
-            """Return the first response to a message. Triton loads one model after another."""
-            while True:
-                try:
-                    return ask(port, message)
-                except OSError as error:
-                    if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                        raise PeerError(f"did not answer ({error}); its log is {log}") from None
-                    time.sleep(0.05)
-
-        answer, batch = first(one), first(many)
+        answer, batch = (first_response(port, message, process, began + PATIENCE, log) for message in (one, many))
         start = time.monotonic() - began
         try:
             found = [one.classes(answer), many.classes(batch)]
