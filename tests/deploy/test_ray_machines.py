@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "RAY_ADDRESS": HEAD,
     "RAY_USAGE_STATS_ENABLED": "0",
+    # One token for all. Left to itself, Ray 2.60 takes the one in the home folder at the head, and none elsewhere.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     # Ray's own limits are for machines that do nothing else.
     "RAY_raylet_start_wait_time_s": "300",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
