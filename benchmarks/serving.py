@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
         "--model", type=Path, default=measuring.ROOT / "model_cards" / "improved_resnet18.cifar10", metavar="FOLDER"
     )
     parser.add_argument("--precision", choices=list(FILES), default="int8")
-    parser.add_argument("--seconds", type=float, default=10, help="seconds per measurement")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds per measurement")
     parser.add_argument("--turns", type=int, default=3, help="number of times that everything is measured")
     parser.add_argument("--connections", type=int, default=64)
     names = list(peers(""))

@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCHES = 4
 # Seconds until a server must have started.
 PATIENCE = 180
-# So that frameworks report nothing to their makers, and that Ray waits on a busy machine until it has started.
+# So that frameworks report nothing to their makers, and that Ray waits on a busy machine until it has started, and runs
+# with the priority of the others: by default it lowers that of its workers.
 SILENT_AND_PATIENT = {
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{PATIENCE}",
     "RAY_worker_register_timeout_seconds": f"{PATIENCE}",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,7 +64,7 @@ class Setting:
     model: Path
     image: Path
     precision: str
-    seconds: float
+    seconds: int
     connections: int
     folder: Path
 
@@ -94,6 +96,21 @@ def bare_loop(setting: Setting) -> tuple[Row, int]:
     return row, one["class"]
 
 
+def first_response(port: int, message: Message, process: "subprocess.Popen[bytes]", until: float, log: Path) -> bytes:
+    """Send a message until there is a response: a server starts, and may load one model after another.
+
+    Raises:
+        PeerError: the process has ended, or there is none at the time `until`, on the monotonic clock.
+    """
+    while True:
+        try:
+            return ask(port, message)
+        except OSError as error:
+            if process.poll() is not None or time.monotonic() > until:
+                raise PeerError(f"did not answer ({error}); its log is {log}") from None
+            time.sleep(0.05)
+
+
 def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
     """Start a server, check its classes, and return its measurements.
 
@@ -108,19 +125,11 @@ def measure(name: str, peer: Peer, setting: Setting, expected: int) -> Row:
     log = setting.folder / f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.log"
     with started(command, ROOT, setting.environment(), log) as process:
         began = time.monotonic()
-        while True:
-            try:
-                answer = ask(port, one)
-                break
-            except OSError as error:
-                if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                    raise PeerError(f"did not start ({error}); its log is {log}") from None
-                time.sleep(0.05)
+        answer, batch = (first_response(port, message, process, began + PATIENCE, log) for message in (one, many))
         start = time.monotonic() - began
         try:
-            batch = ask(port, many)
             found = [one.classes(answer), many.classes(batch)]
-        except (OSError, ValueError, LookupError, StopIteration) as error:
+        except (ValueError, LookupError, StopIteration) as error:
             raise PeerError(f"its response is not understood ({error!r}); its log is {log}") from None
         if found != [[expected], [expected] * BATCH]:
             raise PeerError(f"returns classes {found}, the bare loop {expected}")

@@ -1,15 +1,18 @@
 """The arena's messages, the output of its clients, core-hours, its tables and the environments of peers."""
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.arena import clients, messages, peers, processes, table
+from benchmarks.arena import clients, measuring, messages, peers, processes, table
 from benchmarks.arena.peers import BATCH, OURS
 
 FILE = b"\x89PNG and so on"
@@ -216,3 +219,36 @@ def test_a_peer_that_does_not_install_says_why(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
     assert {"bentoml==1.4.40", "pillow"} <= set(calls[-1])
     assert any(word.startswith("onnxruntime==") for word in calls[-1])
+
+
+def test_a_server_that_still_loads_a_model_is_waited_for(tmp_path: Path) -> None:
+    """It answers for one model before the other is there; one whose process has ended is not waited for."""
+    asked: list[str] = []
+
+    class Loading(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            self.send_response(200 if asked.count(self.path) == 3 else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    message = messages.Message("/second", b"x", {}, lambda _: [])
+    with (
+        http.server.HTTPServer(("127.0.0.1", 0), Loading) as server,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process,
+    ):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port, patience = server.server_port, time.monotonic() + 60
+            assert measuring.first_response(port, message, process, patience, tmp_path) == b""
+            assert asked == ["/second"] * 3
+            process.communicate(b"\n")
+            with pytest.raises(measuring.PeerError, match="did not answer"):
+                measuring.first_response(port, message, process, patience, tmp_path)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -6,14 +6,16 @@ from serve.http.bodies import Bodies
 from serve.http.gate import Accounts
 from serve.http.listening import CannotListen
 from serve.routes.data_plane import DataPlane
+from serve.routes.grpc.ahead import Ahead
 from serve.routes.grpc.arrival import Arrivals
 from serve.routes.grpc.calls import Calls
 from serve.routes.grpc.health import HEALTH, Health
-from serve.routes.grpc.service import SERVICE, Service
+from serve.routes.grpc.service import INFER, SERVICE, Service
 from serve.routes.grpc.streams import Streams
 from serve.settings import Settings
 
-# Most calls at a time. Those whose message has not arrived, or that wait in the queue, have limits of their own.
+# Most calls of ModelInfer at a time, and most that the library's own loop lets in. Those whose message has not arrived,
+# or that wait in the queue, have limits of their own.
 MAX_CALLS = 2048
 # Most connections, as clients share one for all their calls.
 MAX_CONNECTIONS = 1024
@@ -37,8 +39,10 @@ class GrpcServer:
         self._settings = plane.engine.settings
         self._streams = Streams()
         calls = Calls(plane.engine, accounts, Arrivals(self._settings, bodies))
+        methods = Service(plane, calls, self._streams).handlers()
+        self._infer = methods.pop(INFER)
         self._handlers = [
-            Service(plane, calls, self._streams).handler(),
+            grpc.method_handlers_generic_handler(SERVICE, methods),
             Health(plane, calls, (SERVICE, HEALTH)).handler(),
         ]
 
@@ -57,12 +61,16 @@ class GrpcServer:
             self._server.add_insecure_port(address)
         except RuntimeError:
             raise CannotListen(f"cannot listen on {address} for gRPC; choose another with --grpc-port") from None
+        ahead = Ahead(self._server, SERVICE, INFER, self._infer, MAX_CALLS)
         await self._server.start()
+        ahead.start()
+        self._ahead = ahead
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, finish the others within `seconds`, and stop."""
         self._streams.drain()
         await self._server.stop(seconds)
+        await self._ahead.stopped()
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

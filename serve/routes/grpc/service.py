@@ -19,6 +19,7 @@ from serve.routes.grpc.messages import error_of, read_infer, request_of, respons
 from serve.routes.grpc.streams import Streams
 
 SERVICE = "inference.GRPCInferenceService"
+INFER = "ModelInfer"
 
 
 class Service:
@@ -30,7 +31,7 @@ class Service:
         self._streams = streams
         self._max_images = plane.engine.settings.max_images
 
-    def handler(self) -> Any:
+    def handlers(self) -> dict[str, Any]:
         """Build what the library calls for each method."""
         methods: dict[str, Any] = {
             "ServerLive": ("live", self._live, True),
@@ -49,9 +50,9 @@ class Service:
             name: unary(f"/{SERVICE}/{name}", route, small(getattr(pb, f"{name}Request")), work, keyless=keyless)
             for name, (route, work, keyless) in methods.items()
         }
-        handlers["ModelInfer"] = unary(f"/{SERVICE}/ModelInfer", "infer", read_infer, self._infer)
+        handlers[INFER] = unary(f"/{SERVICE}/{INFER}", "infer", read_infer, self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return handlers
 
     async def _live(self, *_: Any) -> Any:
         return pb.ServerLiveResponse(live=True)

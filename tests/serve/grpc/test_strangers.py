@@ -14,14 +14,13 @@ import grpc
 import numpy as np
 import pytest
 from calling import Stub, message, scores, status
+from frames import HEAD, INFER, PREFACE, frame
 from tritonclient.grpc import service_pb2 as pb
 from watching import eventually
 
 from serve.errors import ApiError
 from serve.routes.grpc import arrival, messages
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MB = 2**20
 
 
@@ -35,34 +34,6 @@ def works(server: Any, model: Any) -> bool:
 def connect(server: Any) -> socket.socket:
     host, port = server.grpc.split(":")
     return socket.create_connection((host, int(port)), timeout=30)
-
-
-def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
-    return struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + content
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """A header in HPACK, without compression."""
-
-    def text(data: bytes) -> bytes:
-        if len(data) < 127:
-            return bytes([len(data)]) + data
-        rest, out = len(data) - 127, bytearray([127])
-        while rest > 127:
-            out.append(rest % 128 + 128)
-            rest //= 128
-        return bytes([*out, rest]) + data
-
-    return b"\0" + text(name) + text(value)
-
-
-HEAD = b"".join(
-    literal(name, value)
-    for name, value in [
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", INFER.encode()), (b":authority", b"x"),
-        (b"te", b"trailers"), (b"content-type", b"application/grpc"),
-    ]
-)  # fmt: skip
 
 
 def test_garbage(server: Any, models: list[Any]) -> None:

@@ -128,9 +128,10 @@ def test_draining_answers_what_has_arrived(two: list[Any], serving: Any, monkeyp
             call = Stub(channel).ModelInfer(message("a", pixels))
             await idle.write(message("third", pixels))
             assert "unknown model" in (await idle.read()).error_message
+            assert await asyncio.to_thread(held.entered.wait, 20)  # otherwise both could be in one batch
             await stream.write(message("a", pixels))
             async with asyncio.timeout(20):
-                while not (held.entered.is_set() and engine._queues.images == 1):  # noqa: ASYNC110
+                while engine._queues.images != 1:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             draining = asyncio.create_task(server.drain(30))
             assert await idle.code() == CODE.UNAVAILABLE

@@ -1,6 +1,8 @@
 """Deadlines, cancellation and the full queue: a call that nobody waits for gives its place back."""
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 import grpc
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from calling import Stub, message, scores
 from engines import Gate
+from frames import HEAD, PREFACE, frame
 from tritonclient.grpc import service_pb2 as pb
 
 CODE = grpc.StatusCode
@@ -129,5 +132,35 @@ def test_the_memory_for_bodies_is_shared(two: list[Any], serving: Any) -> None:
             await state.bodies.release(held)
             for _ in range(4):  # as each gives its room back
                 np.testing.assert_array_equal(scores(await infer(message("a", large))), two[0].logits(large))
+
+    asyncio.run(work())
+
+
+def test_calls_that_wait_in_the_core_form_batches(two: list[Any], serving: Any) -> None:
+    """What comes while the event loop is busy with one image is let in together."""
+    together = frame(6, 0, 0, b"together"), frame(6, 1, 0, b"together")  # a ping and its answer
+
+    async def work() -> None:
+        async with serving(models=two[0].folder.parent) as (_, state, channel):
+            body = message("a", two[0].images(1)).SerializeToString()
+            data = b"\0" + struct.pack(">I", len(body)) + body
+            calls = b"".join(frame(1, 4, call, HEAD) + frame(0, 1, call, data) for call in range(1, 40, 2))
+            await Stub(channel).ModelInfer(message("a", two[0].images(1)))
+            counts = state.engine.repository.get("a").statistics.render
+
+            async def runs() -> int:
+                """Send 20 calls while the event loop stands still, and count the runs that they took."""
+                before = counts()
+                with socket.create_connection(("127.0.0.1", state.engine.settings.grpc_port), 20) as connection:
+                    connection.sendall(PREFACE + frame(4, 0, 0, b"") + calls + together[0])
+                    received = b""
+                    while together[1] not in received:  # the core answers once it has what came before
+                        received += connection.recv(65536)
+                    await until(lambda: counts()["inference_count"] == before["inference_count"] + 20)
+                return int(counts()["execution_count"] - before["execution_count"])
+
+            found = [await runs() for _ in range(10)]
+            # Let in one by one, nearly each call has a run of its own.
+            assert min(found) <= 5, found
 
     asyncio.run(work())
