@@ -102,7 +102,7 @@ def test_a_photo_of_two_digits_is_cropped_to_one(page: Page, two: Path) -> None:
     # The other tabs read the same part.
     go(page, "Compare")
     expect(page.locator("#comparison [role=status]")).not_to_contain_text("more than one")
-    go(page, "Digit")
+    page.get_by_role("tab", name="Digit").click()
     page.get_by_role("button", name="Reset the crop").click()
     expect(answer(page)).to_contain_text("crop the photo to one")
     expect(square).to_be_hidden()
@@ -134,10 +134,10 @@ def test_a_finger_crops_on_a_phone(browser: Browser, url: str, two: Path, scheme
             box_of(answer(page))["y"] + box_of(answer(page))["height"]
             <= box_of(page.locator("#digit-crop .crop-frame"))["y"]
         )
-        scrolled = page.evaluate("scrollY")
         box = box_of(square)
         swipe(context, page, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), (200, -30))
         expect(says(page)).to_have_text(re.compile("^7 "))
+        scrolled = page.evaluate("scrollY")
         moved = box_of(square)
         assert moved["x"] > box["x"] + 50
         # A corner resizes it, and no finger scrolls the page.
