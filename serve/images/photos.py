@@ -35,8 +35,8 @@ def prepare(image: Image.Image, crop: Crop | None = None) -> Digit:
 
     Args:
         image: a drawing or a photo.
-        crop: where to look for the digit. A stroke across the square's border is never cut: it is read whole, or not
-            at all if most of it is outside and there is another inside.
+        crop: where to look for the digit. Ink across the square's border is not cut, unless it is two digits that
+            touch: it is read whole, or not at all if most of it is outside and there is other ink inside.
 
     Returns:
         The pixels, and the problem if there is one. `blank`, `dot` and `cut` have no pixels. `several` (digits side by
@@ -159,8 +159,8 @@ def _read(grey: Floats, square: Mask | None = None, *, flat: bool = False) -> tu
     ink = find_ink(grey, square, flat=flat)
     keep, several = main_ink(ink > 0.5, square, on_paper=not flat)
     digit = judge(ink, keep, several)
-    if digit.problem == "several" and square is not None and (keep & ~square).any():
-        # Two that touch: the square is there to part them.
+    if digit.problem == "several" and not several and square is not None and (keep & ~square).any():
+        # Two that touch, which only the square can part.
         keep, several = main_ink((ink > 0.5) & square, on_paper=not flat)
         digit = judge(ink, keep, several)
     borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])

@@ -222,6 +222,12 @@ def test_two_digits_in_the_square_are_several() -> None:
     assert photos.prepare(paper((150, 200, SEVEN), (300, 200, FOUR)), square(0, 0, 400)).problem == "several"
 
 
+def test_two_digits_of_which_the_square_cuts_one_are_several() -> None:
+    """What is inside of the right one is too low for a digit of its own; the left one with it is a wide L."""
+    photo = paper((220, 200, ONE), (270, 250, [(0, 0), (110, 0), (110, -70)]))
+    assert photos.prepare(photo, square(190, 110, 176)).problem == "several"
+
+
 def test_a_row_of_digits_is_said_to_be_several() -> None:
     row = [(x, 200, SEVEN) for x in (100, 230, 360, 490)]
     assert photos.prepare(paper(*row)).problem == "several"
