@@ -48,7 +48,7 @@ def prepare(image: Image.Image, crop: Crop | None = None) -> Digit:
     colours = image.convert("RGB")
     most = crop.enough(ENOUGH) if crop else ENOUGH
     colours.thumbnail((most, most), Image.Resampling.BOX)
-    square = crop and _corners(crop.box(colours.size), colours.size)
+    square = _corners(crop.box(colours.size), colours.size) if crop else None
     return _prepare_apart(colours, square) or _prepare_one(colours, _greyscale(image), square)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +133,13 @@ def test_a_small_square_of_a_large_picture_is_sharp(decoder: Decoder) -> None:
     assert np.ptp(read[0, 16, :, 0].astype(int)) > 200
 
 
+Strokes = Sequence[tuple[float, float]]
 SEVEN = [(-40, -60), (40, -60), (-10, 60)]
 ONE = [(0, -60), (0, 60)]
 FOUR = [(20, 60), (20, -60), (-40, 20), (45, 20)]
 
 
-def paper(*digits: tuple[float, float, list[tuple[float, float]]], width: int = 24) -> Image.Image:
+def paper(*digits: tuple[float, float, Strokes], width: int = 24) -> Image.Image:
     """Paper with digits around places in pixels, and a little noise."""
     page = Image.new("L", (600, 400), 215)
     for x, y, strokes in digits:
@@ -155,7 +156,7 @@ def square(left: float, top: float, side: float) -> Crop:
 TWO = paper((150, 200, SEVEN), (450, 200, FOUR))
 
 
-def alone(x: float, strokes: list[tuple[float, float]]) -> Digit:
+def alone(x: float, strokes: Strokes) -> Digit:
     digit = photos.prepare(paper((x, 200, strokes)))
     assert digit.problem is None
     return digit

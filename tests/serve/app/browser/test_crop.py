@@ -141,8 +141,8 @@ def test_a_finger_crops_on_a_phone(browser: Browser, url: str, two: Path, scheme
         moved = box_of(square)
         assert moved["x"] > box["x"] + 50
         # A corner resizes it, and no finger scrolls the page.
-        corner = box_of(square.locator("i").nth(2))
-        swipe(context, page, (corner["x"] + 22, corner["y"] + 22), (30, -30))
+        lower_left = box_of(square.locator("i").nth(2))
+        swipe(context, page, (lower_left["x"] + 22, lower_left["y"] + 22), (30, -30))
         assert box_of(square)["width"] == pytest.approx(moved["width"] - 30, abs=4)
         assert page.evaluate("scrollY") == scrolled
         for corner in square.locator("i").all():
