@@ -234,6 +234,18 @@ def test_a_row_of_digits_is_said_to_be_several() -> None:
     assert photos.prepare(paper(*row)).problem == "several"
 
 
+@settings(max_examples=25, deadline=None)
+@given(x=st.floats(0, 1), y=st.floats(0, 1), side=st.floats(SMALLEST, 1), tilt=st.floats(0, 0.3))
+def test_every_square_gets_a_result(x: float, y: float, side: float, tilt: float) -> None:
+    scene = Image.new("L", (300, 200), 60)
+    corners = [(60, 20 + 200 * tilt), (280, 20), (260, 180), (60 - 100 * tilt, 190)]
+    ImageDraw.Draw(scene).polygon(corners, fill=215)
+    ImageDraw.Draw(scene).line([(150 + dx, 100 + dy) for dx, dy in ONE], 40, 8)
+    noisy = np.asarray(scene) + np.random.default_rng(0).normal(0, 4, (200, 300))
+    digit = photos.prepare(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), Crop(x, y, side))
+    assert (digit.pixels is None) <= (digit.problem is not None)
+
+
 def test_a_tiny_square_is_not_taken_for_an_image_of_mnist() -> None:
     """MNIST's images are left as they are; this is 20 pixels of a photo, whose paper is grey."""
     small = paper((300, 200, SEVEN)).resize((90, 60), Image.Resampling.BOX)
