@@ -38,7 +38,8 @@ from PIL import Image
 from strokes import Strokes, draw, jitter, strokes_of
 
 from serve.app.verdict import verdict
-from serve.images.digits import Digit, prepare
+from serve.images.digits import Digit
+from serve.images.photos import prepare
 from serve.images.strokes import Stroke, prepare_strokes
 
 CANVAS = 280
@@ -188,7 +189,7 @@ def main() -> None:
             rng = np.random.default_rng(arguments.seed)
             found = [prepare(make([strokes[i], strokes[j]], rng)) for i, j in enumerate(others)]
             several = sum(digit.problem == "several" for digit in found)
-            doubt = sum(not is_sure(scores(session, digit), digit) for digit in found)
+            doubt = sum(not is_sure(session, scores(session, digit), digit) for digit in found)
             print(f"| {name} | {100 * several / len(found):.1f} % | {100 * (doubt - several) / len(found):.1f} % |")
     if any(word in "empty sheets" for word in arguments.rows):
         rng = np.random.default_rng(arguments.seed)
@@ -206,9 +207,10 @@ def scores(session: onnxruntime.InferenceSession, digit: Digit) -> np.ndarray:
     return session.run(["probabilities"], {"image": digit.pixels[None]})[0][0]
 
 
-def is_sure(shares: np.ndarray, digit: Digit) -> bool:
+def is_sure(session: onnxruntime.InferenceSession, shares: np.ndarray, digit: Digit) -> bool:
     """Whether the app would name the digit without a doubt."""
-    return verdict(shares, fits=digit.problem is None).tone == "sure"
+    stated = session.get_modelmeta().custom_metadata_map.get("abstain_below")
+    return verdict(shares, float(stated) if stated else None, fits=digit.problem is None).tone == "sure"
 
 
 def rate(
@@ -228,7 +230,7 @@ def rate(
         right += guess == label
         blank += guess < 0
         flagged += guess >= 0 and digit.problem is not None
-        sure += guess != label and is_sure(shares, digit)
+        sure += guess != label and is_sure(session, shares, digit)
         if wrong and guess != label and image is not None:
             save(wrong, f"{name}-{i}-is{label}-said{guess}", image, digit)
     counts = " | ".join(f"{100 * count / len(labels):.1f} %" for count in (right, sure, blank, flagged))

@@ -12,6 +12,7 @@ from serve.app.inference import Kind, Pixels, kind_of
 from serve.engine.models import ModelInfo
 from serve.errors import ApiError
 from serve.images import digits
+from serve.images.crop import Crop, read_crop
 from serve.images.decoder import Decoder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -26,6 +27,7 @@ class Given:
         drawing: the drawing pad's value.
         photo: the upload of a digit, as are `picture` and `image` of theirs: a path, None without one.
         source: which of `drawing` and `photo` is the digit.
+        photo_crop: the part of the photo to be read, as `read_crop` takes it, as are `picture_crop` and `image_crop`.
     """
 
     drawing: str | None = None
@@ -33,10 +35,17 @@ class Given:
     picture: str | None = None
     image: str | None = None
     source: Literal["draw", "photo"] = "draw"
+    photo_crop: object = None
+    picture_crop: object = None
+    image_crop: object = None
 
     def file(self, kind: Kind) -> str | None:
         """Return the upload for models of a kind."""
         return {"digit": self.photo, "picture": self.picture, "image": self.image}[kind]
+
+    def crop(self, kind: Kind) -> Crop | None:
+        """Return the part of that upload to be read; None for all of it. Raises BadRequest if it is not valid."""
+        return read_crop({"digit": self.photo_crop, "picture": self.picture_crop, "image": self.image_crop}[kind])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +70,9 @@ async def prepare(decoder: Decoder, given: Given, model: ModelInfo) -> Prepared:
         digit = await digit_of(decoder, given)
         return Prepared(digit.pixels, digit.problem)
     path = given.file(kind)
-    return Prepared(None if path is None else await picture_from_file(decoder, path, model.image_size))
+    if path is None:
+        return Prepared(None)
+    return Prepared(await picture_from_file(decoder, path, model.image_size, given.crop(kind)))
 
 
 async def prepare_or_example(decoder: Decoder, given: Given, model: ModelInfo) -> Prepared:
@@ -78,7 +89,7 @@ async def prepare_or_example(decoder: Decoder, given: Given, model: ModelInfo) -
 async def digit_of(decoder: Decoder, given: Given) -> digits.Digit:
     """Prepare the drawing or the photo of a digit. Raises ApiError, as the decoder does."""
     if given.source == "photo":
-        return await digit_from_file(decoder, given.photo)
+        return await digit_from_file(decoder, given.photo, given.crop("digit"))
     # The pad's value is whatever a client sends.
     return await digit_from_drawing(decoder, given.drawing if isinstance(given.drawing, str) else None)
 
@@ -90,18 +101,26 @@ async def digit_from_drawing(decoder: Decoder, strokes: str | None) -> digits.Di
     return await decoder.drawing(strokes, timeout=decoder.settings.timeout)
 
 
-async def digit_from_file(decoder: Decoder, path: str | None) -> digits.Digit:
-    """Prepare a photo of a digit; without a path, a blank one. Raises ApiError, as the decoder does."""
+async def digit_from_file(decoder: Decoder, path: str | None, crop: Crop | None = None) -> digits.Digit:
+    """Prepare a photo of a digit, or its part `crop`; without a path, a blank one.
+
+    Raises ApiError, as the decoder does.
+    """
     if path is None:
         return digits.Digit(None, "blank")
     with _still_there():
-        return await decoder.digit(Path(path), timeout=decoder.settings.timeout)
+        return await decoder.digit(Path(path), timeout=decoder.settings.timeout, crop=crop)
 
 
-async def picture_from_file(decoder: Decoder, path: str, shape: tuple[int, int, int]) -> Pixels:
-    """Read a file as models with inputs of `shape` (H, W, C) see it. Raises ApiError, as the decoder does."""
+async def picture_from_file(
+    decoder: Decoder, path: str, shape: tuple[int, int, int], crop: Crop | None = None
+) -> Pixels:
+    """Read a file, or its part `crop`, as models with inputs of `shape` (H, W, C) see it.
+
+    Raises ApiError, as the decoder does.
+    """
     with _still_there():
-        pixels: Pixels = (await decoder(Path(path), shape, timeout=decoder.settings.timeout))[0]
+        pixels: Pixels = (await decoder(Path(path), shape, timeout=decoder.settings.timeout, crop=crop))[0]
     return pixels
 
 

@@ -65,7 +65,7 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
         root_path="",  # the scope's, and not GRADIO_ROOT_PATH
         theme=theme,
         css_paths=[STATIC / "style.css", STATIC / "inside.css"],
-        js=(STATIC / "page.js").read_text(encoding="utf-8").partition("\n")[2],
+        js=_scripts("page.js", "squares.js"),
         # "How this works" links the API. Gradio's own page shows calls with files of other servers, which this refuses.
         footer_links=[],
         # The history would keep every stroke in the browser's storage as a run.
@@ -85,6 +85,12 @@ def mount(app: FastAPI, engine: Engine, bodies: Bodies, decoder: Decoder) -> Non
     application.add_middleware(site.OwnPage, shared=engine.settings.api_key is None)
     application.add_middleware(Guard, settings=engine.settings, bodies=bodies, quota=quota, streams=streams)
     app.router.lifespan_context = _lifespan(app.router.lifespan_context)
+
+
+def _scripts(*names: str) -> str:
+    """Join files that each hold a comment of one line and a function into one function that calls theirs."""
+    functions = [(STATIC / name).read_text(encoding="utf-8").partition("\n")[2] for name in names]
+    return "() => {" + "".join(f"({function.strip()})();" for function in functions) + "}"
 
 
 def _lifespan(inner: Lifespan[FastAPI]) -> Lifespan[FastAPI]:
@@ -112,12 +118,12 @@ def build(engine: Engine, decoder: Decoder) -> gr.Blocks:
         # All tabs are built, and those without models hidden: the page's events have the same numbers on all servers.
         with gr.Tabs(selected=offered[0], overflow_behavior="wrap"):
             with gr.Tab("Digit", id="digit", visible="digit" in offered) as digit:
-                digit_model, drawing, photo, source = digit_tab(engine, decoder, latest)
+                digit_model, drawing, photo, source, photo_crop = digit_tab(engine, decoder, latest)
             with gr.Tab("Picture", id="picture", visible="picture" in offered) as picture:
-                picture_model, picture_box = picture_tab(engine, decoder, "picture", latest)
+                picture_model, picture_box, picture_crop = picture_tab(engine, decoder, "picture", latest)
             with gr.Tab("Image", id="image", visible="image" in offered) as image:
-                image_model, image_box = picture_tab(engine, decoder, "image", latest)
-            sources = Sources(drawing, photo, picture_box, image_box, source)
+                image_model, image_box, image_crop = picture_tab(engine, decoder, "image", latest)
+            sources = Sources(drawing, photo, picture_box, image_box, source, photo_crop, picture_crop, image_crop)
             models: dict[Kind, gr.Dropdown] = {"digit": digit_model, "picture": picture_model, "image": image_model}
             with gr.Tab("Compare") as tab:
                 compare_tab(engine, decoder, sources, models, latest, tab)

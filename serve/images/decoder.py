@@ -14,7 +14,8 @@ from serve.engine.metrics import Metrics
 from serve.engine.models import Images
 from serve.engine.processor import usable_cores
 from serve.errors import DeadlineExceeded, Overloaded
-from serve.images import digits
+from serve.images import digits, photos
+from serve.images.crop import Crop
 from serve.images.formats import decode, finish, fit, open_header
 from serve.images.strokes import prepare_strokes, read_strokes
 from serve.settings import Settings
@@ -32,8 +33,6 @@ LARGE_PIXELS = 1_000_000
 WAITING = 128
 # Pixels a side, plenty for networks whose input has 64.
 ENOUGH = 256
-# Pixels on the longer side, plenty to find ink in.
-ENOUGH_FOR_DIGIT = 2 * digits.WORK
 
 
 class Decoder:
@@ -49,8 +48,10 @@ class Decoder:
         self._common = ThreadPoolExecutor(usable_cores(), "decode")
         self._large = ThreadPoolExecutor(1, "decode-large")
 
-    async def __call__(self, data: Source, shape: tuple[int, int, int], *, timeout: float) -> Images:
-        """Decode an image to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
+    async def __call__(
+        self, data: Source, shape: tuple[int, int, int], *, timeout: float, crop: Crop | None = None
+    ) -> Images:
+        """Decode an image, or its part `crop`, to uint8 [1, H, W, C] of `shape` (H, W, C), within `timeout` seconds.
 
         Raises:
             OSError: if `data` is a file that cannot be read.
@@ -58,27 +59,31 @@ class Decoder:
             ApiError: 503 if too many images wait, 504 if `timeout` passes.
         """
         with tracing.Part("decode"):
-            return await self._decode(data, shape, timeout)
+            return await self._decode(data, shape, timeout, crop)
 
-    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float) -> Images:
+    async def _decode(self, data: Source, shape: tuple[int, int, int], timeout: float, crop: Crop | None) -> Images:
         began = time.perf_counter()
         image = None
-        if isinstance(data, bytes) and len(data) <= TINY_BYTES:
+        if crop is None and isinstance(data, bytes) and len(data) <= TINY_BYTES:
             image = open_header(data, max_pixels=self.settings.max_pixels)
         if image is not None and image.width * image.height <= TINY_PIXELS:
             pixels = fit(finish(image), shape)
         else:
             del image  # its unpacked texts can take a thousand times the file's bytes; do not keep them while it waits
-            make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels)
+            make = partial(_pixels, shape=shape, max_pixels=self.settings.max_pixels, crop=crop)
             pixels = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return pixels[None]
 
-    async def digit(self, data: Source, *, timeout: float) -> digits.Digit:
-        """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does."""
+    async def digit(self, data: Source, *, timeout: float, crop: Crop | None = None) -> digits.Digit:
+        """Find the digit in a drawing or a photo and prepare it as MNIST would show it; raises as `__call__` does.
+
+        With `crop`, only the digit in that part of the image is looked for.
+        """
         began = time.perf_counter()
         with tracing.Part("decode"):
-            found = await self.beside(data, partial(_digit, max_pixels=self.settings.max_pixels), timeout=timeout)
+            make = partial(_digit, max_pixels=self.settings.max_pixels, crop=crop)
+            found = await self.beside(data, make, timeout=timeout)
         self._metrics.decode.observe(time.perf_counter() - began)
         return found
 
@@ -128,13 +133,15 @@ def _read(data: Source) -> bytes:
     return data if isinstance(data, bytes) else data.read_bytes()
 
 
-def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int) -> Images:
-    return fit(decode(data, max_pixels=max_pixels, enough=ENOUGH), shape)
+def _pixels(data: bytes, *, shape: tuple[int, int, int], max_pixels: int, crop: Crop | None) -> Images:
+    image = decode(data, max_pixels=max_pixels, enough=crop.enough(ENOUGH) if crop else ENOUGH)
+    return fit(image.crop(crop.box(image.size)) if crop else image, shape)
 
 
-def _digit(data: bytes, *, max_pixels: int) -> digits.Digit:
+def _digit(data: bytes, *, max_pixels: int, crop: Crop | None) -> digits.Digit:
     # With transparency: white strokes would vanish on white, and `digits` chooses a background that shows them.
-    return digits.prepare(decode(data, max_pixels=max_pixels, enough=ENOUGH_FOR_DIGIT, measure=max, alpha=True))
+    enough = crop.enough(photos.ENOUGH) if crop else photos.ENOUGH
+    return photos.prepare(decode(data, max_pixels=max_pixels, enough=enough, measure=max, alpha=True), crop)
 
 
 def _drawing(text: str) -> digits.Digit:

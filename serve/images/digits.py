@@ -1,33 +1,27 @@
-"""Prepare a drawing or a photo of a digit: the 28x28 image that an MNIST model expects.
+"""Prepare the ink of a digit: the 28x28 image that an MNIST model expects. `photos.py` finds the ink in an image.
 
 MNIST's own recipe: the box around the ink is scaled to 20 pixels on its longest side with antialiasing, then placed in
 28x28 so that its centre of mass is in the middle. Here the stroke is first thinned to its centre line and redrawn with
 one width, because a 40 px brush on a small digit would otherwise give strokes unlike any in MNIST.
-
-The input may be dark ink on light, light on dark, or a transparent canvas; of any size; a flat canvas or a photo of
-paper with shadows. If a photo shows more than a sheet of paper, the sheet is found first and straightened (`sheet.py`).
-Lines of ruled paper are left out (`ruling.py`). The app's drawing pad sends strokes, which need none of this
-(`strokes.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
 
 from serve.images.filters import blur
-from serve.images.ink import FAINT, find_ink, frame, is_flat, resize
+from serve.images.ink import resize
 from serve.images.regions import depth, regions
-from serve.images.sheet import Sheet, find_sheet, rectify
+from serve.images.sheet import Sheet
 from serve.images.thinning import thin
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Problem = Literal["blank", "dot", "several", "scribble"]
+Problem = Literal["blank", "dot", "cut", "several", "scribble"]
 
 # MNIST's own recipe
 SIDE = 28  # side of the prepared image, pixels
@@ -37,9 +31,8 @@ BOX = 20.0  # longest side of the box around the ink, pixels
 STROKE = 3.0  # width of the redrawn stroke, pixels of the prepared image
 EDGE = 1.3  # distance over which a redrawn stroke fades from full ink to none, pixels of the prepared image
 
-WORK = 400  # longest side of the image in which ink is looked for, pixels; larger inputs are scaled down
 SMALLEST = 0.045  # of a photo's longest side; smaller ink is dirt
-WIDE = 3.0  # times its height: wider ink is a piece of a line, and not even two digits
+WIDE = 3.0  # times its height: wider ink is a piece of a line, or a row of digits
 SPECK = 0.06  # a part with less than this share of the largest part's area is dropped
 SPECK_ON_PAPER = 0.12  # the same for photos
 INNER = 0.1  # parts that touch a photo's border are dropped if another has this share of the largest part's area
@@ -77,67 +70,15 @@ class Digit:
     sheet: Sheet | None = None
 
 
-def prepare(image: Image.Image) -> Digit:
-    """Prepare the one digit in `image` (any mode and size) as MNIST would show it.
-
-    Returns:
-        The pixels, and the problem if there is one. `blank` and `dot` have no pixels. `several` (digits side by side,
-        or touching) and `scribble` have them, for a caller that wants a guess all the same.
-    """
-    image = _on_paper(image)
-    if max(image.size) <= SIDE:
-        return _as_it_is(_greyscale(image))
-    grey = _greyscale(image)
-    colours = image.convert("RGB")
-    colours.thumbnail((2 * WORK, 2 * WORK), Image.Resampling.BOX)
-    sheet, flat = find_sheet(colours), is_flat(grey)
-    if sheet is None or (flat and not _stands_out(grey, sheet)):
-        return _read(grey, flat=flat)[0]
-    digit, met = _read_sheet(colours, sheet)
-    found = {side for side in range(4) if sheet.ends[side]}
-    cut = met & found
-    if digit.pixels is not None and not cut:
-        return replace(digit, sheet=sheet)
-    # Where ink goes on beyond an edge, or all of it is beyond one, that was more likely a shadow's edge, or a line.
-    for sides in [cut] if cut else [{side} for side in found]:
-        wider = sheet.without(sides)
-        other, met = _read_sheet(colours, wider) if wider else _read(grey)
-        if other.pixels is not None and not met & (sides | found):
-            return replace(other, sheet=wider)
-    return replace(digit, sheet=sheet)
-
-
-def _stands_out(grey: Floats, sheet: Sheet) -> bool:
-    """Tell a sheet on a plain table from strokes on a canvas: it differs from the table, and nothing else does."""
-    other = np.abs(grey - np.median(frame(grey))) > 255 * FAINT
-    corners = (np.array(sheet.corners) - 0.5) * 1.08 + 0.5
-    inside = Image.new("1", grey.shape[::-1])
-    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners * grey.shape[::-1]], 1)
-    within = other & np.asarray(inside)
-    return bool(within.sum() > max(0.95 * other.sum(), 0.6 * np.asarray(inside).sum()))
-
-
-def _read_sheet(image: Image.Image, sheet: Sheet) -> tuple[Digit, set[int]]:
-    """Prepare the digit on a sheet in an RGB image; also return at which of its sides the ink meets the edge."""
-    return _read(_greyscale(rectify(image, sheet, WORK)))
-
-
-def _read(grey: Floats, *, flat: bool = False) -> tuple[Digit, set[int]]:
-    """Prepare the digit in float32 [H, W]; also return at which sides (0 to 3, as in `Sheet`) the ink meets its border.
-
-    `flat` says that it is a canvas of one tone, and not a photo.
-    """
-    ink = find_ink(grey, flat=flat)
-    keep, several = main_ink(ink > 0.5, on_paper=not flat)
+def judge(ink: Floats, keep: Mask, several: bool) -> Digit:
+    """Prepare the digit whose ink, float32 [H, W], is where bool [H, W] says."""
     if not keep.any():
-        return Digit(None, "blank"), set()
-    borders = (keep[:, 0], keep[0], keep[:, -1], keep[-1])
-    met = {side for side, border in enumerate(borders) if border.any()}
+        return Digit(None, "blank")
     mask = _close_up(np.where(keep, ink, np.float32(0)))
     line, thickest = centre_line(mask)
     if thickest > DOT:
-        return Digit(None, "dot"), met
-    return verdict(redraw(line), mask, several=several), met
+        return Digit(None, "dot")
+    return verdict(redraw(line), mask, several=several)
 
 
 def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digit:
@@ -153,46 +94,11 @@ def verdict(pixels: npt.NDArray[np.uint8], mask: Mask, *, several: bool) -> Digi
     return Digit(pixels, "scribble" if crowding > ODD else None)
 
 
-def _on_paper(image: Image.Image) -> Image.Image:
-    """Put a transparent canvas on plain paper, L; leave other images as they are."""
-    if not image.has_transparency_data:
-        return image
-    rgba = image.convert("RGBA")
-    alpha = rgba.getchannel("A")
-    grey = rgba.convert("L")
-    opaque = np.asarray(alpha) > 127
-    # Strokes may have any colour, including black: choose a paper that shows them.
-    tone = float(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0.0
-    return Image.composite(grey, Image.new("L", grey.size, 0 if tone > 127 else 255), alpha)
-
-
-def _greyscale(image: Image.Image) -> Floats:
-    """Convert to float32 [H, W], 0 to 255, longest side at most WORK."""
-    grey = image.convert("L")
-    scale = WORK / max(grey.size)
-    if scale < 1:
-        size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
-        grey = grey.resize(size, Image.Resampling.BOX)
-    return np.asarray(grey, dtype=np.float32)
-
-
-def _as_it_is(grey: Floats) -> Digit:
-    """Centre an image no larger than MNIST's own, unchanged: redrawing it would only lose detail."""
-    light = float(np.median(frame(grey))) > 127
-    ink = 255 - grey if light else grey
-    if ink.max() < 64:
-        return Digit(None, "blank")
-    pixels = np.zeros((SIDE, SIDE, 1), np.uint8)
-    height, width = ink.shape
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
-    pixels[top : top + height, left : left + width, 0] = ink
-    return Digit(pixels)
-
-
-def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
+def main_ink(mask: Mask, square: Mask | None = None, *, on_paper: bool) -> tuple[Mask, bool]:
     """Select the connected parts of bool [H, W] that belong to the digit.
 
     Specks are dropped. In a photo, parts that touch the border are dropped too, such as a table's edge or a ruled line.
+    With `square`, bool [H, W], a part counts if at least half of it is inside, or if nothing else is.
 
     Returns:
         The selected ink, bool [H, W], and whether there are several digits side by side.
@@ -202,23 +108,32 @@ def main_ink(mask: Mask, *, on_paper: bool) -> tuple[Mask, bool]:
         return np.zeros_like(mask), False
     areas, top, bottom, left, right = parts.areas, parts.top, parts.bottom, parts.left, parts.right
     chosen = np.ones(len(parts), bool)
+    if square is not None:
+        within = np.bincount(parts.labels[square], minlength=len(parts) + 1)[1:]
+        chosen = within >= areas / 2
+        if areas[chosen].max(initial=0) < SPECK_ON_PAPER * within.max():
+            chosen = within == within.max()
+        if not within.any():
+            return np.zeros_like(mask), False
     if on_paper:
-        inner = (top > 0) & (left > 0) & (bottom < mask.shape[0]) & (right < mask.shape[1])
-        if areas[inner].max(initial=0) >= INNER * areas.max():
+        inner = chosen & (top > 0) & (left > 0) & (bottom < mask.shape[0]) & (right < mask.shape[1])
+        if areas[inner].max(initial=0) >= INNER * areas[chosen].max():
             chosen = inner
     largest = areas[chosen].max()
     sizes = np.maximum(bottom - top, right - left)
     if on_paper and sizes[chosen].max() < SMALLEST * max(mask.shape):
         return np.zeros_like(mask), False
     chosen &= areas >= (SPECK_ON_PAPER if on_paper else SPECK) * largest
-    if on_paper and right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min()):
-        return np.zeros_like(mask), False
     heights = bottom - top
     tall = heights[chosen].max()
     digits = np.flatnonzero(chosen & (areas >= DIGIT_AREA * largest) & (heights >= DIGIT_HEIGHT * tall))
     digits = digits[np.argsort(left[digits], kind="stable")]
     gaps = left[digits[1:]] - right[digits[:-1]]
-    return parts.only(chosen), bool((gaps >= GAP * tall).any())
+    several = bool((gaps >= GAP * tall).any())
+    wide = right[chosen].max() - left[chosen].min() > WIDE * (bottom[chosen].max() - top[chosen].min())
+    if on_paper and wide and not (several and tall >= SMALLEST * max(mask.shape)):
+        return np.zeros_like(mask), False
+    return parts.only(chosen), several
 
 
 def _close_up(ink: Floats) -> Mask:

@@ -10,6 +10,7 @@ from serve.images.filters import blur, close, dilate
 from serve.images.ruling import erase_ruling
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 # All values below were chosen on the train split of benchmarks/drawn_digits.py.
 FAINT = 0.07  # contrast (0 to 1) below which nothing counts as ink
@@ -27,19 +28,29 @@ def is_flat(grey: Floats) -> bool:
     return float(np.mean(np.abs(border - np.median(border)) <= 3)) > 0.8
 
 
-def find_ink(grey: Floats, *, flat: bool) -> Floats:
-    """Find how much ink each pixel of float32 [H, W], 0 to 255, holds: float32 [H, W], 0 to 1.
+def find_ink(grey: Floats, square: Mask | None = None, *, flat: bool) -> Floats:
+    """Find how much ink each pixel holds.
 
-    `flat` says that it is a canvas of one tone, and not a photo.
+    Args:
+        grey: float32 [H, W], 0 to 255.
+        square: bool [H, W], where the ink is that decides what is ink; None: everywhere.
+        flat: whether it is a canvas of one tone, and not a photo.
+
+    Returns:
+        float32 [H, W], 0 to 1.
     """
+    if square is None:
+        square = np.ones(grey.shape, bool)
+    elif not square.any():
+        return np.zeros_like(grey)
     contrast = np.abs(grey - np.median(frame(grey))) / 255 if flat else _contrast_on_paper(grey)
     contrast = erase_ruling(contrast, STEEPEST)
     # A small digit has too few pixels to form a class of its own: choose the threshold near the strongest ink only.
-    top = float(contrast.max() if flat else np.percentile(contrast, 99.95))
+    top = float(contrast[square].max() if flat else np.percentile(contrast[square], 99.95))
     if top < FAINT:
         return np.zeros_like(grey)
     near = dilate(contrast > 0.5 * top, _odd(NEAR * max(grey.shape)))
-    threshold, inked, plain, noise = _otsu(contrast[near])
+    threshold, inked, plain, noise = otsu(contrast[near & square])
     if inked - plain < max(FAINT, 4 * noise) or (contrast > threshold).mean() > 0.6:
         return np.zeros_like(grey)
     ink: Floats = np.clip((contrast - threshold) / (inked - plain) + 0.5, 0, 1).astype(np.float32)
@@ -76,7 +87,7 @@ def _odd(length: float) -> int:
     return 2 * (round(length) // 2) + 1
 
 
-def _otsu(values: Floats) -> tuple[float, float, float, float]:
+def otsu(values: Floats) -> tuple[float, float, float, float]:
     """Find Otsu's threshold (IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979) of `values` in [0, 1].
 
     Returns:

@@ -20,6 +20,8 @@ from PIL import Image
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
+Corners = Sequence[tuple[float, float]]
+FRAME: Corners = ((0, 0), (1, 0), (1, 1), (0, 1))  # of an image
 
 # All values below were chosen on the train split of benchmarks/drawn_digits.py.
 SMALL = 96  # longest side of the image in which the edges are looked for, pixels
@@ -56,7 +58,7 @@ class Sheet:
         return sum(side is not None for side in self.ends)
 
     @property
-    def corners(self) -> list[tuple[float, float]]:
+    def corners(self) -> Corners:
         """The top left, top right, bottom right and bottom left corner: x and y as shares of width and height."""
         return _quad(self.ends)
 
@@ -64,6 +66,20 @@ class Sheet:
         """Return the sheet that has the image's own border at `sides` (0 to 3), or None if no other side is left."""
         sheet = Sheet(tuple(None if i in sides else side for i, side in enumerate(self.ends)), self.size)
         return sheet if sheet.edges else None
+
+    def within(self, box: Sequence[int], size: tuple[int, int]) -> Sheet:
+        """Return the same sheet in an image of `size` (width, height), of which this one's image is the part `box`."""
+        ends = []
+        for i, side in enumerate(self.ends):
+            across, along = i % 2, 1 - i % 2
+            before = box[across] if i < 2 else size[across] - box[across + 2]
+            span, length = box[across + 2] - box[across], box[along + 2] - box[along]
+            start, end = side or (0.0, 0.0)
+            # The line goes on to the borders of the whole image.
+            places = (-box[along] / length, (size[along] - box[along]) / length)
+            first, last = ((before + span * (start + (end - start) * place)) / size[across] for place in places)
+            ends.append((first, last))
+        return Sheet(tuple(ends), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +124,7 @@ def find_sheet(image: Image.Image) -> Sheet | None:
     return Sheet(tuple(ends), image.size)
 
 
-def _quad(ends: Sequence[tuple[float, float] | None]) -> list[tuple[float, float]]:
+def _quad(ends: Sequence[tuple[float, float] | None]) -> Corners:
     """Intersect the sides left, top, right and bottom, given as in `Sheet.ends`: the four corners from the top left."""
     left, top, right, bottom = (np.array(side or (0.0, 0.0)) for side in ends)
     pairs = ((left, top), (1 - right, top), (1 - right, 1 - bottom), (left, 1 - bottom))
@@ -229,19 +245,34 @@ def _combine(sides: list[_Lines], width: int, height: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(total.argmax()), total.shape))
 
 
-def rectify(image: Image.Image, sheet: Sheet, longest: int) -> Image.Image:
-    """Cut the sheet out of `image`, RGB, and straighten it; its longest side becomes at most `longest` pixels."""
-    corners = np.array(sheet.corners) * image.size
-    above, right, below, left = (float(np.hypot(*(corners[(i + 1) % 4] - corners[i]))) for i in range(4))
-    scale = min(1.0, longest / max(above, below, left, right))
+def rectify(image: Image.Image, corners: Corners, longest: int, shortest: int = 1) -> Image.Image:
+    """Cut a sheet out of `image`, RGB, and straighten it.
+
+    Args:
+        image: the photo.
+        corners: the sheet's, from the top left clockwise: x and y as shares of the photo's width and height.
+        longest: pixels that the sheet's longest side has at most.
+        shortest: pixels that it has at least.
+    """
+    ends = np.array(corners) * image.size
+    above, right, below, left = (float(np.hypot(*(ends[(i + 1) % 4] - ends[i]))) for i in range(4))
+    side = max(above, below, left, right, 1.0)
+    scale = float(np.clip(side, shortest, longest)) / side
     width, height = (max(1, round(scale * (a + b) / 2)) for a, b in ((above, below), (left, right)))
     # What lies outside the image looks like its border.
-    around = max(0, math.ceil(-corners.min()), math.ceil((corners - image.size).max()))
+    around = max(0, math.ceil(-ends.min()), math.ceil((ends - image.size).max()))
     if around:
         image = Image.fromarray(np.pad(np.asarray(image), ((around, around), (around, around), (0, 0)), mode="edge"))
-    target = np.array([(0, 0), (width, 0), (width, height), (0, height)], float)
-    numbers = _perspective(target, corners + around)
+    numbers = _perspective(np.array(FRAME) * (width, height), ends + around)
     return image.transform((width, height), Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
+
+
+def moved(points: Corners, source: Corners, target: Corners) -> Corners:
+    """Apply to `points` the perspective that takes the four corners `source` to the four corners `target`."""
+    a, b, c, d, e, f, g, h = _perspective(np.array(source), np.array(target))
+    x, y = np.array(points).T
+    over = g * x + h * y + 1
+    return [(float(u), float(v)) for u, v in zip((a * x + b * y + c) / over, (d * x + e * y + f) / over, strict=True)]
 
 
 def _perspective(source: Numbers, target: Numbers) -> tuple[float, ...]:

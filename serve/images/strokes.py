@@ -16,7 +16,8 @@ import orjson
 from PIL import Image, ImageDraw
 
 from serve.errors import BadImage
-from serve.images.digits import BOX, STROKE, THIN, Digit, main_ink, prepare, redraw, verdict
+from serve.images.digits import BOX, STROKE, THIN, Digit, main_ink, redraw, verdict
+from serve.images.photos import prepare
 
 Floats = npt.NDArray[np.float32]
 
@@ -87,7 +88,7 @@ def _refuse(why: str, status: int = 400) -> NoReturn:
 
 
 def prepare_strokes(strokes: Sequence[Stroke]) -> Digit:
-    """Prepare the one digit that `strokes` draw, as `digits.prepare` does for an image of it."""
+    """Prepare the one digit that `strokes` draw, as `photos.prepare` does for an image of it."""
     lines = [line for stroke in strokes for line in inside(curve(stroke.points))]
     if not lines:
         return Digit(None, "blank")

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
 
 from PIL import Image
 
 from serve.app.inference import Pixels, Prediction
 from serve.images.digits import Digit, Problem
+from serve.images.sheet import Sheet
 
 PROBLEMS: dict[Problem, str] = {
     "blank": "Nothing to read yet: draw one digit, 0 to 9.",
     "dot": "That is only a dot. Draw one digit, 0 to 9.",
+    "cut": "The square cuts the digit: make it larger.",
     "several": "This looks like more than one digit. One at a time, please.",
     "scribble": "This does not look like a digit.",
+}
+# Of a photo that a visitor has chosen, and of the square that crops it.
+OF_PHOTO: dict[Problem, str] = PROBLEMS | {
+    "blank": "No digit was found in this photo. Crop it to one.",
+    "dot": "There is only a dot. Crop the photo to a digit.",
+    "several": "There is more than one digit: crop the photo to one.",
+}
+OF_SQUARE: dict[Problem, str] = OF_PHOTO | {
+    "blank": "No digit was found in the square. Move it, or make it larger.",
+    "dot": "There is only a dot in the square. Move it to a digit.",
+    "several": "There is more than one digit in the square: make it smaller.",
 }
 HEADS: dict[Problem | None, str] = {"several": "More than one digit"}
 # The most classes that are listed below a picture's result.
@@ -52,17 +66,32 @@ def _data_url(pixels: Pixels, kind: str, **options: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def message(text: str) -> str:
-    """Build a panel with a line of text in place of a result."""
-    return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>', "")
+def message(text: str, more: str = "") -> str:
+    """Build a panel with a line of text in place of a result, and `more` HTML below it."""
+    return _panel(None, f'<p class="unsure">{escape(text[:1].upper() + text[1:])}</p>{more}', "")
 
 
-def digit_result(digit: Digit, prediction: Prediction | None) -> str:
-    """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing."""
+def digit_result(digit: Digit, prediction: Prediction | None, problems: Mapping[Problem, str] = PROBLEMS) -> str:
+    """Build the panel of a prepared digit and its prediction; without a prediction, of what is missing.
+
+    Args:
+        digit: what was read.
+        prediction: of it.
+        problems: what to say of each problem.
+    """
     if digit.pixels is None or prediction is None:
-        return message(PROBLEMS[digit.problem or "blank"])
+        return message(problems[digit.problem or "blank"], _outline(digit.sheet))
     rows = bars(prediction, range(len(prediction.labels)), "bars digits")
-    return _panel(png(digit.pixels), says(prediction, digit.problem) + _timing(prediction), rows)
+    words = says(prediction, digit.problem, problems)
+    return _panel(png(digit.pixels), words + _timing(prediction) + _outline(digit.sheet), rows)
+
+
+def _outline(sheet: Sheet | None) -> str:
+    """Write where the sheet is that was read, if there is one; squares.js draws its outline over the photo."""
+    if sheet is None:
+        return ""
+    corners = " ".join(f"{x:.3f},{y:.3f}" for x, y in sheet.corners)
+    return f'<p class="note" data-corners="{corners}">Of this photo, the outlined sheet was read.</p>'
 
 
 def picture_result(pixels: Pixels, prediction: Prediction) -> str:
@@ -77,12 +106,15 @@ def picture_result(pixels: Pixels, prediction: Prediction) -> str:
     return _panel(png(pixels), says(prediction) + _timing(prediction), rows + only)
 
 
-def says(prediction: Prediction, problem: Problem | None = None) -> str:
-    """Write what a model says: one verdict, in the same words on all tabs. A `problem` of a digit makes it no digit."""
+def says(prediction: Prediction, problem: Problem | None = None, problems: Mapping[Problem, str] = PROBLEMS) -> str:
+    """Write what a model says: one verdict, in the same words on all tabs.
+
+    A `problem` of a digit, which `problems` words, makes it no digit.
+    """
     verdict = prediction.verdict(fits=problem is None)
     if not verdict.classes:
         head = HEADS.get(problem, f"{verdict.words[:1].upper()}{verdict.words[1:]}")
-        reason = f"{PROBLEMS[problem]} " if problem else ""
+        reason = f"{problems[problem]} " if problem else ""
         near = " and ".join(_named(prediction, index) for index in prediction.order[:2])
         return f'<p class="unsure">{head}</p><p class="note">{escape(f"{reason}The nearest are {near}.")}</p>'
     names = " or ".join(prediction.labels[index] for index in verdict.classes)

@@ -178,37 +178,6 @@
 		})
 		.catch(() => {});
 
-	// The square that covers a part of the image. `spot` is its middle, in shares of the image.
-	const spot = { x: 0.5, y: 0.5 };
-	let told = 0;
-	function coverAt(figure, x, y) {
-		spot.x = Math.min(1, Math.max(0, x));
-		spot.y = Math.min(1, Math.max(0, y));
-		figure.style.setProperty("--x", spot.x);
-		figure.style.setProperty("--y", spot.y);
-		figure.classList.add("covering");
-		clearTimeout(told);
-		told = setTimeout(() => {
-			const detail = `${spot.x.toFixed(3)},${spot.y.toFixed(3)}`;
-			document.dispatchEvent(new CustomEvent("zoo-cover", { detail }));
-		}, 60);
-	}
-	for (const kind of ["pointerdown", "pointermove"]) {
-		document.addEventListener(kind, (event) => {
-			const figure = event.target.closest?.(".cover");
-			if (!figure || (kind === "pointermove" && !event.buttons)) return;
-			event.preventDefault();
-			const box = figure.querySelector("img").getBoundingClientRect();
-			coverAt(figure, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-		});
-	}
-	const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-	document.addEventListener("keydown", (event) => {
-		if (!event.target.matches?.(".cover") || !steps[event.key]) return;
-		event.preventDefault();
-		coverAt(event.target, spot.x + steps[event.key][0] / 16, spot.y + steps[event.key][1] / 16);
-	});
-
 	// The card of a drawing on which the networks disagree: what was drawn, what they saw, what they said.
 	document.addEventListener("click", (event) => {
 		if (!event.target.matches?.(".save-card")) return;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from serve.app.inference import Kind, dataset_of, ready_models
 from serve.engine.batching import Engine
 
 STATIC = Path(__file__).parents[1] / "static"
+
+# Between squares.js and the component whose value is the square; an empty value ends the crop.
+TELL_CROP = """element.addEventListener("zoo-crop", (event) => { props.value = event.detail; }, true);
+watch("value", () => {
+	if (!props.value) element.querySelector(".crop").dispatchEvent(new Event("zoo-uncrop", { bubbles: true }));
+});"""
 
 # Options of the page's events: they run at once, without Gradio's queue, and of the inputs that come while one runs,
 # only the last counts.
@@ -37,11 +43,14 @@ class Sources:
     picture: gr.Image
     image: gr.Image
     source: gr.State
+    photo_crop: gr.HTML
+    picture_crop: gr.HTML
+    image_crop: gr.HTML
 
     @property
     def all(self) -> list[Any]:
         """Return them as the inputs of an event."""
-        return [self.drawing, self.photo, self.picture, self.image, self.source]
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 def chooser(engine: Engine, kind: Kind, chosen: str | None = None) -> gr.Dropdown:
@@ -83,3 +92,19 @@ def image_input(label: str, elem_id: str) -> gr.Image:
             elem_classes="photo",
         )
     )
+
+
+def crop_square(photo: gr.Image, elem_id: str) -> gr.HTML:
+    """Build what offers to crop the image in `photo`; its value is the square as `read_crop` takes it, or empty.
+
+    It is in the same column as the image. Another image is not cropped: the browser empties the value.
+    """
+    square = gr.HTML(
+        "",
+        html_template=(STATIC / "crop.html").read_text(encoding="utf-8").replace("{id}", elem_id),
+        js_on_load=TELL_CROP,
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+    photo.change(None, None, square, js="() => ''", queue=False, show_progress="hidden", api_visibility="private")
+    return square

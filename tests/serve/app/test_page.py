@@ -20,7 +20,7 @@ from PIL import Image
 
 from serve.app.failures import failure
 from serve.app.html.judges import fooled, votes
-from serve.app.html.results import digit_result, picture_result, title
+from serve.app.html.results import OF_PHOTO, OF_SQUARE, digit_result, picture_result, title
 from serve.app.html.tables import comparison, confusions, published
 from serve.app.inference import Prediction, alike, chosen_model, kinds, offered_kinds, ready_models
 from serve.app.inputs import Given, digit_from_drawing, digit_from_file, prepare, prepare_or_example
@@ -44,6 +44,7 @@ from serve.engine.queues import ranked
 from serve.errors import ApiError, BadImage, NotReady, Overloaded
 from serve.images.decoder import Decoder
 from serve.images.digits import Digit
+from serve.images.sheet import Sheet
 from serve.settings import Settings
 
 LABELS = [str(digit) for digit in range(10)]
@@ -134,6 +135,23 @@ def test_all_tabs_say_the_same_words() -> None:
         assert '<p class="unsure">None that I know</p>' in html
         assert "The nearest are 3 (40.0 %) and 0 (6.7 %)." in html
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8 and 9" in picture_result(PIXELS, unknown)
+
+
+def test_a_photo_with_a_problem_gets_the_advice_to_crop_it() -> None:
+    for digit in (Digit(PIXELS, "several"), Digit(None, "several"), Digit(None, "blank"), Digit(None, "dot")):
+        said = prediction(7, 0.99) if digit.pixels is not None else None
+        assert "crop" in digit_result(digit, said, OF_PHOTO).lower()
+        assert "in the square" in digit_result(digit, said, OF_SQUARE)
+        assert "crop" not in digit_result(digit, said).lower()
+
+
+def test_the_sheet_that_was_read_is_outlined() -> None:
+    sheet = Sheet(((0.1, 0.2), None, None, (0.25, 0.25)), (640, 480))
+    for digit in (Digit(PIXELS, sheet=sheet), Digit(None, "blank", sheet)):
+        said = prediction(7, 0.99) if digit.pixels is not None else None
+        html = digit_result(digit, said, OF_PHOTO)
+        assert 'data-corners="0.100,0.000 1.000,0.000 1.000,0.750 0.175,0.750"' in html
+    assert "outlined" not in digit_result(Digit(PIXELS), prediction(7, 0.99), OF_PHOTO)
 
 
 def test_a_blank_pad_gets_no_guess() -> None:
@@ -327,7 +345,7 @@ def test_cards_are_not_read_on_the_event_loop(
 
     async def work() -> None:
         events = page_events(tmp_path, decoder)
-        given = (None, None, None, None, "draw")
+        given = (None, None, None, None, "draw", None, None, None)
         assert "says" in await events["compare_tab", "side_by_side"]("digit", None, None, None, *given)
         assert "What it mixes up" in (await events["understand_tab", "explain"]("digit", "one.mnist", *given))[1]
         table, _, card = await events["models_tab", "enter"]()

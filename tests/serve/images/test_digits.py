@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from serve.images.digits import BOX, SIDE, prepare
+from serve.images.digits import BOX, SIDE
+from serve.images.photos import prepare
 from serve.images.regions import regions
 from serve.images.thinning import thin
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from serve.images.digits import Digit, prepare
+from serve.images.apart import find_apart
+from serve.images.digits import Digit
+from serve.images.photos import prepare
 from serve.images.ruling import erase_ruling
 from serve.images.sheet import find_sheet, rectify
 
@@ -174,6 +176,42 @@ def test_two_digits_on_a_sheet_are_said_to_be_two() -> None:
     assert prepare(scene(TILTED, strokes=two)).problem == "several"
 
 
+def beside(*scenes: Image.Image) -> Image.Image:
+    """Scenes next to each other, on one table."""
+    both = Image.new("RGB", (WIDTH * len(scenes), HEIGHT))
+    for i, one in enumerate(scenes):
+        both.paste(one, (i * WIDTH, 0))
+    return both
+
+
+@pytest.mark.parametrize("table", [60.0, 250.0])
+@pytest.mark.parametrize("down", [False, True], ids=["beside", "below"])
+def test_digits_on_two_sheets_are_said_to_be_two(table: float, down: bool) -> None:
+    two = beside(scene(TILTED, table=table), scene(TILTED, table=table, ink=80))
+    digit = prepare(two.transpose(Image.Transpose.ROTATE_90) if down else two)
+    assert digit.problem == "several"
+    assert digit.pixels is not None
+    assert digit.sheet is None
+
+
+@pytest.mark.parametrize("at", [0, 1], ids=["left", "right"])
+def test_of_two_sheets_the_one_with_a_digit_is_read(at: int, reference: Digit) -> None:
+    sheets = [scene(TILTED), scene(TILTED)]
+    sheets[1 - at] = scene(TILTED, strokes=[])
+    digit = prepare(beside(*sheets))
+    assert difference(digit, reference) < 0.2
+    assert digit.sheet is not None
+    expected = [((x + at) / 2, y) for x, y in TILTED]
+    assert np.abs(np.array(digit.sheet.corners) - expected).max() < 0.035
+
+
+@pytest.mark.parametrize("ruling", ["", "lined", "squared"])
+@pytest.mark.parametrize("corners", [WHOLE, TILTED, strip(0, 0.2), strip(3, 0.2)], ids=["whole", "tilt", "left", "low"])
+def test_one_sheet_is_not_taken_for_two(corners: Corners, ruling: str) -> None:
+    assert find_apart(scene(corners, ruling=ruling)) == []
+    assert find_apart(scene(corners, table=wood(), ruling=ruling)) == []
+
+
 def test_chalk_on_a_blackboard_in_a_frame() -> None:
     dark = prepare(scene(TILTED, table=150, paper=40, ink=220))
     assert difference(dark, prepare(scene(TILTED))) < 0.15
@@ -201,7 +239,7 @@ def test_rectify_straightens_and_goes_on_beyond_the_border() -> None:
     sheet = find_sheet(scene(corners))
     assert sheet is not None
     assert [end is not None for end in sheet.ends] == [True, False, False, False]
-    straight = np.asarray(rectify(scene(corners), sheet, 400).convert("L"), float)
+    straight = np.asarray(rectify(scene(corners), sheet.corners, 400).convert("L"), float)
     assert max(straight.shape) <= 400
     assert np.mean(straight[:, :3] > 150) > 0.95
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-from serve.images import digits
+from serve.images import photos
 
 Encode = Callable[..., bytes]
 PAPER = Path(__file__).parents[3] / "serve" / "examples" / "digit-5-on-paper.jpg"
@@ -67,7 +67,7 @@ def test_a_wrong_one_of_several_files_is_named(client: httpx.Client, models: lis
 
 
 def prepared(data: bytes) -> np.ndarray:
-    pixels = digits.prepare(Image.open(io.BytesIO(data))).pixels
+    pixels = photos.prepare(Image.open(io.BytesIO(data))).pixels
     assert pixels is not None
     return pixels
 
