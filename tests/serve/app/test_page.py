@@ -116,6 +116,30 @@ def test_the_verdict_follows_from_the_probabilities_and_the_models_own_threshold
     assert verdict(probabilities, least, fits=False).tone == "none"
 
 
+@pytest.mark.parametrize(
+    ("shares", "familiar", "tone", "classes"),
+    [
+        ((0.999, 0.0005), False, "none", ()),
+        ((0.999, 0.0005), True, "sure", (0,)),
+        ((0.80, 0.10), False, "none", ()),
+        ((0.80, 0.10), True, "leaning", (0,)),
+        ((0.55, 0.40), False, "torn", (0, 1)),
+        ((0.40, 0.35), False, "none", ()),
+        ((0.40, 0.35), True, "torn", (0, 1)),
+        ((0.30, 0.10), True, "unsure", ()),
+        ((0.30, 0.10), None, "none", ()),
+    ],
+)
+def test_an_unfamiliar_image_is_none_that_the_model_knows_unless_it_is_between_two(
+    shares: tuple[float, float], familiar: bool | None, tone: str, classes: tuple[int, ...]
+) -> None:
+    probabilities = np.full(10, (1 - sum(shares)) / 8, np.float32)
+    probabilities[:2] = shares
+    found = verdict(probabilities, 0.95, familiar=familiar)
+    assert (found.tone, found.classes) == (tone, classes)
+    assert found.words in ("sure", "leaning", "torn between two", "not sure", "none that I know")
+
+
 def test_a_verdict_on_two_classes_and_on_one() -> None:
     assert verdict(np.array([0.55, 0.45], np.float32)).tone == "torn"
     assert verdict(np.array([0.99, 0.01], np.float32)).tone == "sure"
