@@ -18,8 +18,8 @@ Record = TypeVar("Record")
 
 __all__ = [
     "Ablation", "AblationRun", "CalibrationFit", "CalibrationMetrics", "CardConfig", "CardMetrics", "Earlier",
-    "Familiarity", "FilesCalibration", "FittedNumbers", "PaperRun", "Published", "ReliabilityBin", "RunDescription", "RunMetrics", "RunSettings",
-    "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
+    "Familiarity", "FilesCalibration", "FittedNumbers", "PaperRun", "Published", "ReliabilityBin", "RunDescription",
+    "RunMetrics", "RunSettings", "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ from serve.app.tabs.components import chooser
 from serve.app.verdict import verdict
 from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo
-from serve.engine.queues import ranked
+from serve.engine.queues import Result, ranked
 from serve.errors import ApiError, BadImage, NotReady, Overloaded
 from serve.images.decoder import Decoder
 from serve.images.digits import Digit
@@ -499,12 +499,12 @@ class OneSpot:
     def models(self) -> dict[str, ModelInfo]:
         return {"one.mnist": self.info}
 
-    async def infer(self, model: str, images: np.ndarray) -> SimpleNamespace:
+    async def infer(self, model: str, images: np.ndarray) -> Result:
         self.asked.append(len(images))
         probabilities = np.full((len(images), 10), 0.01, np.float32)
         bright = images[:, self.spot[0], self.spot[1]].mean(axis=-1) > 127
         probabilities[:, 0], probabilities[:, 1] = np.where(bright, 0.02, 0.9), np.where(bright, 0.9, 0.02)
-        return SimpleNamespace(probabilities=probabilities, logits=np.log(probabilities), model=self.info)
+        return Result(np.log(probabilities), probabilities, self.info)
 
 
 @pytest.mark.parametrize("spot", [(4, 5), (14, 14), (20, 25)])

@@ -93,7 +93,8 @@ def test_the_engine_uses_what_the_file_states(tiny: Any, tmp_path: Path) -> None
     tiny(tmp_path / "new").write(familiarity=json.dumps(vars(stated) | {"unknown_above": limit}))
     with Engine(Settings(models=tmp_path, device="cpu")) as engine:
         found, old = (asyncio.run(engine.infer(name, images)) for name in ("new", "old"))
-    assert (found.familiar is not None) and old.familiar is None
+    assert found.familiar is not None
+    assert old.familiar is None
     assert found.abstained.tolist() == ((logits.astype(float) ** 2).sum(1) > limit).tolist()
     assert 0 < found.abstained.sum() < 10
     assert not old.abstained.any()

@@ -1,4 +1,4 @@
-"""Models that abstain where their metadata say so: of the best probability, and of logits unlike those of the classes."""
+"""Models that abstain where the best probability is low or the logits are unlike those of their classes."""
 
 import json
 from collections.abc import Callable, Iterator

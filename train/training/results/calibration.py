@@ -50,8 +50,8 @@ def fit(logits: np.ndarray, labels: np.ndarray, dataset: str) -> tuple[Calibrati
     threshold, target = _threshold(confidence, right, targets)
     if threshold is None:
         notes.append(
-            f"answers at any probability: {len(labels):,} validation images, "
-            f"{len(labels) - right.sum():,} of them wrong, cannot show that {100 * TARGETS[-1]:g} % of its answers are right"
+            f"answers at any probability: {len(labels):,} validation images, {len(labels) - right.sum():,} of them "
+            f"wrong, cannot show that {100 * TARGETS[-1]:g} % of its answers are right"
         )
     near, why_not = familiarity.fit(logits)
     fitted = CalibrationFit(**found._asdict(), abstain_below=threshold, abstain_target=target, familiarity=near)

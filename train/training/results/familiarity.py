@@ -67,7 +67,9 @@ def _rounded(values: np.ndarray | float) -> np.ndarray:
 
 
 def distances(logits: np.ndarray, fitted: Familiarity) -> np.ndarray:
-    """Compute how far logits are from those of the nearest class: twice a Gaussian's negative logarithm, less a constant.
+    """Compute how far logits are from those of the nearest class.
+
+    It is twice the negative logarithm of a Gaussian, less a constant: squares of deviations, and a class's spread.
 
     Args:
         logits: floats [n, classes].
@@ -86,7 +88,7 @@ def distances(logits: np.ndarray, fitted: Familiarity) -> np.ndarray:
 
 
 def familiar(logits: np.ndarray, fitted: Familiarity | None) -> np.ndarray:
-    """Tell which logits, float [n, classes], are near those of a class: bool [n]; all without a fit, no NaN with one."""
+    """Tell which logits, float [n, classes], are near those of a class: bool [n]. Without a fit, all are."""
     if fitted is None:
         return np.ones(len(logits), bool)
     near: np.ndarray = distances(logits, fitted) <= fitted.unknown_above
