@@ -21,7 +21,7 @@ def test_new_images_of_the_classes_are_familiar_and_far_logits_are_not() -> None
     found, notes = familiarity.fit(known(5000, 0))
     assert notes == []
     assert found is not None
-    assert 0.96 < familiarity.familiar(known(5000, 1), found).mean() < 0.98
+    assert 0.975 < familiarity.familiar(known(5000, 1), found).mean() < 0.995
     # As certain as can be, and unlike any class: all logits are high, or one is twice what it should be.
     for strange in (np.full(10, 30.0) + 30 * np.eye(10), 18 * np.eye(10), np.zeros((3, 10)), -known(10, 2)):
         assert not familiarity.familiar(strange, found).any()
