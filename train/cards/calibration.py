@@ -99,13 +99,12 @@ def contradictions(folder: Path, metrics: CardMetrics, config: CardConfig) -> It
     yield from _not_of_bins("", metrics)
     if metrics.samples:
         yield from _not_of_bins("samples.", metrics.samples)
-    yield from _malformed(config)
     answers, always = metrics.calibration, metrics.abstain_below is None and config.familiarity is None
     if answers and always and (answers.coverage, answers.accuracy_covered) != (1, _share(metrics)):
         yield f"coverage is {answers.coverage} with {answers.accuracy_covered} right, though the network never abstains"
 
 
-def _malformed(config: CardConfig) -> Iterator[str]:
+def malformed(config: CardConfig) -> Iterator[str]:
     """Yield what is wrong with the numbers of a card's familiar logits, whatever the images are."""
     if (found := config.familiarity) is None:
         return
@@ -155,7 +154,7 @@ def _unfitted(stated: Familiarity | None, found: Familiarity | None) -> Iterator
     for name in ("means", "deviations", "unknown_above"):
         value, claim = np.array(getattr(found, name)), np.array(getattr(stated, name))
         if value.shape != claim.shape or not _near(value, claim):
-            yield f"familiarity: the {name} are not those of the validation split"
+            yield f"familiarity: {name} not as the validation split gives them"
 
 
 def _known(found: Familiarity | None) -> str:

@@ -91,6 +91,9 @@ def differences(
         return
     metrics = records.read(CardMetrics, folder / "metrics.json")
     config = records.read(CardConfig, folder / "config.json")
+    if wrong := "; ".join(calibration.malformed(config)):
+        yield wrong
+        return
     yield from _wrong_identity(metrics, config)
     if recorded(config.dataset).paper:
         yield from broken_bounds(metrics)
