@@ -9,9 +9,9 @@ MNIST digits are thinned to their strokes and drawn again as a hand would draw t
 - as strokes, which the app's drawing pad sends: of one size (in the pad's side) and with one brush a row;
 - as photos (`digit_photos.py`): with a pen, a pencil or chalk, on paper that fills the frame or lies on a table.
 
-Each goes through the app's own preparation and a published model. "Wrong and sure" are those that the app would name
-without a doubt. Then two digits side by side, which should be called several or leave the model unsure, and sheets
-without a digit, which should be called blank.
+Each goes through the app's own preparation and a published model. "Sure" are those that the app would name without a
+doubt, with what the model's file states of when it abstains. Then two digits side by side, which should be called
+several or leave the model unsure, and sheets without a digit, which should be called blank.
 
 Parameters of the preparation were chosen with `--split train`; the figures to quote are those of `--split test`.
 """
@@ -25,6 +25,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,8 @@ from digit_photos import KINDS, PHOTOS, Kind, photo_of
 from PIL import Image
 from strokes import Strokes, draw, jitter, strokes_of
 
-from serve.app.verdict import verdict
+from serve.app.verdict import Tone, verdict
+from serve.engine.familiarity import Familiarity, parse
 from serve.images.digits import Digit
 from serve.images.photos import prepare
 from serve.images.strokes import Stroke, prepare_strokes
@@ -169,15 +171,23 @@ def main() -> None:
     else:
         path = Path(arguments.model)
         path = path if path.suffix == ".onnx" else arguments.models / arguments.model / "model.onnx"
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    network = Network.of(path)
     images, labels = digits(arguments.data_dir, arguments.split, arguments.count, arguments.seed)
     strokes = [strokes_of(image) for image in images]
     print(f"{path}, {len(images)} digits of the {arguments.split} split, seed {arguments.seed}\n")
-    print("| row | right | wrong and sure | no digit | called several or scribble | CPU ms at the median |")
-    print("|---|---|---|---|---|---|")
+    heads = [
+        "row",
+        "right",
+        "right and sure",
+        "wrong and sure",
+        "none that it knows",
+        "no digit",
+        "called several or scribble",
+    ]
+    print(f"| {' | '.join(heads)} | CPU ms at the median |\n|{'---|' * (len(heads) + 1)}")
     for name, made in single(strokes, arguments.seed):
         if any(word in name for word in arguments.rows):
-            rate(session, name, made, labels, arguments.wrong)
+            rate(network, name, made, labels, arguments.wrong)
     print("\n| row | called several | any other doubt |\n|---|---|---|")
     pairs: dict[str, Make] = {
         "two digits that touch, drawn": touching,
@@ -189,51 +199,65 @@ def main() -> None:
             rng = np.random.default_rng(arguments.seed)
             found = [prepare(make([strokes[i], strokes[j]], rng)) for i, j in enumerate(others)]
             several = sum(digit.problem == "several" for digit in found)
-            doubt = sum(not is_sure(session, scores(session, digit), digit) for digit in found)
+            doubt = sum(network.read(digit)[1] != "sure" for digit in found)
             print(f"| {name} | {100 * several / len(found):.1f} % | {100 * (doubt - several) / len(found):.1f} % |")
     if any(word in "empty sheets" for word in arguments.rows):
         rng = np.random.default_rng(arguments.seed)
         kinds = list(KINDS.values())
         found = [prepare(photo_of(kinds[i % len(kinds)], [], rng)) for i in range(len(strokes))]
         print(f"\nempty sheets: {100 * np.mean([digit.problem == 'blank' for digit in found]):.1f} % called blank")
-    bare = session.run(["logits"], {"image": images[..., None]})[0].argmax(1)
+    bare = network.session.run(["logits"], {"image": images[..., None]})[0].argmax(1)
     print(f"\nthe same digits as they are in MNIST: {100 * np.mean(bare == labels):.1f} % right")
 
 
-def scores(session: onnxruntime.InferenceSession, digit: Digit) -> np.ndarray:
-    """The probabilities of a prepared digit; zeros if there is none."""
-    if digit.pixels is None:
-        return np.zeros(10)
-    return session.run(["probabilities"], {"image": digit.pixels[None]})[0][0]
+@dataclass(frozen=True)
+class Network:
+    """A model, and what its file states of when it abstains."""
 
+    session: onnxruntime.InferenceSession
+    abstain_below: float | None
+    familiarity: Familiarity | None
 
-def is_sure(session: onnxruntime.InferenceSession, shares: np.ndarray, digit: Digit) -> bool:
-    """Whether the app would name the digit without a doubt."""
-    stated = session.get_modelmeta().custom_metadata_map.get("abstain_below")
-    return verdict(shares, float(stated) if stated else None, fits=digit.problem is None).tone == "sure"
+    @classmethod
+    def of(cls, path: Path) -> Network:
+        """Open an ONNX file."""
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        stated = session.get_modelmeta().custom_metadata_map
+        near = parse(stated["familiarity"], 10) if "familiarity" in stated else None
+        return cls(session, float(stated["abstain_below"]) if "abstain_below" in stated else None, near)
+
+    def read(self, digit: Digit) -> tuple[int, Tone]:
+        """The most probable digit and the app's verdict on it; -1 and "none" if there is no digit."""
+        if digit.pixels is None:
+            return -1, "none"
+        logits, shares = self.session.run(["logits", "probabilities"], {"image": digit.pixels[None]})
+        near = None if self.familiarity is None else bool(self.familiarity.familiar(logits)[0])
+        said = verdict(shares[0], self.abstain_below, fits=digit.problem is None, familiar=near)
+        return int(shares[0].argmax()), said.tone
 
 
 def rate(
-    session: onnxruntime.InferenceSession,
+    network: Network,
     name: str,
     made: Iterator[tuple[Image.Image | None, Prepared]],
     labels: np.ndarray,
     wrong: Path | None,
 ) -> None:
     """Print a row of the table; save the images that are read wrong in the folder `wrong`."""
-    right = sure = blank = flagged = 0
+    right = named = unknown = sure = blank = flagged = 0
     seconds = []
     for i, ((image, (digit, took)), label) in enumerate(zip(made, labels, strict=True)):
         seconds.append(took)
-        shares = scores(session, digit)
-        guess = int(shares.argmax()) if digit.pixels is not None else -1
+        guess, tone = network.read(digit)
         right += guess == label
         blank += guess < 0
         flagged += guess >= 0 and digit.problem is not None
-        sure += guess != label and is_sure(session, shares, digit)
+        named += guess == label and tone == "sure"
+        unknown += guess >= 0 and digit.problem is None and tone == "none"
+        sure += guess != label and tone == "sure"
         if wrong and guess != label and image is not None:
             save(wrong, f"{name}-{i}-is{label}-said{guess}", image, digit)
-    counts = " | ".join(f"{100 * count / len(labels):.1f} %" for count in (right, sure, blank, flagged))
+    counts = " | ".join(f"{100 * count / len(labels):.1f} %" for count in (right, named, sure, unknown, blank, flagged))
     print(f"| {name} | {counts} | {1e3 * np.median(seconds):.1f} |", flush=True)
 
 

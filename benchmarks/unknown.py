@@ -2,9 +2,10 @@
 
 `python benchmarks/unknown.py [MODEL ...] --data-dir DATA`: for each score the area under the ROC curve (AUROC) and the
 share of unknown images that are taken for known ones where 95 % of the known ones are kept (FPR at 95 % TPR), on the
-sets of benchmarks/unknown_images.py. A score is to be chosen by the validation split and the first half of each set;
-what is reported is of the test split and the other half. Logits and features are kept in `--kept`: a second run takes
-seconds.
+sets of benchmarks/unknown_images.py. Distances of logits are fitted on every second image of the validation split. A
+score is to be chosen by the other ones and the first half of each set; what is reported is of the test split and the
+other half. Then what each published model abstains from, by the numbers that its card states. Logits and features are
+kept in `--kept`: a second run takes seconds.
 """
 
 import argparse
@@ -33,8 +34,9 @@ from train.data import loading
 from train.data.loading import Split
 from train.files import atomic_write
 from train.onnx_export import metadata, runtime
-from train.records import CalibrationFit, CardConfig
+from train.records import CalibrationFit, CardConfig, Familiarity
 from train.training import models
+from train.training.results import familiarity
 from zoo.calibration import calibrated
 
 # The shares of the validation images that a threshold keeps.
@@ -42,10 +44,10 @@ KEPT = (0.95, 0.99)
 NEIGHBOURS = 10
 
 
-# The score that the server abstains by: its results also have the share below the model's `abstain_below`.
-ANSWERED = "probability, calibrated"
 # By half ("choose", "report"), score and set: AUROC, false positives, and the shares flagged at the thresholds of KEPT.
 Results = dict[str, dict[str, dict[str, list[float]]]]
+# By set, and "known": the shares that are improbable, that are unfamiliar, and that are abstained from.
+Abstentions = dict[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,43 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Gaussians:
+    """The logits of the images that a model takes for each class: with deviations alone, and with all covariances.
+
+    Covariances are those of the class to four fifths and of all classes to one.
+    """
+
+    diagonal: Familiarity
+    means: np.ndarray
+    precisions: np.ndarray
+    determinants: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray) -> "Gaussians":
+        diagonal, notes = familiarity.fit(logits)
+        if diagonal is None:
+            raise SystemExit(notes[0])
+        predicted, classes = logits.argmax(1), logits.shape[1]
+        means = np.stack([logits[predicted == label].mean(0) for label in range(classes)])
+        shared = np.cov((logits - means[predicted]).T)
+        own = np.stack([np.cov(logits[predicted == label].T) for label in range(classes)])
+        mixed = 0.8 * own + 0.2 * shared
+        return cls(diagonal, means, np.linalg.inv(mixed), np.linalg.slogdet(mixed)[1])
+
+    def distances(self, logits: np.ndarray) -> np.ndarray:
+        found = [
+            ((d := logits - mean) @ precision * d).sum(1) + determinant
+            for mean, precision, determinant in zip(self.means, self.precisions, self.determinants, strict=True)
+        ]
+        return np.min(found, 0)
+
+
+@dataclass(frozen=True)
 class Fit:
-    """What is fitted on images of the classes: the card's calibration, and class means of training images."""
+    """What is fitted on images of the classes: calibration, distances of logits, and class means of features."""
 
     calibration: CalibrationFit
+    logits: Gaussians
     means: np.ndarray | None = None
     precision: np.ndarray | None = None
     train: np.ndarray | None = None
@@ -106,6 +141,8 @@ SCORES: dict[str, Callable[[Found, Fit], np.ndarray]] = {
     "energy": lambda found, _: logsumexp(found.logits, 1),
     "energy, temperature": lambda found, fit: logsumexp(found.logits / fit.calibration.temperature, 1),
     "z-score of the logit": lambda found, _: (found.logits.max(1) - found.logits.mean(1)) / found.logits.std(1),
+    "distance of logits": lambda found, fit: -familiarity.distances(found.logits, fit.logits.diagonal),
+    "distance of logits, full": lambda found, fit: -fit.logits.distances(found.logits),
 }
 OF_FEATURES: dict[str, Callable[[Found, Fit], np.ndarray]] = {
     "cosine to class means": lambda found, fit: (unit(found.features) @ unit(fit.means).T).max(1),
@@ -168,30 +205,29 @@ def pixels(split: Split) -> np.ndarray:
     return split.images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def fit(outputs: Outputs, dataset: loading.Dataset, validation: Split, train_images: int) -> Fit:
-    known = outputs(pixels(validation))
+def fit(outputs: Outputs, known: Found, dataset: loading.Dataset, train_images: int) -> Fit:
     config = records.read(CardConfig, outputs.card / "config.json")
+    gaussians = Gaussians.of(known.logits.astype(float))
     if known.features is None:
-        return Fit(config)
+        return Fit(config, gaussians)
     train = dataset.train.spread(train_images)
     features, labels = outputs(pixels(train)).features, train.labels.numpy()
     means = np.stack([features[labels == label].mean(0) for label in range(10)])
     within = np.cov((features - means[labels]).T) + 1e-6 * np.eye(features.shape[1])
-    return Fit(config, means, np.linalg.pinv(within, hermitian=True), unit(features))
+    return Fit(config, gaussians, means, np.linalg.pinv(within, hermitian=True), unit(features))
 
 
 def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Results:
     """Measure the scores of one model, on what the choice is made by and on what is reported."""
     outputs = Outputs(name, args.precision, args.kept, args.features)
     validation, test = dataset.validation.spread(args.known), dataset.test.spread(args.known)
-    fitted = fit(outputs, dataset, validation, args.known)
-    known = {"choose": outputs(pixels(validation)), "report": outputs(pixels(test))}
+    both = outputs(pixels(validation))
+    fitted = fit(outputs, both.part(slice(0, None, 2)), dataset, args.known)
+    known = {"choose": both.part(slice(1, None, 2)), "report": outputs(pixels(test))}
     groups = {group: outputs(unknown_images.make(dataset.name, group, args.unknown)) for group in sets(dataset.name)}
     found: Results = {"choose": {}, "report": {}}
     for score, function in (SCORES | (OF_FEATURES if args.features else {})).items():
         thresholds = np.quantile(function(known["choose"], fitted), [1 - share for share in KEPT])
-        if score == ANSWERED:
-            thresholds = np.append(thresholds, fitted.calibration.abstain_below or 0)
         for half in found:
             right = function(known[half], fitted)
             row = {"known": [0.0, 0.0, *((right < threshold).mean() for threshold in thresholds)]}
@@ -203,6 +239,20 @@ def results(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Re
                 row[group] = [auroc(right, wrong), false_positives(right, wrong), *flagged]
             found[half][score] = row
     return found
+
+
+def abstentions(name: str, dataset: loading.Dataset, args: argparse.Namespace) -> Abstentions:
+    """Measure from what a published model abstains: of the test split, and of the reported half of each set."""
+    outputs = Outputs(name, args.precision, args.kept, with_features=False)
+    config = records.read(CardConfig, outputs.card / "config.json")
+    groups = {group: outputs(unknown_images.make(dataset.name, group, args.unknown)) for group in sets(dataset.name)}
+    reported = {group: found.part(slice(len(found.logits) // 2, None)) for group, found in groups.items()}
+    shares = {}
+    for group, found in {"known": outputs(pixels(dataset.test.spread(args.known))), **reported}.items():
+        unsure = confidence(found.logits, config) < (config.abstain_below or 0)
+        unfamiliar = ~familiarity.familiar(found.logits, config.familiarity)
+        shares[group] = (unsure.mean(), unfamiliar.mean(), (unsure | unfamiliar).mean())
+    return shares
 
 
 def sets(dataset: str) -> list[str]:
@@ -231,6 +281,7 @@ def main() -> None:
         if mine:
             dataset = loading.load(dataset_name, args.data_dir)
             report(dataset_name, {name: results(name, dataset, args) for name in mine})
+            report_abstentions(dataset_name, {name: abstentions(name, dataset, args) for name in mine})
 
 
 def report(dataset: str, found: dict[str, Results]) -> None:
@@ -248,8 +299,7 @@ def report(dataset: str, found: dict[str, Results]) -> None:
             cells.append(" / ".join(f"{value:.1f}" for value in halves))
         print(f"| {score} | {' | '.join(cells)} |")
     for score in scores:
-        last = " / below abstain_below" if score == ANSWERED else ""
-        print(f"\n{dataset}, {score}: AUROC / flagged where 95 % / 99 % of validation are kept{last}, %\n")
+        print(f"\n{dataset}, {score}: AUROC / flagged where 95 % / 99 % of validation are kept, %\n")
         print(f"| model | known images | {' | '.join(sets(dataset))} |\n|{'---|' * (len(sets(dataset)) + 2)}")
         for name, one in found.items():
             row = one["report"][score]
@@ -258,6 +308,16 @@ def report(dataset: str, found: dict[str, Results]) -> None:
                 area, _, *flagged = (100 * value for value in row[group])
                 cells.append(" / ".join([f"{area:.1f}", *(f"{value:.0f}" for value in flagged)]))
             print(f"| {name} | {' | '.join(cells)} |")
+
+
+def report_abstentions(dataset: str, found: dict[str, Abstentions]) -> None:
+    """Print from what each published model abstains."""
+    print(f"\n{dataset}: improbable / unfamiliar / either, which the model abstains from, %\n")
+    print(f"| model | known images | {' | '.join(sets(dataset))} |\n|{'---|' * (len(sets(dataset)) + 2)}")
+    for name, shares in found.items():
+        cells = [" / ".join(f"{100 * share:.{1 if group == 'known' else 0}f}" for share in shares[group])
+                 for group in ("known", *sets(dataset))]  # fmt: skip
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

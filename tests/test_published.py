@@ -245,6 +245,8 @@ def test_lies_are_noticed(card: Path, shipped: loading.Dataset, twin: Path, monk
 
     config = json.loads((card / "config.json").read_text())
     labels = config["label_names"]
+    rewrite(twin / "config.json", config | {"familiarity": config["familiarity"] | {"means": [[0.0]]}})
+    assert noticed(truth) == ["familiarity: the means are not of 10 classes"]
     rewrite(twin / "config.json", config | {"label_names": [*labels[:3], labels[4], labels[3], *labels[5:]]})
     assert any("label_names" in line for line in noticed(truth))
 

@@ -18,8 +18,8 @@ Record = TypeVar("Record")
 
 __all__ = [
     "Ablation", "AblationRun", "CalibrationFit", "CalibrationMetrics", "CardConfig", "CardMetrics", "Earlier",
-    "FilesCalibration", "PaperRun", "Published", "ReliabilityBin", "RunDescription", "RunMetrics", "RunSettings",
-    "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
+    "Familiarity", "FilesCalibration", "FittedNumbers", "PaperRun", "Published", "ReliabilityBin", "RunDescription",
+    "RunMetrics", "RunSettings", "SplitMetrics", "TeacherRecord", "as_dict", "parse", "read", "write",
 ]  # fmt: skip
 
 
@@ -283,14 +283,30 @@ class Published(SplitMetrics):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationFit:
+class Familiarity:
+    """The logits that a network gives for images of its classes, fitted on the validation split.
+
+    Attributes:
+        means: [classes, classes]: row c has the mean logits of the images that the network takes for class c.
+        deviations: of the same shape, above 0: their standard deviations.
+        unknown_above: the distance to the nearest class above which an image is of none of them, see
+            `train.training.results.familiarity`.
+    """
+
+    means: list[list[float]]
+    deviations: list[list[float]]
+    unknown_above: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedNumbers:
     """What calibrates a network, fitted on the validation split. The defaults are those of cards that have none.
 
     Attributes:
         temperature: divides the logits.
         curvature: stretches the gaps between them, see `zoo.calibration`.
-        abstain_below: a calibrated probability; the network does not answer where its highest one is lower. None if it
-            always answers.
+        abstain_below: a calibrated probability; the network does not answer where its highest one is lower. None if no
+            probability is too low.
         abstain_target: the share of its answers that are right, as the validation split shows; None as above.
     """
 
@@ -301,7 +317,19 @@ class CalibrationFit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardMetrics(RunMetrics, Published, RunSettings, CalibrationFit):
+class CalibrationFit(FittedNumbers):
+    """All that is fitted on the validation split.
+
+    Attributes:
+        familiarity: which logits are those of an image of the classes; the network does not answer for others. None if
+            all are, as in cards of versions that did not fit it.
+    """
+
+    familiarity: Familiarity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardMetrics(RunMetrics, Published, RunSettings, FittedNumbers):
     """`metrics.json` of a card folder.
 
     Attributes:

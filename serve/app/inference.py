@@ -13,7 +13,7 @@ import numpy.typing as npt
 from serve.app.verdict import Verdict, verdict
 from serve.engine.batching import Engine
 from serve.engine.models import ModelInfo, Scores, find
-from serve.engine.queues import ranked
+from serve.engine.queues import Result, ranked
 from serve.errors import NotReady
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,6 +34,7 @@ class Prediction:
         probabilities: float32 [classes].
         seconds: time from request to result.
         abstain_below: the top probability below which the model abstains; None: not known.
+        familiar: whether the image is like those of the model's classes; None: not known.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Prediction:
     probabilities: Scores
     seconds: float
     abstain_below: float | None = None
+    familiar: bool | None = None
 
     @property
     def order(self) -> list[int]:
@@ -54,7 +56,7 @@ class Prediction:
 
     def verdict(self, *, fits: bool = True) -> Verdict:
         """What the model says of the image; `fits` is as in `verdict`."""
-        return verdict(self.probabilities, self.abstain_below, fits=fits)
+        return verdict(self.probabilities, self.abstain_below, fits=fits, familiar=self.familiar)
 
 
 def dataset_of(model: str) -> str:
@@ -107,9 +109,16 @@ def alike(engine: Engine, model: ModelInfo) -> list[ModelInfo]:
     return sorted(found, key=lambda info: (-(info.accuracy or 0), info.name))
 
 
+def of_first(result: Result, seconds: float) -> Prediction:
+    """Make the prediction of a result's first image, which took so many seconds."""
+    info, familiar = result.model, result.familiar
+    near = None if familiar is None else bool(familiar[0])
+    return Prediction(info.name, info.labels, result.probabilities[0], seconds, info.abstain_below, near)
+
+
 async def predict(engine: Engine, model: str, pixels: Pixels) -> Prediction:
     """Run `model` on uint8 [H, W, C] of its input size. Raises ApiError, as the engine does."""
     start = time.perf_counter()
     result = await engine.infer(model, pixels[None])
     seconds = time.perf_counter() - start
-    return Prediction(model, result.model.labels, result.probabilities[0], seconds, result.model.abstain_below)
+    return of_first(result, seconds)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from serve.app.inference import Pixels, Prediction
+from serve.app.inference import Pixels, Prediction, of_first
 from serve.engine.batching import Engine
 
 Floats = npt.NDArray[np.float32]
@@ -56,8 +56,7 @@ async def occlusion_map(engine: Engine, model: str, pixels: Pixels) -> Occlusion
     results = [await engine.infer(model, part) for part in np.split(images, range(most, len(images), most))]
     probabilities = np.concatenate([result.probabilities for result in results])
     seconds = time.perf_counter() - start
-    first = results[0].model
-    prediction = Prediction(model, first.labels, probabilities[0], seconds, first.abstain_below)
+    prediction = of_first(results[0], seconds)
     heat = heat_map(np.concatenate([result.logits for result in results]), pixels.shape[:2], prediction.best)
     kept = probabilities[:, prediction.best].min() / probabilities[0, prediction.best]
     return OcclusionMap(prediction, heat, float(1 - kept), seconds)

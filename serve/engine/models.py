@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from serve.engine import familiarity
+from serve.engine.familiarity import Familiarity
 from serve.engine.processor import has_fast_int8, has_int8_dot_product, has_int8_tiles, inference_cores
 from serve.engine.statistics import Statistics
 from serve.errors import ModelLoadError
@@ -37,7 +39,8 @@ class ModelInfo:
     Attributes:
         image_size: (H, W, C).
         accuracy: of the loaded file on the test split, in percent.
-        abstain_below: the model does not answer where its highest probability is lower; None if it always answers.
+        abstain_below: the model does not answer where its highest probability is lower; None if none is too low.
+        familiarity: tells the logits of images of its classes; None if the file does not state it.
     """
 
     name: str
@@ -49,6 +52,7 @@ class ModelInfo:
     parameters: int | None
     metadata: Mapping[str, str] = field(repr=False)
     abstain_below: float | None = None
+    familiarity: Familiarity | None = field(default=None, repr=False, compare=False)
 
 
 class Model:
@@ -298,6 +302,10 @@ def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, 
     classes = {outputs[output].shape[-1] for output in OUTPUTS}
     if classes != {len(labels)}:
         raise ModelLoadError(f"{name}: {len(labels)} labels for outputs of {sorted(map(str, classes))} classes")
+    try:
+        near = familiarity.parse(metadata["familiarity"], len(labels)) if metadata.get("familiarity") else None
+    except ValueError as error:
+        raise ModelLoadError(f"{name}: metadata familiarity cannot be read: {error}") from error
     height, width, channels = whole
     return ModelInfo(
         name=name,
@@ -309,4 +317,5 @@ def _describe(name: str, session: onnxruntime.InferenceSession, precision: str, 
         parameters=parameters,
         metadata=metadata,
         abstain_below=abstain_below,
+        familiarity=near,
     )

@@ -26,12 +26,17 @@ class Result:
     model: ModelInfo
 
     @property
+    def familiar(self) -> npt.NDArray[np.bool_] | None:
+        """Tell of each image whether its logits are those of an image of the classes: bool [n]; None: not known."""
+        return None if self.model.familiarity is None else self.model.familiarity.familiar(self.logits)
+
+    @property
     def abstained(self) -> npt.NDArray[np.bool_]:
-        """Tell of each image whether its highest probability is too low for an answer: bool [n]."""
-        threshold = self.model.abstain_below
-        if threshold is None:
-            return np.zeros(len(self.probabilities), np.bool_)
-        answered: npt.NDArray[np.bool_] = self.probabilities.max(axis=1) >= threshold
+        """Tell of each image whether it is unfamiliar or its highest probability too low for an answer: bool [n]."""
+        familiar, threshold = self.familiar, self.model.abstain_below
+        answered = np.ones(len(self.probabilities), np.bool_) if familiar is None else familiar
+        if threshold is not None:
+            answered &= self.probabilities.max(axis=1) >= threshold
         return ~answered  # not "lower than": NaN is no answer
 
 

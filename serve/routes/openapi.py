@@ -30,7 +30,8 @@ class Prediction(BaseModel):
 
 
 ABSTAINED = (
-    "the best probability is below the model's abstain_below, or there is no digit: do not rely on the best class"
+    "the best probability is below the model's abstain_below, the image is unlike those of all classes, or there is no "
+    "digit: do not rely on the best class"
 )
 
 

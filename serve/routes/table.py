@@ -57,8 +57,8 @@ def api_routes(classify: Classify, v2: V2, metrics: Metrics) -> list[Route]:
         description="The image's centre square, resized to the model's input. Digits are expected as in MNIST: "
         "white on black, centred; with `?ink=auto` they may have any ink on any paper, and `problem` says what is "
         "unusual (`blank` and `dot` have no predictions). `abstained` says that the best probability is too low to "
-        "rely on, by a threshold that was chosen at publishing. A form with several files `file` gets one result for "
-        "each, in order, as `results`.")  # fmt: skip
+        "rely on, or that the image is unlike those of all classes, by limits chosen at publishing. A form with "
+        "several files `file` gets one result for each, in order, as `results`.")  # fmt: skip
     add("GET", "/v2", v2.server, "What this server is", openapi.ServerMetadata)
     add("GET", "/v2/health/live", v2.live, "Whether the process is alive", openapi.Live)
     add("GET", "/v2/health/ready", v2.ready, "Whether requests may be sent here", openapi.Ready, 422, 503,

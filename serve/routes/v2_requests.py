@@ -84,7 +84,7 @@ class RequestedOutput(TypedDict):
 
     name: Annotated[
         Literal["logits", "probabilities", "abstained"],
-        Field(description="abstained: BOOL [n], whether the best probability is below the model's abstain_below"),
+        Field(description="abstained: BOOL [n], whether the best probability is too low or the image unfamiliar"),
     ]
     parameters: NotRequired[OutputParameters | None]
 

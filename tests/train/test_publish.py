@@ -133,14 +133,15 @@ def test_nothing_is_fitted_on_the_test_split(
             patched.setattr(model_card, "render", lambda _: "")
             folder = publishing.publish(run_folder, tmp_path / name, SAMPLES, False, paper.accuracy)
         found: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        assert found.items() >= records.as_dict(records.read(records.CalibrationFit, folder / "metrics.json")).items()
+        assert found.items() >= records.as_dict(records.read(records.FittedNumbers, folder / "metrics.json")).items()
         return found
 
     stated = records.read(records.Published, card / "metrics.json")
     truth = json.loads((card / "config.json").read_text())
     assert truth["temperature"] != 1
     assert published("test", "first") == truth
-    assert published("validation", "second")["temperature"] != truth["temperature"]
+    other = published("validation", "second")
+    assert all(other[name] != truth[name] for name in ("temperature", "familiarity"))
 
 
 def test_failed_publish_leaves_the_old_card(card: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,16 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
     truth = json.loads((twin / "metrics.json").read_text())
     bounds = broken_bounds(truth)  # a network of two epochs may break them
     assert verified() == (1 if bounds else 0, f"{twin.name}: {'; '.join(bounds) or 'as stated'}\n")
+    config = json.loads((twin / "config.json").read_text())
+    moved = config["familiarity"] | {"unknown_above": 1.2 * config["familiarity"]["unknown_above"] + 10}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metadata, "differing", lambda *_: [])  # as if the ONNX files were built from this
+        for other, words in ((moved, "familiarity: unknown_above not as the"), (None, "familiarity is fitted by the")):
+            (twin / "config.json").write_text(json.dumps(config | {"familiarity": other}))
+            status, text = verified()
+            assert status == 1
+            assert words in text
+    (twin / "config.json").write_text(json.dumps(config))
     confusion = np.array(truth["confusion_matrix"])
     confusion[:, [0, 1]] = confusion[:, [1, 0]]
     (twin / "metrics.json").write_text(json.dumps(truth | {"confusion_matrix": confusion.tolist()}))
@@ -117,6 +127,10 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
         ("metrics.json", {"settings": {"schedule": "fixed"}}, "the learning rate of epoch 1 is"),
         ("config.json", {"pretrained_cfg": {"crop_pct": 0.7}}, "crop_pct is 0.7 in config.json"),
         ("config.json", {"pretrained_cfg": {"interpolation": "bicubic"}}, "interpolation is 'bicubic' in config.json"),
+        ("config.json", {"familiarity": {"unknown_above": -1e9}}, "coverage with fp32 is 0"),
+        ("config.json", {"familiarity": {"unknown_above": float("inf")}}, "familiarity: unknown_above is inf"),
+        ("config.json", {"familiarity": {"means": [[0.0]]}}, "familiarity: the means are not of 10 classes"),
+        ("config.json", {"familiarity": {"deviations": [[0.0] * 10] * 10}}, "the deviations are not all finite and above"),
         ("metrics.json", {"test_images": None}, "damaged"),
         ("metrics.json", {"samples": None}, "damaged"),
     ],

@@ -1,5 +1,6 @@
 """A card's calibration: fitted on the validation split at publishing, measured on the test split, and checked."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,10 +12,19 @@ from train.cards import evaluation
 from train.data import loading
 from train.data.reference import recorded
 from train.files import read_json, write_json
-from train.records import CalibrationFit, CalibrationMetrics, CardConfig, CardMetrics, FilesCalibration, Published
+from train.records import (
+    CalibrationFit,
+    CalibrationMetrics,
+    CardConfig,
+    CardMetrics,
+    Familiarity,
+    FilesCalibration,
+    FittedNumbers,
+    Published,
+)
 from train.training.results import calibration, plots
 
-FIELDS = ("temperature", "curvature", "abstain_below", "abstain_target")
+FIELDS = tuple(field.name for field in dataclasses.fields(FittedNumbers))
 
 # How far another processor may be from what a card states; one image is always allowed to move. Float sums differ in
 # their last bits; quantised activations can be rounded the other way in every layer.
@@ -89,9 +99,24 @@ def contradictions(folder: Path, metrics: CardMetrics, config: CardConfig) -> It
     yield from _not_of_bins("", metrics)
     if metrics.samples:
         yield from _not_of_bins("samples.", metrics.samples)
-    answers, threshold = metrics.calibration, metrics.abstain_below
-    if answers and threshold is None and (answers.coverage, answers.accuracy_covered) != (1, _share(metrics)):
+    answers, always = metrics.calibration, metrics.abstain_below is None and config.familiarity is None
+    if answers and always and (answers.coverage, answers.accuracy_covered) != (1, _share(metrics)):
         yield f"coverage is {answers.coverage} with {answers.accuracy_covered} right, though the network never abstains"
+
+
+def malformed(config: CardConfig) -> Iterator[str]:
+    """Yield what is wrong with the numbers of a card's familiar logits, whatever the images are."""
+    if (found := config.familiarity) is None:
+        return
+    shape = (config.num_classes, config.num_classes)
+    for name in ("means", "deviations"):
+        rows = getattr(found, name)
+        if {len(row) for row in rows} != {shape[1]} or len(rows) != shape[0]:
+            yield f"familiarity: the {name} are not of {shape[0]} classes"
+        elif not np.isfinite(rows).all() or (name == "deviations" and not np.min(rows) > 0):
+            yield f"familiarity: the {name} are not all finite{' and above 0' if name == 'deviations' else ''}"
+    if not np.isfinite(found.unknown_above):
+        yield f"familiarity: unknown_above is {found.unknown_above}"
 
 
 def _not_of_bins(prefix: str, part: Published) -> Iterator[str]:
@@ -110,12 +135,32 @@ def _share(metrics: Published) -> float:
 
 
 def unfitted(
-    metrics: CardMetrics, model: nn.Module, dataset: loading.Dataset, batch_size: int | None = None
+    config: CardConfig, model: nn.Module, dataset: loading.Dataset, batch_size: int | None = None
 ) -> Iterator[str]:
     """Yield where a card's calibration is not what the validation split gives."""
     found, _ = fitted(model, dataset, batch_size)
     for name in FIELDS:
-        value, claim = getattr(found, name), getattr(metrics, name)
-        same = value == claim if None in (value, claim) else abs(value - claim) <= FIT_TOLERANCE * max(1, abs(claim))
-        if not same:
+        value, claim = getattr(found, name), getattr(config, name)
+        if not (value == claim if None in (value, claim) else _near(value, claim)):
             yield f"{name} is {value} by the validation split, the card states {claim}"
+    yield from _unfitted(config.familiarity, found.familiarity)
+
+
+def _unfitted(stated: Familiarity | None, found: Familiarity | None) -> Iterator[str]:
+    if stated is None or found is None:
+        if stated is not found:
+            yield f"familiarity is {_known(found)} by the validation split, {_known(stated)} in the card"
+        return
+    for name in ("means", "deviations", "unknown_above"):
+        value, claim = np.array(getattr(found, name)), np.array(getattr(stated, name))
+        if value.shape != claim.shape or not _near(value, claim):
+            yield f"familiarity: {name} not as the validation split gives them"
+
+
+def _known(found: Familiarity | None) -> str:
+    return "none" if found is None else "fitted"
+
+
+def _near(value: float | np.ndarray, claim: float | np.ndarray) -> bool:
+    """Tell whether the fit to the same images on another processor may be so; False for a NaN."""
+    return bool(np.all(np.abs(value - claim) <= FIT_TOLERANCE * np.maximum(1, np.abs(claim))))

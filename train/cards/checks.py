@@ -91,6 +91,9 @@ def differences(
         return
     metrics = records.read(CardMetrics, folder / "metrics.json")
     config = records.read(CardConfig, folder / "config.json")
+    if wrong := "; ".join(calibration.malformed(config)):
+        yield wrong
+        return
     yield from _wrong_identity(metrics, config)
     if recorded(config.dataset).paper:
         yield from broken_bounds(metrics)
@@ -103,7 +106,7 @@ def differences(
         yield from compare(stated, found)
         yield from calibration.compare(stated, found)
         if stated is metrics:
-            yield from calibration.unfitted(metrics, models.load_card(folder)[0], dataset, batch_size)
+            yield from calibration.unfitted(config, models.load_card(folder)[0], dataset, batch_size)
     # The metrics of the complete test split are held against the weights even where only the shipped images were used.
     yield from contradictions(metrics, found)
     if metrics.samples:

@@ -22,7 +22,7 @@ from train.data.reference import DatasetRef, recorded
 from train.files import FileError
 from train.records import CardConfig, CardMetrics
 from train.training import recipes
-from train.training.results import measure
+from train.training.results import familiarity, measure
 from zoo.catalog import DATASETS, HUB_ORG, NETWORKS
 
 TEMPLATES = rendering.environment(Path(__file__).parent / "templates")
@@ -82,6 +82,8 @@ def render(folder: Path, weights: Path | None = None, repository: str | None = N
         macro_f1=measure.macro_f1(confusion),
         balanced_accuracy=measure.balanced_accuracy(confusion) if measure.uneven(confusion) else None,
         calibration=metrics.calibration,
+        tells_unfamiliar=config.familiarity is not None,
+        kept=familiarity.KEPT,
         robustness=robustness.read(folder),
         recipe=recipe,
         network=network,

@@ -25,7 +25,7 @@ from train.data import loading
 from train.data.reference import DataError, DataOptions, recorded, resolve
 from train.files import atomic_write, read_json, why_unwritable, write_json, write_text
 from train.onnx_export import build, quantize
-from train.records import CalibrationFit, RunDescription, RunMetrics
+from train.records import FittedNumbers, RunDescription, RunMetrics
 from train.training import models
 from train.training.results import plots
 from train.training.runs import run_data
@@ -161,7 +161,7 @@ def _write(
         "dataset": name,
         **records.as_dict(trained),
         **records.as_dict(found),
-        **records.as_dict(records.read(CalibrationFit, folder / "config.json")),
+        **records.as_dict(records.read(FittedNumbers, folder / "config.json")),
         "trained_test_accuracy": trained.test_accuracy,
         "paper_test_accuracy": reported(name, run.model),
         **{key: settings[key] for key in ("recipe", "settings", "model_kwargs")},

@@ -8,7 +8,7 @@ from train.data import loading
 from train.data.reference import DataOptions
 from train.files import read_json, write_json, write_text
 from train.onnx_export import build, metadata, runtime
-from train.records import CalibrationFit, CardConfig, CardMetrics
+from train.records import CalibrationFit, CardConfig, CardMetrics, FittedNumbers
 from train.training import models
 from train.training.runs import run_data
 
@@ -34,7 +34,7 @@ def update(folder: Path, data_dir: Path | None) -> None:
     file = folder / "metrics.json"
     metrics = records.read(CardMetrics, file)
     # With keys that this version does not know: only what is written here changes.
-    contents = {**read_json(file), **records.as_dict(fit)}
+    contents = {**read_json(file), **records.as_dict(records.read(FittedNumbers, folder / "config.json"))}
     for stated, dataset in checks.to_measure(folder, metrics, config, data_dir, samples=False):
         part = contents if stated is metrics else contents["samples"]
         logits = {

@@ -26,8 +26,8 @@ ALL_FILES = (*FILES.values(), AMX_FILE)
 SOURCES = ("train/onnx_export/*.py", "train/speed/fold.py", "train/data/preprocess.py", "zoo/*.py")
 
 
-# What a card's `config.json` has once it is calibrated; `abstain_below` is null for a model that always answers.
-CALIBRATION = ("temperature", "curvature", "abstain_below")
+# What a card's `config.json` has once it is calibrated; the last two are null for a model that lacks them.
+CALIBRATION = ("temperature", "curvature", "abstain_below", "familiarity")
 
 # What the fp32 file of a model states that loses too much in int8, and has no other file.
 NO_INT8 = {"int8": "none"}
@@ -63,7 +63,7 @@ def metadata(card: Path, file: str) -> dict[str, str]:
         "library_versions": json.dumps(_library_versions()),
         "precision": precision,
     }
-    expected |= {key: repr(config[key]) for key in CALIBRATION if config.get(key) is not None}
+    expected |= {key: json.dumps(config[key]) for key in CALIBRATION if config.get(key) is not None}
     if file == AMX_FILE:
         expected["variant"] = "amx"
     if (card / "metrics.json").is_file():

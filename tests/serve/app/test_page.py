@@ -40,7 +40,7 @@ from serve.app.tabs.components import chooser
 from serve.app.verdict import verdict
 from serve.engine.metrics import Metrics
 from serve.engine.models import ModelInfo
-from serve.engine.queues import ranked
+from serve.engine.queues import Result, ranked
 from serve.errors import ApiError, BadImage, NotReady, Overloaded
 from serve.images.decoder import Decoder
 from serve.images.digits import Digit
@@ -115,6 +115,30 @@ def test_the_verdict_follows_from_the_probabilities_and_the_models_own_threshold
     found = verdict(probabilities, least)
     assert (found.tone, found.classes) == (tone, classes)
     assert verdict(probabilities, least, fits=False).tone == "none"
+
+
+@pytest.mark.parametrize(
+    ("shares", "familiar", "tone", "classes"),
+    [
+        ((0.999, 0.0005), False, "none", ()),
+        ((0.999, 0.0005), True, "sure", (0,)),
+        ((0.80, 0.10), False, "none", ()),
+        ((0.80, 0.10), True, "leaning", (0,)),
+        ((0.55, 0.40), False, "torn", (0, 1)),
+        ((0.40, 0.35), False, "none", ()),
+        ((0.40, 0.35), True, "torn", (0, 1)),
+        ((0.30, 0.10), True, "unsure", ()),
+        ((0.30, 0.10), None, "none", ()),
+    ],
+)
+def test_an_unfamiliar_image_is_none_that_the_model_knows_unless_it_is_between_two(
+    shares: tuple[float, float], familiar: bool | None, tone: str, classes: tuple[int, ...]
+) -> None:
+    probabilities = np.full(10, (1 - sum(shares)) / 8, np.float32)
+    probabilities[:2] = shares
+    found = verdict(probabilities, 0.95, familiar=familiar)
+    assert (found.tone, found.classes) == (tone, classes)
+    assert found.words in ("sure", "leaning", "torn between two", "not sure", "none that I know")
 
 
 def test_a_verdict_on_two_classes_and_on_one() -> None:
@@ -493,12 +517,12 @@ class OneSpot:
     def models(self) -> dict[str, ModelInfo]:
         return {"one.mnist": self.info}
 
-    async def infer(self, model: str, images: np.ndarray) -> SimpleNamespace:
+    async def infer(self, model: str, images: np.ndarray) -> Result:
         self.asked.append(len(images))
         probabilities = np.full((len(images), 10), 0.01, np.float32)
         bright = images[:, self.spot[0], self.spot[1]].mean(axis=-1) > 127
         probabilities[:, 0], probabilities[:, 1] = np.where(bright, 0.02, 0.9), np.where(bright, 0.9, 0.02)
-        return SimpleNamespace(probabilities=probabilities, logits=np.log(probabilities), model=self.info)
+        return Result(np.log(probabilities), probabilities, self.info)
 
 
 @pytest.mark.parametrize("spot", [(4, 5), (14, 14), (20, 25)])

@@ -1,5 +1,6 @@
-"""A model that abstains where its best probability is below the threshold in its metadata."""
+"""Models that abstain where the best probability is low or the logits are unlike those of their classes."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,19 @@ def careful(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, n
 
 
 @pytest.fixture(scope="module")
-def server(careful: tuple[Any, np.ndarray], tiny: Any, running: Any) -> Iterator[Any]:
+def narrow(careful: tuple[Any, np.ndarray], tiny: Any) -> np.ndarray:
+    """A model to which some of the images are unfamiliar, and bool [10]: which ones it abstains from."""
+    model, _ = careful
+    logits = model.logits(model.images(10)).astype(float)
+    rows = [[0.0] * logits.shape[1]] * logits.shape[1]
+    limit = float(np.quantile((logits**2).sum(1), 0.7))
+    familiarity = {"means": rows, "deviations": (np.array(rows) + 1).tolist(), "unknown_above": limit}
+    tiny(model.folder.parent / "narrow").write(familiarity=json.dumps(familiarity))
+    return np.asarray((logits**2).sum(1) > limit)
+
+
+@pytest.fixture(scope="module")
+def server(careful: tuple[Any, np.ndarray], narrow: np.ndarray, tiny: Any, running: Any) -> Iterator[Any]:
     folder = careful[0].folder.parent
     tiny(folder / "bold").write()
     with running("--models", folder, "--no-app") as server:
@@ -40,7 +53,7 @@ def server(careful: tuple[Any, np.ndarray], tiny: Any, running: Any) -> Iterator
 
 
 def test_classify_says_whether_the_model_abstains(
-    server: Any, careful: tuple[Any, np.ndarray], encode: Callable[..., bytes]
+    server: Any, careful: tuple[Any, np.ndarray], narrow: np.ndarray, encode: Callable[..., bytes]
 ) -> None:
     model, expected = careful
     files = [encode(pixels) for pixels in model.images(10)]
@@ -53,11 +66,15 @@ def test_classify_says_whether_the_model_abstains(
             assert client.post("/classify/bold", content=file).json()["abstained"] is False
         several = client.post("/classify/careful", files=[("file", ("image", file)) for file in files]).json()
         assert [result["abstained"] for result in several["results"]] == expected.tolist()
+        unlike = client.post("/classify/narrow", files=[("file", ("image", file)) for file in files]).json()
+        assert unlike["results"][0].keys() == {"predictions", "abstained"}
+        assert [result["abstained"] for result in unlike["results"]] == narrow.tolist()
+        assert set(narrow) == {False, True}
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_protocol_has_it_as_an_output_on_request(
-    server: Any, careful: tuple[Any, np.ndarray], binary: bool
+    server: Any, careful: tuple[Any, np.ndarray], narrow: np.ndarray, binary: bool
 ) -> None:
     model, expected = careful
     pixels = model.images(10)
@@ -71,6 +88,8 @@ def test_the_protocol_has_it_as_an_output_on_request(
         np.testing.assert_array_equal(result.as_numpy("abstained"), expected)
         np.testing.assert_array_equal(result.as_numpy("logits"), model.logits(pixels))
         assert not client.infer("bold", [image], outputs=outputs).as_numpy("abstained").any()
+        unlike = client.infer("narrow", [image], outputs=outputs).as_numpy("abstained")
+        np.testing.assert_array_equal(unlike, narrow)
         # Who does not ask for it gets what the model's metadata list.
         usual = client.infer("careful", [image]).get_response()["outputs"]
         metadata = client.get_model_metadata("careful")

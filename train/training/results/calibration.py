@@ -1,4 +1,4 @@
-"""Fit what makes a network's probabilities true, and the probability below which it abstains; measure both.
+"""Fit what makes a network's probabilities true, and from which images it abstains; measure both.
 
 Everything is fitted on the validation split. docs/recipe.md has what was compared.
 """
@@ -12,6 +12,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from train.records import CalibrationFit, CalibrationMetrics, ReliabilityBin
+from train.training.results import familiarity
 from zoo.calibration import Calibration, calibrated
 
 BINS = 15
@@ -30,7 +31,7 @@ LEAST_COVERAGE = 0.5
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, dataset: str) -> tuple[CalibrationFit, list[str]]:
-    """Fit temperature, curvature and threshold on the validation split.
+    """Fit temperature, curvature, threshold and familiar logits on the validation split.
 
     Args:
         logits: float [n, classes], of the validation images.
@@ -49,10 +50,12 @@ def fit(logits: np.ndarray, labels: np.ndarray, dataset: str) -> tuple[Calibrati
     threshold, target = _threshold(confidence, right, targets)
     if threshold is None:
         notes.append(
-            f"never abstains: {len(labels):,} validation images, {len(labels) - right.sum():,} of them wrong, cannot "
-            f"show that {100 * TARGETS[-1]:g} % of its answers are right"
+            f"answers at any probability: {len(labels):,} validation images, {len(labels) - right.sum():,} of them "
+            f"wrong, cannot show that {100 * TARGETS[-1]:g} % of its answers are right"
         )
-    return CalibrationFit(**found._asdict(), abstain_below=threshold, abstain_target=target), notes
+    near, why_not = familiarity.fit(logits)
+    fitted = CalibrationFit(**found._asdict(), abstain_below=threshold, abstain_target=target, familiarity=near)
+    return fitted, notes + why_not
 
 
 def _calibration(logits: Tensor, labels: Tensor) -> tuple[Calibration, list[str]]:
@@ -128,9 +131,9 @@ def measure(logits: np.ndarray, labels: np.ndarray, fitted: CalibrationFit) -> C
     probabilities = calibrated(tensor, fitted.temperature, fitted.curvature).double().numpy()
     rows = np.arange(len(labels))
     right = probabilities.argmax(1) == labels
-    answered = np.ones_like(right)
+    answered = familiarity.familiar(logits, fitted.familiarity)
     if fitted.abstain_below is not None:
-        answered = probabilities.max(1).astype(np.float32) >= np.float32(fitted.abstain_below)
+        answered &= probabilities.max(1).astype(np.float32) >= np.float32(fitted.abstain_below)
     squares = (probabilities**2).sum(1) - 2 * probabilities[rows, labels] + 1
     return CalibrationMetrics(
         ece=_rounded(ece(probabilities, labels)),
