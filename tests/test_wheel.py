@@ -149,7 +149,7 @@ def test_a_server_without_torch_is_small(wheel: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(MODEL, models / MODEL.name)
     assert answers(python, "--models", models) == "4"
-    command = [python, "-m", "serve"]
+    command: list[str | Path] = [python, "-m", "serve"]
     done = subprocess.run(
         command, cwd=tmp_path, env=without_the_checkout(), check=False, capture_output=True, text=True, timeout=120
     )

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.stats import beta
+from scipy.special import betaincinv  # scipy.stats takes half a second to import
 from torch import Tensor
 
 from train.records import CalibrationFit, CalibrationMetrics, ReliabilityBin
@@ -109,7 +109,7 @@ def _threshold(
     order = np.argsort(-confidence, kind="stable")
     answered = np.arange(1, len(order) + 1)
     wrong = (~right[order]).cumsum()
-    sure = beta.ppf(CONFIDENCE, wrong + 1, np.maximum(answered - wrong, 1e-9))
+    sure = betaincinv(wrong + 1, np.maximum(answered - wrong, 1e-9), CONFIDENCE)
     lasts = np.append(confidence[order][1:] != confidence[order][:-1], True)  # a threshold takes all of the same
     for target in targets:
         possible = np.flatnonzero((sure <= 1 - target) & lasts & (answered >= LEAST_COVERAGE * len(order)))
