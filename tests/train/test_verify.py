@@ -130,7 +130,7 @@ def test_verify_measures_the_whole_test_split(twin: Path, capsys: pytest.Capture
         ("config.json", {"familiarity": {"unknown_above": -1e9}}, "coverage with fp32 is 0"),
         ("config.json", {"familiarity": {"unknown_above": float("inf")}}, "familiarity: unknown_above is inf"),
         ("config.json", {"familiarity": {"means": [[0.0]]}}, "familiarity: the means are not of 10 classes"),
-        ("config.json", {"familiarity": {"deviations": [[0.0] * 10] * 10}}, "the deviations are not all finite and above"),
+        ("config.json", {"familiarity": {"deviations": [[0.0] * 10] * 10}}, "deviations are not all finite and above"),
         ("metrics.json", {"test_images": None}, "damaged"),
         ("metrics.json", {"samples": None}, "damaged"),
     ],

@@ -64,7 +64,8 @@ def _none(why: str) -> tuple[None, list[str]]:
 
 def _rounded(values: np.ndarray | float) -> np.ndarray:
     """Round to as many significant digits as make a difference."""
-    return np.vectorize(lambda value: float(f"{value:.{DIGITS}g}"))(values)
+    rounded: np.ndarray = np.vectorize(lambda value: float(f"{value:.{DIGITS}g}"))(values)
+    return rounded
 
 
 def distances(logits: np.ndarray, fitted: Familiarity) -> np.ndarray:
