@@ -32,7 +32,7 @@ class Ahead:
 
     def __init__(self, server: grpc.aio.Server, service: str, method: str, handler: Any, most: int) -> None:
         server.add_registered_method_handlers(service, {method: handler})
-        self._core: Any = server._server  # type: ignore[attr-defined]  # the library's types leave it out
+        self._core: Any = server._server
         self._path = f"/{service}/{method}"
         self._resolver = _library._MethodResolver([], {self._path: handler})
         self._most = most
