@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from train import records
 from train.records import CalibrationFit, Familiarity
@@ -55,7 +56,7 @@ def test_numbers_are_short_and_survive_json() -> None:
     numbers = [*np.ravel(found.means), *np.ravel(found.deviations), found.unknown_above]
     assert all(float(f"{number:.4g}") == number for number in numbers)
     fit = CalibrationFit(familiarity=found)
-    assert records.TypeAdapter(CalibrationFit).validate_python(records.as_dict(fit)) == fit
+    assert TypeAdapter(CalibrationFit).validate_python(records.as_dict(fit)) == fit
 
 
 def test_the_limit_is_that_of_the_rounded_numbers() -> None:
