@@ -19,7 +19,7 @@ def plain(folder: Path, batches: CalibrationDataReader) -> None:
     save_tensors_data(calibrator.compute_data(), folder / "ranges.json")
 
 
-def test_optimised_kernels_and_fewer_threads_measure_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_cores_measures_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     proto = graph.build(models.create("tiny_net", "cifar10", 10, 3).eval(), (32, 32, 3))
     images = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), np.uint8)
@@ -34,8 +34,4 @@ def test_optimised_kernels_and_fewer_threads_measure_the_same(monkeypatch: pytes
     assert ours.keys() == theirs.keys()
     assert any(name.endswith("_scale") for name in ours)
     for name, value in theirs.items():
-        assert ours[name].dtype == value.dtype
-        if value.dtype == np.float32:
-            np.testing.assert_allclose(ours[name], value, rtol=1e-5)
-        else:  # a bias of 32 bits may be rounded the other way
-            assert np.abs(ours[name].astype(np.int64) - value.astype(np.int64)).max() <= (value.dtype == np.int32)
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
