@@ -114,22 +114,16 @@ def test_a_quick_corner_stays_a_corner(page: Page) -> None:
     assert corner < 60  # ink, up to the corner itself
 
 
-@pytest.mark.parametrize(
-    ("start", "points", "digit"),
-    [((-8, 60), [(200, 60), (120, 240)], 7), ((320, 10), [(200, 60), (110, 240)], 1)],
-    ids=["just outside", "farther"],
-)
-def test_a_stroke_that_begins_outside_the_pad_draws_from_where_it_enters(
-    page: Page, start: tuple[int, int], points: list[tuple[int, int]], digit: int
-) -> None:
+@pytest.mark.parametrize("start", [(-8, 60), (-40, 66)], ids=["just outside", "farther"])
+def test_a_stroke_that_begins_outside_the_pad_draws_from_where_it_enters(page: Page, start: tuple[int, int]) -> None:
     box = pad(page)
     scale = box["width"] / 280
     page.mouse.move(box["x"] + start[0] * scale, box["y"] + start[1] * scale)
     page.mouse.down()
-    for x, y in points:
+    for x, y in ((200, 60), (120, 240)):
         page.mouse.move(box["x"] + x * scale, box["y"] + y * scale, steps=10)
     page.mouse.up()
-    expect(says(page)).to_have_text(re.compile(rf"^{digit} "))
+    expect(says(page)).to_have_text(re.compile("^7 "))
     page.get_by_role("button", name="Undo", exact=True).click()
     expect(answer(page)).to_contain_text("Nothing to read yet")
 
