@@ -7,6 +7,7 @@ const EVERY = 120; // ms between two drawings sent while a stroke goes on
 const STEP = 8; // units that an arrow key moves the pen
 const CORNER = Math.PI / 3; // a turn by more than this is a corner; smaller ones are rounded, as in strokes.py
 const MOST = 10000; // points, as in strokes.py
+const STEPS = 100; // that can be undone: a page that stays open for a day holds no more
 
 const canvas = element.querySelector("canvas");
 const cursor = element.querySelector(".pad-cursor");
@@ -95,7 +96,7 @@ function restore() {
 	} catch {
 		strokes = []; // not what `keep` has written
 	}
-	past.push(...strokes.map((_, i) => strokes.slice(0, i)));
+	for (const i of strokes.keys()) remember(strokes.slice(0, i));
 	// Gradio hears of a new value only once the whole page is there; page.js tells when.
 	if (strokes.length) document.addEventListener("zoo-ready", send, { once: true });
 }
@@ -109,8 +110,13 @@ function place(event) {
 	return [((event.clientX - box.left) * SIDE) / box.width, ((event.clientY - box.top) * SIDE) / box.height];
 }
 
+function remember(drawing) {
+	past.push(drawing);
+	if (past.length > STEPS) past.shift();
+}
+
 function begin(...points) {
-	past.push(strokes);
+	remember(strokes);
 	future.length = 0;
 	current = { width: Number(brush.value), points: [points[0]] };
 	strokes = [...strokes, current];
@@ -196,13 +202,13 @@ function takeBack() {
 
 function bringBack() {
 	if (future.length === 0) return;
-	past.push(strokes);
+	remember(strokes);
 	turnTo(future.pop());
 }
 
 function takeAll() {
 	if (strokes.length === 0) return;
-	past.push(strokes);
+	remember(strokes);
 	future.length = 0;
 	turnTo([]);
 }

@@ -64,6 +64,18 @@ def test_undo_takes_back_a_stroke(page: Page) -> None:
     expect(undo).to_be_disabled()
 
 
+def test_a_hundred_steps_can_be_undone_and_no_more_are_held(page: Page) -> None:
+    box = pad(page)
+    for i in range(103):
+        page.mouse.click(box["x"] + 20 + 2 * i, box["y"] + 140)
+    undo = page.get_by_role("button", name="Undo")
+    for left in range(100, 0, -1):
+        assert undo.is_enabled(), left
+        undo.evaluate("button => button.click()")
+    expect(undo).to_be_disabled()
+    assert page.evaluate("JSON.parse(sessionStorage.drawing).length") == 3
+
+
 def test_redo_and_a_clear_that_can_be_undone(page: Page) -> None:
     draw(page, DIGITS[1])
     expect(says(page)).to_have_text(re.compile("^1 "))
