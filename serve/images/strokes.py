@@ -97,7 +97,8 @@ def prepare_strokes(strokes: Sequence[Stroke]) -> Digit:
     size, brush = float((high - low).max()), max(stroke.width for stroke in strokes)
     if size < max(DOT, DOT_BRUSH * brush):
         return Digit(None, "dot")
-    lines = [line for line in lines if np.ptp(line, axis=0).max() > TAP * size]
+    # Of a digit of dots, every stroke is a tap.
+    lines = [line for line in lines if np.ptp(line, axis=0).max() > TAP * size] or lines
     # Which strokes belong together, and whether they are one digit, is seen in a drawing of them.
     scale = SIDE / size
     centred = [(line - (low + high) / 2) * scale + SIDE for line in lines]
@@ -105,6 +106,8 @@ def prepare_strokes(strokes: Sequence[Stroke]) -> Digit:
     kept = [line for line in centred if keep[tuple(np.rint(line[0]).astype(int)[::-1])]]
     points = np.concatenate(kept)
     low, high = points.min(axis=0), points.max(axis=0)
+    if (high - low).max() < DOT * SIDE:
+        return Digit(None, "dot")  # one of several, apart from each other
     scale = THIN / float((high - low).max())
     fitted = [(line - (low + high) / 2) * scale + THIN for line in kept]
     # Points that are closer than the image can show are one.

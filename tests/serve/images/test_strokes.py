@@ -134,6 +134,21 @@ def test_nothing_and_a_dot() -> None:
         assert (digit.problem, digit.pixels) == ("dot", None)
 
 
+def test_a_digit_may_be_made_of_dots_and_scattered_dots_are_none() -> None:
+    def dots(places: np.ndarray, width: float) -> list[Stroke]:
+        return [Stroke(width, place[None].astype(np.float32)) for place in places]
+
+    down = np.stack([np.full(20, 0.5), np.linspace(0.2, 0.8, 20)], 1)
+    assert prepare_strokes(dots(down, 0.07)).problem is None
+    corners = np.array([(0.1, 0.1), (0.9, 0.1), (0.1, 0.9)])
+    assert prepare_strokes(dots(corners, 0.05)).problem in ("dot", "several")
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        places = generator.random((int(generator.integers(1, 40)), 2)) * generator.choice([0.05, 0.3, 1])
+        width = float(generator.choice([0.02, 0.07, 0.14, 1]))
+        prepare_strokes(dots(places, width))  # whatever it says, it says something
+
+
 def test_a_stray_tap_is_no_part_of_a_digit() -> None:
     tap = Stroke(0.07, np.array([(0.05, 0.95)], np.float32))
     assert difference(prepare_strokes([*drawn(SEVEN), tap]), prepare_strokes(drawn(SEVEN))) < 0.01
