@@ -33,8 +33,10 @@ WATCH = """() => {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--count", type=int, default=40, help="drawings that are timed, at least 10")
     arguments = parser.parse_args()
+    if arguments.count < 10:  # some have their result before the last stroke ends, and have no time
+        parser.error(f"--count {arguments.count}: must be at least 10")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     times = []
     with sync_playwright() as playwright:

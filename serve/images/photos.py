@@ -133,10 +133,8 @@ def _read_part(image: Image.Image, sheet: Corners, square: Corners, *, flat: boo
     at = np.array(moved(square, sheet, FRAME))
     size = np.ptp(at, axis=0)
     margin = np.maximum(AROUND * size, (LEAST - size) / 2)
-    (left, top), (right, bottom) = low, high = (
-        (at.min(axis=0) - margin).clip(0, 1),
-        (at.max(axis=0) + margin).clip(0, 1),
-    )
+    low, high = (at.min(axis=0) - margin).clip(0, 1), (at.max(axis=0) + margin).clip(0, 1)
+    (left, top), (right, bottom) = low, high
     around = [(left, top), (right, top), (right, bottom), (left, bottom)]
     part = rectify(image, moved(around, FRAME, sheet), WORK, WORK // 2)
     inside = Image.new("1", part.size)
