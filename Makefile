@@ -10,8 +10,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Processes that run the tests side by side.
-WORKERS ?= 2
+# Processes that run the tests side by side. Tests of servers and browsers often wait, so there is one more than cores.
+WORKERS ?= 3
 BIN := $(VENV)/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export DO_NOT_TRACK := 1
@@ -27,7 +27,7 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python -m serve --build yes $(ARGS)
 
-# Tests that start servers or share the clock keep to one of the processes. OpenMP threads that wait for a core would only spin.
+# Tests that start servers keep to one of the processes, those of the browser to another. OpenMP threads that wait for a core would only spin.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test: check onnx

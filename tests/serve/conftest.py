@@ -178,18 +178,18 @@ class Running:
         return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", one.read_text())[0]) for one in statuses)
 
 
-# Tests with these fixtures start processes. They run one after another, as each of them can use all cores. So do the
-# files that carry the same marker themselves: they start processes without a fixture.
-STARTS_PROCESSES = {"running", "browser"}
+# Tests with these fixtures start processes: servers, which can use all cores, or the one browser that all its tests
+# share. Tests of a kind run one after another. Files that start processes without a fixture carry the marker themselves.
+STARTS_PROCESSES = {"running": "serve", "browser": "browser"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start processes into the serial group."""
+    """Put the tests that start processes into a serial group."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if item.path.is_relative_to(Path(__file__).parent) and fixtures & STARTS_PROCESSES:
-            item.add_marker(pytest.mark.xdist_group("serve"))
+        kinds = [kind for fixture, kind in STARTS_PROCESSES.items() if fixture in getattr(item, "fixturenames", ())]
+        if item.path.is_relative_to(Path(__file__).parent) and kinds:
+            item.add_marker(pytest.mark.xdist_group(kinds[-1]))
 
 
 @pytest.fixture(scope="session")
