@@ -100,17 +100,26 @@ def _smaller(png: str) -> str:
     return base64.b64encode(found.getvalue()).decode()
 
 
-def execute(file: Path, short: bool = False) -> NotebookNode:
-    """Run a lesson in a fresh kernel of this interpreter, and return it with its outputs, as it is to be stored.
+def execute(file: Path) -> NotebookNode:
+    """Run a lesson in a fresh kernel, and return it with its outputs, as it is to be stored.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell fails.
     """
     notebook = nbformat.read(file, as_version=4)
+    run(notebook)
+    return prepared(notebook, file)
+
+
+def run(notebook: NotebookNode, short: bool = False) -> None:
+    """Run a notebook in a fresh kernel of this interpreter, in the folder of the lessons; its outputs are replaced.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell fails.
+    """
     resources = {"metadata": {"path": str(FOLDER)}}
     client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources, record_timing=False)
     client.execute(env={**os.environ, VARIABLE: "short" if short else "full"})
-    return prepared(notebook, file)
 
 
 def as_text(notebook: NotebookNode) -> str:
