@@ -10,29 +10,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def imported(statement: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after a statement."""
-    code = f"{statement}\nimport sys\nprint(' '.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+def imported(*statements: str) -> list[set[str]]:
+    """Top-level modules that a fresh interpreter holds after each of several statements."""
+    tell = "\nimport sys\nprint(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    code = "".join(statement + tell for statement in statements)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    return [set(line.split()) for line in done.stdout.splitlines()[-len(statements) :]]
 
 
 def test_serving_needs_no_torch() -> None:
-    modules = imported("import serve.api, serve.__main__")
+    (modules,) = imported("import serve.api, serve.__main__")
     assert {"serve", "numpy", "onnxruntime"} <= modules
     assert not modules & {"torch", "torchvision", "timm", "zoo", "train", "onnx", "accelerate", "datasets"}
 
 
-def test_the_zoo_needs_torch_and_timm_only() -> None:
-    modules = imported("import zoo")
-    assert {"torch", "timm"} <= modules
-    assert not modules & {"accelerate", "datasets", "serve", "train", "onnxruntime", "matplotlib", "gradio", "pandas"}
-
-
-def test_training_knows_nothing_of_serving() -> None:
-    modules = imported("import train.fit, train.publish")
-    assert {"train", "zoo", "accelerate"} <= modules
-    assert not modules & {"serve", "gradio", "fastapi"}
+def test_the_zoo_needs_torch_and_timm_only_and_training_nothing_of_serving() -> None:
+    zoo, train = imported("import zoo", "import train.fit, train.publish")
+    assert {"torch", "timm"} <= zoo
+    assert not zoo & {"accelerate", "datasets", "serve", "train", "onnxruntime", "matplotlib", "gradio", "pandas"}
+    assert {"train", "zoo", "accelerate"} <= train
+    assert not train & {"serve", "gradio", "fastapi"}
 
 
 # `evaluate` is a library of the Hub's too; nothing here depends on it, and its name is the command's.

@@ -178,7 +178,7 @@ class Running:
         return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", one.read_text())[0]) for one in statuses)
 
 
-# Tests with these fixtures start processes: servers, which can use all cores, or the one browser that all its tests
+# Tests with these fixtures start processes: servers, which can use all cores, or the one browser that all of them
 # share. Tests of a kind run one after another. Files that start processes without a fixture carry the marker themselves.
 STARTS_PROCESSES = {"running": "serve", "browser": "browser"}
 
