@@ -179,7 +179,7 @@ class Running:
 
 
 # Tests with these fixtures start processes: servers, which can use all cores, or the one browser that all of them
-# share. Tests of a kind run one after another. Files that start processes without a fixture carry the marker themselves.
+# share. Tests of a kind run one after another. Files that start processes without a fixture carry the mark.
 STARTS_PROCESSES = {"running": "serve", "browser": "browser"}
 
 
