@@ -69,7 +69,7 @@ def test_it_is_no_model(three: list[Any], tmp_path: Path) -> None:
     (tmp_path / "alone" / "model.study.onnx").write_bytes((tmp_path / "a" / "model.study.onnx").read_bytes())
     assert find(tmp_path) == ["a", "b", "c"]
 
-    async def work(engine: Engine) -> None:
+    async def work(engine: Engine) -> Engine:
         assert sorted(engine.models()) == ["a", "b", "c"]
         assert [entry.name for entry in engine.repository.index()] == ["a", "b", "c"]
         await engine.look("a", three[0].images(1)[0])
@@ -78,9 +78,10 @@ def test_it_is_no_model(three: list[Any], tmp_path: Path) -> None:
             with pytest.raises(ModelNotFound):
                 await engine.look(name, three[0].images(1)[0])
         assert engine.repository.get("a").statistics.render()["inference_count"] == 0
-        assert 'serve_run_seconds_count{model="a.study"} 1.0' in engine.metrics.render()[0].decode()
+        return engine
 
-    within(tmp_path, work)
+    ended = within(tmp_path, work)  # metrics are counted after a result is delivered
+    assert 'serve_run_seconds_count{model="a.study"} 1.0' in ended.metrics.render()[0].decode()
 
 
 def test_few_are_in_memory_and_none_once_nobody_looks(
