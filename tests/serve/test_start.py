@@ -163,7 +163,7 @@ def test_without_any_model_it_ends(tmp_path: Path, running: Any) -> None:
     assert done.stdout == ""
 
 
-def test_nothing_of_training_is_imported(tiny: Any, tmp_path: Path) -> None:
+def test_nothing_of_training_or_grpc_is_imported(tiny: Any, tmp_path: Path) -> None:
     model = tiny(tmp_path / "model").write()
     program = f"""
 import sys, asyncio, numpy as np
@@ -173,7 +173,8 @@ from serve.settings import Settings
 app = create_app(Settings(models=Path({str(tmp_path)!r})))
 with app.state.engine as engine:
     asyncio.run(engine.infer({model.name!r}, np.zeros((1, 32, 32, 3), np.uint8)))
-print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sys.modules)))
+training = {{"torch", "timm", "zoo", "train", "torchvision", "onnx"}}
+print(sorted((training | {{"grpc", "grpc_health", "tritonclient"}}) & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -214,7 +215,7 @@ def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, pref
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_another_server_ends_although_a_page_is_open(tiny: Any, tmp_path: Path, number: int) -> None:
     tiny(tmp_path / "model").write()
     with hosted(tmp_path) as (url, process):
