@@ -183,7 +183,7 @@ class Held:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize(
-    "seconds", [8, pytest.param(SECONDS, marks=[pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 600)])]
+    "seconds", [4, pytest.param(SECONDS, marks=[pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 600)])]
 )
 def test_strangers_leave_nothing_behind(tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: int) -> None:
     folder = tmp_path / "models"
