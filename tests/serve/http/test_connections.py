@@ -28,7 +28,7 @@ CHUNKED = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: 
 
 @pytest.fixture(scope="module")
 def server(models: list[Any], running: Any) -> Iterator[Any]:
-    with running("--models", models[0].folder.parent, "--no-app", "--timeout", 3, "--keep-alive", 5) as server:
+    with running("--models", models[0].folder.parent, "--no-app", "--timeout", 3, "--keep-alive", 2) as server:
         yield server
 
 

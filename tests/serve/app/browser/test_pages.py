@@ -133,13 +133,8 @@ def warmth(image: Locator) -> int:
 
 
 def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
-    go(page, "Picture")
-    page.locator(".gallery-item").locator("visible=true").nth(7).click()
-    expect(says(page, "picture")).to_contain_text("ship")
-    go(page, "Understand")
     study = page.locator("#study")
-    expect(study.locator(".says")).to_contain_text("ship")
-    for example in (7, 5, 3, 1):  # and again for pictures of which the model is sure whatever is covered
+    for example in (7, 5, 3, 1):  # also pictures of which the model is sure whatever is covered
         go(page, "Picture")
         page.locator(".gallery-item").locator("visible=true").nth(example).click()
         name = ["airplane", "automobile", "bird", "cat", "dog", "frog", "horse", "ship", "truck"][example]
