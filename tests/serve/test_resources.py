@@ -66,9 +66,9 @@ async def _flood(url: str, data: bytes, best: int, seconds: float, clients: int)
     return sent, outcomes
 
 
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_overload_is_refused_and_accounted_for(
-    tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: float
+    tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: int
 ) -> None:
     """The queue holds 16 images and a run 4; 80 clients send requests without a pause."""
     model = tiny(tmp_path / "slow").write(cost=10)
@@ -93,10 +93,10 @@ def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None
     with running("--models", tmp_path, "--no-app", "--model-control", "explicit") as server:
         post(f"{server.url}/v2/repository/models/small/load")
         before = server.memory()
-        tiny(tmp_path / "large").write(ballast=100_000_000)
+        tiny(tmp_path / "large").write(ballast=50_000_000)
         assert post(f"{server.url}/v2/repository/models/large/load", timeout=60).status_code == 200
         loaded = server.memory()
-        assert loaded - before > 75e6
+        assert loaded - before > 37e6
         for _ in range(3):
             post(f"{server.url}/v2/repository/models/large/load", timeout=60)
         assert server.memory() - loaded < 25e6

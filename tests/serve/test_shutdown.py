@@ -297,9 +297,9 @@ def test_under_nohup_a_hangup_is_ignored(tiny: Any, tmp_path: Path, running: Any
 def test_what_cannot_be_finished_in_time_gets_a_response(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode
 ) -> None:
-    model = tiny(tmp_path / "slow").write(cost=120)
+    model = tiny(tmp_path / "slow").write(cost=60)
     data = encode(model.images(1)[0])
-    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 2)
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 1)
     outcomes: list[int] = []
     with running(*arguments) as server:
 
