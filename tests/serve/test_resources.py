@@ -16,7 +16,7 @@ Encode = Callable[..., bytes]
 
 
 def test_requests_of_clients_that_leave_are_dropped(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
-    model = tiny(tmp_path / "slow").write(cost=200)
+    model = tiny(tmp_path / "slow").write(cost=100)
     data = encode(model.images(1)[0])
     head = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     with running("--models", tmp_path, "--no-app", "--max-batch", 1, "--threads", 1) as server:
@@ -66,7 +66,7 @@ async def _flood(url: str, data: bytes, best: int, seconds: float, clients: int)
     return sent, outcomes
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_overload_is_refused_and_accounted_for(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode, seconds: int
 ) -> None:
@@ -76,7 +76,7 @@ def test_overload_is_refused_and_accounted_for(
     arguments = ("--max-queue", 16, "--max-images", 16, "--max-batch", 4, "--timeout", 20)
     with running("--models", tmp_path, "--no-app", *arguments) as server:
         url = f"{server.url}/classify/slow"
-        asyncio.run(_flood(url, encode(pixels), model.best(pixels), 1, 80))
+        asyncio.run(_flood(url, encode(pixels), model.best(pixels), 0.5, 80))
         idle = server.memory()
         before = sample(server.url, 'serve_requests_total{model="slow"')
         sent, outcomes = asyncio.run(_flood(url, encode(pixels), model.best(pixels), seconds, 80))
@@ -93,10 +93,10 @@ def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None
     with running("--models", tmp_path, "--no-app", "--model-control", "explicit") as server:
         post(f"{server.url}/v2/repository/models/small/load")
         before = server.memory()
-        tiny(tmp_path / "large").write(ballast=100_000_000)
+        tiny(tmp_path / "large").write(ballast=50_000_000)
         assert post(f"{server.url}/v2/repository/models/large/load", timeout=60).status_code == 200
         loaded = server.memory()
-        assert loaded - before > 75e6
+        assert loaded - before > 37e6
         for _ in range(3):
             post(f"{server.url}/v2/repository/models/large/load", timeout=60)
         assert server.memory() - loaded < 25e6
@@ -104,7 +104,7 @@ def test_unloading_frees_memory(tiny: Any, tmp_path: Path, running: Any) -> None
         assert server.memory() - before < 20e6
 
 
-@pytest.mark.parametrize(("app", "most"), [("--app", 6), ("--no-app", 1)])
+@pytest.mark.parametrize(("app", "most"), [("--app", 3), ("--no-app", 1)])
 def test_idle_it_does_nothing(tiny: Any, tmp_path: Path, running: Any, encode: Encode, app: str, most: int) -> None:
     """Uvicorn's own server would wake up ten times a second, and Gradio's queue twenty times.
 
@@ -115,7 +115,7 @@ def test_idle_it_does_nothing(tiny: Any, tmp_path: Path, running: Any, encode: E
         post(f"{server.url}/classify/model", content=encode(model.images(1)[0]))
         time.sleep(0.5)
         before = server.wake_ups()
-        time.sleep(3)
+        time.sleep(1.5)
         assert server.wake_ups() - before <= most
 
 
@@ -146,7 +146,7 @@ def test_images_cost_less_than_300_megabytes(tiny: Any, tmp_path: Path, running:
     (small,) = model.images(1)
     with running("--models", tmp_path, "--no-app", "--timeout", 500) as server:
         assert post(f"{server.url}/classify/model", content=encode(small)).status_code == 200
-        large = Image.effect_noise((5000, 5000), 10)
+        large = Image.effect_noise((1000, 1000), 10).resize((5000, 5000))
         texts = PngImagePlugin.PngInfo()
         for index in range(7):
             texts.add_text(f"key{index}", "x" * 1_000_000, zip=True)
@@ -155,7 +155,7 @@ def test_images_cost_less_than_300_megabytes(tiny: Any, tmp_path: Path, running:
         images = [
             encode(Image.merge("RGBA", [Image.linear_gradient("L").resize((5000, 5000))] * 4), compress_level=1),
             encode(large, "JPEG", quality=30, progressive=True),
-            encode(large.resize((3500, 3500)), "WEBP", quality=10),
+            encode(large.resize((3500, 3500)), "WEBP", quality=10, method=0),
             bytes(16 * 2**20),
         ]
         # The wordy ones are opened in two places.

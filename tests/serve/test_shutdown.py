@@ -47,7 +47,7 @@ serve.engine.repository.load = lambda *arguments: time.sleep(1e6)
 main()
 """
 RUNNING = """
-import time, serve.engine.batching, serve.engine.models
+import time, serve.engine.batching, serve.engine.models, serve.server
 from serve.__main__ import main
 
 def run(self, session, images, real=serve.engine.models.Model._run):
@@ -55,6 +55,7 @@ def run(self, session, images, real=serve.engine.models.Model._run):
 
 serve.engine.batching.BRIEF = 0
 serve.engine.models.Model._run = run
+serve.server.LAST_RESORT = 3  # uvicorn itself gives up after 2 seconds
 main()
 """
 
@@ -195,7 +196,7 @@ def test_a_signal_under_load_loses_nothing(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode, number: int
 ) -> None:
     model = tiny(tmp_path / "model").write(cost=2)
-    with running("--models", tmp_path, "--no-app", "--linger", 1) as server:
+    with running("--models", tmp_path, "--no-app", "--linger", 0.3) as server:
         load = Load(server.url, model, encode, clients=16)
         assert eventually(lambda: load.outcomes["200"] > 50)  # clients are slow to start on a busy machine
         server.process.send_signal(number)
@@ -296,9 +297,9 @@ def test_under_nohup_a_hangup_is_ignored(tiny: Any, tmp_path: Path, running: Any
 def test_what_cannot_be_finished_in_time_gets_a_response(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode
 ) -> None:
-    model = tiny(tmp_path / "slow").write(cost=120)
+    model = tiny(tmp_path / "slow").write(cost=60)
     data = encode(model.images(1)[0])
-    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 2)
+    arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 1)
     outcomes: list[int] = []
     with running(*arguments) as server:
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from watching import eventually, get
 
-from serve.__main__ import bind
+from serve.__main__ import bind, settings
 from serve.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("serve")
@@ -49,11 +49,23 @@ def test_help_names_every_setting() -> None:
         (("--models", "serve"), "serve holds no models; build one with: python train/export.py serve/NAME"),
         (("--device", "tpu"), "invalid choice: 'tpu'"),
         (("--max-batch", "0"), "max_batch is 0; it must be at least 1"),
+        (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
+        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is not a host name"),
+    ],
+)
+def test_wrong_arguments_get_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = command(*arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (("--port", "70000"), "port is 70000; it must be at least 0, and at most 65535"),
         (("--timeout", "nan"), "timeout is nan"),
         (("--max-delay", "1e10"), "max_delay is 10000000000.0; it must be at least 0, and at most 2147483648"),
-        (("--models", "serve", "--host", "256.1.1.1"), "cannot listen on 256.1.1.1:8000"),
-        (("--models", "serve", "--host", "a..b"), "cannot listen on a..b:8000: 'a..b' is not a host name"),
         (("--max-images", "300"), "more than the 256 of max_queue"),
         (("--keep-alive", "0"), "keep_alive is 0; it must be at least 1"),
         (("--model-control", "all"), "invalid choice: 'all'"),
@@ -66,11 +78,14 @@ def test_help_names_every_setting() -> None:
         (("--forwarded-allow-ips", "proxy"), "forwarded_allow_ips is 'proxy'; valid are IP addresses, networks"),
     ],
 )
-def test_wrong_arguments_get_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = command(*arguments)
-    assert done.returncode in (1, 2)
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_settings_get_one_line(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As test_wrong_arguments_get_one_line, without a process of their own."""
+    with pytest.raises(SystemExit) as ended:
+        settings(list(arguments))
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_taken_port_is_one_line(tiny: Any, tmp_path: Path) -> None:
@@ -163,7 +178,7 @@ def test_without_any_model_it_ends(tmp_path: Path, running: Any) -> None:
     assert done.stdout == ""
 
 
-def test_nothing_of_training_is_imported(tiny: Any, tmp_path: Path) -> None:
+def test_nothing_of_training_or_grpc_is_imported(tiny: Any, tmp_path: Path) -> None:
     model = tiny(tmp_path / "model").write()
     program = f"""
 import sys, asyncio, numpy as np
@@ -173,7 +188,8 @@ from serve.settings import Settings
 app = create_app(Settings(models=Path({str(tmp_path)!r})))
 with app.state.engine as engine:
     asyncio.run(engine.infer({model.name!r}, np.zeros((1, 32, 32, 3), np.uint8)))
-print(sorted({{"torch", "timm", "zoo", "train", "torchvision", "onnx"}} & set(sys.modules)))
+training = {{"torch", "timm", "zoo", "train", "torchvision", "onnx"}}
+print(sorted((training | {{"grpc", "grpc_health", "tritonclient"}}) & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -214,7 +230,7 @@ def test_another_server_can_host_the_application(tiny: Any, tmp_path: Path, pref
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_another_server_ends_although_a_page_is_open(tiny: Any, tmp_path: Path, number: int) -> None:
     tiny(tmp_path / "model").write()
     with hosted(tmp_path) as (url, process):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
-from gradio_client.exceptions import AppError, AuthenticationError
+from gradio_client.exceptions import AppError
 from PIL import Image, ImageOps
 
 EXAMPLES = Path(__file__).parents[3] / "serve" / "examples"
@@ -20,17 +20,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def served(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    folder = tmp_path_factory.mktemp("models")
-    digits = [str(digit) for digit in range(10)]
-    weak = tiny(folder / "vanilla_vgg16.mnist", shape=(28, 28, 1), seed=1, labels=digits).write(accuracy="97.5")
-    strong = tiny(folder / "improved_vgg16.mnist", shape=(28, 28, 1), seed=2, labels=digits).write(accuracy="99.5")
-    colour = tiny(folder / "improved_resnet18.cifar10", seed=3).write(accuracy="90")
-    own = tiny(folder / "resnet50.pets", shape=(40, 56, 3), seed=4).write(accuracy="80")
-    with running("--models", folder) as server:
-        client = Client(server.url, verbose=False)
-        yield SimpleNamespace(client=client, weak=weak, strong=strong, colour=colour, own=own)
-        client.close()
+def served(shared: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    client = Client(shared.url, verbose=False)
+    yield SimpleNamespace(client=client, **vars(shared))
+    client.close()
 
 
 def test_the_calls_have_names_and_named_parameters(served: SimpleNamespace) -> None:
@@ -105,15 +98,3 @@ def test_errors_say_what_is_wrong(served: SimpleNamespace, tmp_path: Path) -> No
     for name in ("/classify_digit", "/classify_picture"):
         with pytest.raises(AppError, match="no picture was given"):
             served.client.predict(image=None, api_name=name)
-
-
-def test_the_calls_accept_the_key(running: type, tiny: type, tmp_path: Path) -> None:
-    tiny(tmp_path / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
-    image = EXAMPLES / "digit-4-of-mnist.png"
-    with running("--models", tmp_path, environment={"ZOO_SERVE_API_KEY": "secret"}) as server:
-        client = Client(server.url, headers={"Authorization": "Bearer secret"}, verbose=False)
-        answer = client.predict(image=handle_file(image), api_name="/classify_digit")
-        assert answer["model"] == "improved_vgg16.mnist"
-        client.close()
-        with pytest.raises(AuthenticationError):
-            Client(server.url, verbose=False)

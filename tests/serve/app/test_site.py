@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,10 +14,8 @@ from serve.app.site import DESCRIPTION, FILES, STATIC, TITLE
 
 
 @pytest.fixture(scope="module")
-def client(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder = tmp_path_factory.mktemp("models")
-    tiny(folder / "improved_vgg16.mnist", shape=(28, 28, 1), labels=[str(digit) for digit in range(10)]).write()
-    with running("--models", folder) as server, httpx.Client(base_url=server.url) as client:
+def client(shared: SimpleNamespace) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shared.url) as client:
         yield client
 
 
@@ -68,15 +66,3 @@ def test_the_page_is_compressed_and_its_files_are_cached_for_ever(client: httpx.
     assert asset
     assert client.get(f"/{asset[0]}").headers["cache-control"] == "public, max-age=31536000, immutable"
     assert "cache-control" not in client.get("/assets/none-12345678.js").headers
-
-
-def test_with_a_key_nothing_on_the_way_keeps_files(
-    running: type, tiny: type, tmp_path: Path, client: httpx.Client
-) -> None:
-    tiny(tmp_path / "resnet50.pets").write()
-    asset = re.search(r"assets/index-[\w-]+\.js", client.get("/").text)
-    assert asset
-    with running("--models", tmp_path, environment={"ZOO_SERVE_API_KEY": "secret"}) as server:
-        assert httpx.get(f"{server.url}/{asset[0]}").status_code == 401
-        kept = httpx.get(f"{server.url}/{asset[0]}", headers={"x-api-key": "secret"})
-        assert kept.headers["cache-control"].startswith("private, ")

@@ -84,7 +84,7 @@ def test_models_come_and_go_while_they_are_asked(tiny: Any, tmp_path: Any) -> No
     versions = [tiny(tmp_path / "model", seed=seed) for seed in (0, 1)]
     versions[0].write()
     engine = Engine(Settings(models=tmp_path))
-    changes = 12
+    changes = 6
     done = threading.Event()
 
     def change() -> None:
@@ -115,7 +115,7 @@ def test_models_come_and_go_while_they_are_asked(tiny: Any, tmp_path: Any) -> No
 
     async def work() -> list[dict[str, int]]:
         changing = asyncio.create_task(asyncio.to_thread(change))
-        seen = await asyncio.gather(*(ask(index) for index in range(8)))
+        seen = await asyncio.gather(*(ask(index) for index in range(4)))
         await changing
         return seen
 

@@ -46,10 +46,11 @@ def start(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_the_port_nothing_of_grpc_is_loaded(tiny: Any, tmp_path: Path, port: int) -> None:
+    """Nor by the app, as test_start.py shows."""
     tiny(tmp_path / "model").write()
-    arguments = ("--models", tmp_path, "--port", 0)
+    arguments = ("--models", tmp_path, "--port", 0, "--no-app")
     assert start(IMPORTS, *arguments).stdout == "[]\n"
-    assert "grpc" in start(IMPORTS, *arguments, "--no-app", "--grpc-port", port).stdout
+    assert "grpc" in start(IMPORTS, *arguments, "--grpc-port", port).stdout
 
 
 @pytest.mark.parametrize("missing", ["grpc", "grpc_health.v1", "tritonclient.grpc"])
@@ -88,7 +89,7 @@ def test_sigterm_loses_no_call(tiny: Any, tmp_path: Path, running: Any, port: in
     arguments = ("--models", tmp_path, "--no-app", "--grpc-port", port, "--threads", 1, "--timeout", 100)
     pixels = model.images(1)
     with (
-        running(*arguments, "--linger", 2) as server,
+        running(*arguments, "--linger", 1) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -96,7 +97,7 @@ def test_sigterm_loses_no_call(tiny: Any, tmp_path: Path, running: Any, port: in
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         stream = Stub(channel).ModelStreamInfer(iter_forever(message("model", pixels)))
         assert not next(stream).error_message
-        calls = [Stub(channel).ModelInfer.future(message("model", pixels)) for _ in range(30)]
+        calls = [Stub(channel).ModelInfer.future(message("model", pixels)) for _ in range(12)]
         assert eventually(lambda: any(call.done() for call in calls))
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -119,7 +120,7 @@ def iter_forever(first: Any) -> Any:
 
 def test_a_run_that_hangs_does_not_keep_the_process(tiny: Any, tmp_path: Path, running: Any, port: int) -> None:
     hang = """
-import time, serve.engine.batching, serve.engine.models
+import time, serve.engine.batching, serve.engine.models, serve.server
 from serve.__main__ import main
 
 def run(self, session, images, real=serve.engine.models.Model._run):
@@ -127,6 +128,7 @@ def run(self, session, images, real=serve.engine.models.Model._run):
 
 serve.engine.batching.BRIEF = 0
 serve.engine.models.Model._run = run
+serve.server.LAST_RESORT = 3
 main()
 """
     model = tiny(tmp_path / "model").write()

@@ -68,7 +68,8 @@ def test_cancelled_and_late_calls_leave_the_queue(two: list[Any], serving: Any, 
             held.open.set()
             np.testing.assert_array_equal(scores(await first), two[0].logits(two[0].images(1)))
             await until(lambda: sum(outcomes(engine).values()) == 23)
-            assert outcomes(engine) == {"ok": 1, "late": 2, "gone": 20}
+            # At its deadline the client leaves as well, and on a busy machine the server may hear of that first.
+            assert outcomes(engine) in ({"ok": 1, "late": 2, "gone": 20}, {"ok": 1, "late": 1, "gone": 21})
             assert engine.repository.get("b").statistics.render()["inference_stats"]["fail"]["count"] == 20
             assert held.sizes == [1]
 

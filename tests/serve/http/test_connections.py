@@ -28,7 +28,7 @@ CHUNKED = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: 
 
 @pytest.fixture(scope="module")
 def server(models: list[Any], running: Any) -> Iterator[Any]:
-    with running("--models", models[0].folder.parent, "--no-app", "--timeout", 3, "--keep-alive", 5) as server:
+    with running("--models", models[0].folder.parent, "--no-app", "--timeout", 3, "--keep-alive", 2) as server:
         yield server
 
 
@@ -95,7 +95,7 @@ def test_a_broken_request_does_not_answer_the_one_before_it(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode
 ) -> None:
     """The first of a pipeline still runs when the second turns out to be none."""
-    model = tiny(tmp_path / "slow").write(cost=100)
+    model = tiny(tmp_path / "slow").write(cost=50)
     body = encode(model.images(1)[0])
     with running("--models", tmp_path, "--no-app") as server:
         for second in (b"hello\r\n\r\n", CHUNKS + b"zz\r\n"):

@@ -12,7 +12,7 @@ Encode = Callable[..., bytes]
 
 def test_leaving_a_pipeline_is_the_client_s_doing(tiny: Any, tmp_path: Path, running: Any, encode: Encode) -> None:
     """No response can be sent then: that is neither a failure of the server nor worth a line in the log."""
-    model = tiny(tmp_path / "slow").write(cost=100)
+    model = tiny(tmp_path / "slow").write(cost=50)
     body = encode(model.images(1)[0])
     request = f"POST /classify/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     with running("--models", tmp_path, "--no-app", "--threads", 1) as server:

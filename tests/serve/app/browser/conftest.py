@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from .driving import open_page
+from .driving import Visitor
 
 MARKS = [
     pytest.mark.browser,
@@ -58,10 +58,26 @@ def url(running: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A first visit: nothing is in the cache."""
     with browser.new_context(viewport={"width": 1200, "height": 900}) as context:
         yield context
 
 
+@pytest.fixture(scope="package")
+def desktop(browser: Browser) -> Iterator[Visitor]:
+    visitor = Visitor(browser, phone=False)
+    yield visitor
+    visitor.context.close()
+
+
+@pytest.fixture(scope="package")
+def phone(browser: Browser) -> Iterator[Visitor]:
+    visitor = Visitor(browser, phone=True)
+    yield visitor
+    visitor.context.close()
+
+
 @pytest.fixture
-def page(context: BrowserContext, url: str) -> Page:
-    return open_page(context, url)
+def page(desktop: Visitor, url: str) -> Page:
+    """The page, ready to draw on."""
+    return desktop.open(url)

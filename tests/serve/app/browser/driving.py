@@ -1,9 +1,12 @@
 """Use the app as a visitor does, with the mouse, and read its results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, expect
 
 # The tabs, and an element that is there once a tab has been filled.
@@ -16,25 +19,58 @@ TABS = {
 }
 OWN = {"Image": "#image-answer .answer"}  # the tab of models of one's own
 # Width, height and colours of the screens that everything is looked at on.
-SCREENS = {"light": (1280, 800, "light"), "dark": (1280, 800, "dark"), "phone": (390, 664, "light")}
+SCREENS: dict[str, tuple[int, int, Literal["light", "dark"]]] = {
+    "light": (1280, 800, "light"),
+    "dark": (1280, 800, "dark"),
+    "phone": (390, 664, "light"),
+}
 Stroke = Sequence[tuple[float, float]]
 
 
-def context_of(browser: Browser, screen: str) -> BrowserContext:
-    """Begin a visit with one of SCREENS; the phone has a touch screen."""
-    width, height, scheme = SCREENS[screen]
-    phone = screen == "phone"
-    return browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme=scheme,  # type: ignore[arg-type]
-        has_touch=phone,
-        is_mobile=phone,
-    )
+class Visitor:
+    """A tab that tests use one after another: the app's files are in its cache, and nothing else of earlier visits."""
+
+    def __init__(self, browser: Browser, *, phone: bool) -> None:
+        self.context = browser.new_context(has_touch=phone, is_mobile=phone)
+        self._page: Page | None = None
+
+    def go_to(
+        self,
+        url: str,
+        address: str = "/",
+        *,
+        size: tuple[int, int] = (1200, 900),
+        scheme: Literal["light", "dark"] = "light",
+        forced_colors: Literal["active", "none"] = "none",
+    ) -> Page:
+        """Load the page afresh, in a window of `size`, without a drawing and with no permission of an earlier visit."""
+        if self._page is None or self._page.is_closed():
+            self._page = self.context.new_page()
+        page = self._page
+        self.context.clear_permissions()
+        page.mouse.up()
+        page.mouse.move(0, 0)
+        # The last page is left before its storage is emptied: it stores the drawing a little later than it changes.
+        page.goto(f"{url}/v2/health/live")
+        page.evaluate("[sessionStorage, localStorage].forEach(one => one.clear())")
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(color_scheme=scheme, forced_colors=forced_colors)
+        page.goto(url + address)
+        return page
+
+    def open(self, url: str, address: str = "/", **options: Any) -> Page:
+        """Load the page afresh, and wait until one can draw."""
+        return ready(self.go_to(url, address, **options))
+
+    def look_at(self, url: str, screen: str, address: str = "/") -> Page:
+        """Load the page afresh on one of SCREENS; the phone's is for a visitor with a phone."""
+        width, height, scheme = SCREENS[screen]
+        return self.open(url, address, size=(width, height), scheme=scheme)
 
 
 def ellipse(x: float, y: float, a: float, b: float, start: float = -90, turn: float = 360) -> list[tuple[float, float]]:
     """Points of an arc around (x, y), angles in degrees clockwise from the right."""
-    angles = np.deg2rad(start + np.linspace(0, turn, 25))
+    angles = np.deg2rad(start + np.linspace(0, turn, 13))
     return [(x + a * float(np.cos(t)), y + b * float(np.sin(t))) for t in angles]
 
 
@@ -54,11 +90,34 @@ DIGITS: dict[int, list[Stroke]] = {
 
 
 def open_page(context: BrowserContext, url: str) -> Page:
+    """Load the page for the first time, in a tab of its own."""
     page = context.new_page()
     page.goto(url)
+    return ready(page)
+
+
+def ready(page: Page) -> Page:
+    """Wait until one can draw on a page that has no drawing."""
     page.locator("#pad canvas[aria-busy=false]").wait_for()  # the canvas appears before one can draw on it
     expect(answer(page)).to_contain_text("draw one digit", ignore_case=True)
     return page
+
+
+@contextmanager
+def hearing(page: Page, event: Any, listener: Callable[[Any], None]) -> Iterator[None]:
+    """Call `listener` for each event of the page within the block."""
+    page.on(event, listener)
+    try:
+        yield
+    finally:
+        page.remove_listener(event, listener)
+
+
+def violations(page: Page) -> list[tuple[str, list[str]]]:
+    """What axe finds: each rule with the beginnings of the elements that break it."""
+    # Of what is as it should be axe describes one element a rule, and not each.
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found]
 
 
 def answer(page: Page, kind: str = "digit") -> Locator:
@@ -80,7 +139,10 @@ def pad(page: Page) -> FloatRect:
 
 
 def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float = 60, top: float = 60) -> None:
-    """Draw strokes in a box of 100 with the mouse; the box has `size` of the canvas's 280 pixels."""
+    """Draw strokes in a box of 100 with the mouse; the box has `size` of the canvas's 280 pixels.
+
+    The mouse is quick: the browser reports the given points alone.
+    """
     box = pad(page)
     scale = box["width"] / 280
     for stroke in strokes:
@@ -89,7 +151,7 @@ def draw(page: Page, strokes: Sequence[Stroke], size: float = 160, left: float =
         page.mouse.move(*points[0])
         page.mouse.down()
         for x, y in points[1:]:
-            page.mouse.move(x, y, steps=3)
+            page.mouse.move(x, y)
         page.mouse.up()
 
 

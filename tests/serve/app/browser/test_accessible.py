@@ -1,13 +1,10 @@
 """All tabs for everybody: axe finds nothing, the keyboard reaches everything, and fingers hit what they aim at."""
 
-from collections.abc import Iterator
-
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from .conftest import MARKS
-from .driving import DIGITS, SCREENS, TABS, answer, context_of, draw, go, open_page
+from .driving import DIGITS, SCREENS, TABS, Visitor, answer, draw, go, violations
 
 pytestmark = MARKS
 
@@ -20,9 +17,8 @@ SMALL = """() => [...document.querySelectorAll("button, a[href], select, input:n
 
 
 @pytest.fixture(params=SCREENS)
-def screen(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator[Page]:
-    with context_of(browser, request.param) as context:
-        yield open_page(context, url)
+def screen(request: pytest.FixtureRequest, desktop: Visitor, phone: Visitor, url: str) -> Page:
+    return (phone if request.param == "phone" else desktop).look_at(url, request.param)
 
 
 def test_axe_finds_nothing_on_any_tab(screen: Page) -> None:
@@ -37,50 +33,46 @@ def test_axe_finds_nothing_on_any_tab(screen: Page) -> None:
             screen.get_by_role("img", name="Heat map").wait_for()
         expect(screen.locator(".waiting")).to_have_count(0)
         screen.evaluate("Promise.allSettled(document.getAnimations().map(one => one.finished))")
-        found = Axe().run(screen).response["violations"]
-        assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == [], tab
+        assert violations(screen) == [], tab
 
 
-def test_fingers_hit_what_they_aim_at_on_a_phone(browser: Browser, url: str) -> None:
-    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
-        page = open_page(context, url)
-        draw(page, DIGITS[4])
-        expect(answer(page).locator(".bars")).to_be_visible()
-        for tab in TABS:
-            go(page, tab)
-            small = page.evaluate(SMALL)
-            assert small == [], tab
+def test_fingers_hit_what_they_aim_at_on_a_phone(phone: Visitor, url: str) -> None:
+    page = phone.look_at(url, "phone")
+    draw(page, DIGITS[4])
+    expect(answer(page).locator(".bars")).to_be_visible()
+    for tab in TABS:
+        go(page, tab)
+        small = page.evaluate(SMALL)
+        assert small == [], tab
 
 
-def test_on_a_phone_the_answer_and_the_whole_pad_are_in_view(browser: Browser, url: str) -> None:
-    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
-        page = open_page(context, url)
-        draw(page, DIGITS[4])
-        expect(answer(page).locator(".bars")).to_be_visible()
-        parts = (answer(page).locator(".says"), answer(page).locator(".bars"), page.locator("#pad canvas"))
-        clear = page.get_by_role("button", name="Clear", exact=True)
-        for part in (*parts, clear):
-            box = part.bounding_box()
-            assert box
-            assert box["y"] >= 0
-            assert box["y"] + box["height"] <= 664
-        pad = parts[2].bounding_box()
-        assert pad
-        assert pad["width"] > 270
-        page.mouse.wheel(0, 200)  # the answer stays where it is, over what is scrolled
-        expect(answer(page).locator(".says")).to_be_in_viewport()
-        title = page.get_by_role("heading", level=1).bounding_box()
-        assert title
-        assert title["height"] < 40
+def test_on_a_phone_the_answer_and_the_whole_pad_are_in_view(phone: Visitor, url: str) -> None:
+    page = phone.look_at(url, "phone")
+    draw(page, DIGITS[4])
+    expect(answer(page).locator(".bars")).to_be_visible()
+    parts = (answer(page).locator(".says"), answer(page).locator(".bars"), page.locator("#pad canvas"))
+    clear = page.get_by_role("button", name="Clear", exact=True)
+    for part in (*parts, clear):
+        box = part.bounding_box()
+        assert box
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 664
+    pad = parts[2].bounding_box()
+    assert pad
+    assert pad["width"] > 270
+    page.mouse.wheel(0, 200)  # the answer stays where it is, over what is scrolled
+    expect(answer(page).locator(".says")).to_be_in_viewport()
+    title = page.get_by_role("heading", level=1).bounding_box()
+    assert title
+    assert title["height"] < 40
 
 
-def test_the_pad_does_not_move_under_the_first_stroke(browser: Browser, url: str) -> None:
-    with browser.new_context(viewport={"width": 390, "height": 664}, has_touch=True, is_mobile=True) as context:
-        page = open_page(context, url)
-        before = page.locator("#pad canvas").bounding_box()
-        draw(page, DIGITS[4])
-        expect(answer(page).locator(".bars")).to_be_visible()
-        assert page.locator("#pad canvas").bounding_box() == before
+def test_the_pad_does_not_move_under_the_first_stroke(phone: Visitor, url: str) -> None:
+    page = phone.look_at(url, "phone")
+    before = page.locator("#pad canvas").bounding_box()
+    draw(page, DIGITS[4])
+    expect(answer(page).locator(".bars")).to_be_visible()
+    assert page.locator("#pad canvas").bounding_box() == before
 
 
 def test_arrow_keys_move_between_tabs(page: Page) -> None:
@@ -91,11 +83,10 @@ def test_arrow_keys_move_between_tabs(page: Page) -> None:
         expect(page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
 
 
-def test_bars_are_seen_in_forced_colours(browser: Browser, url: str) -> None:
-    with browser.new_context(forced_colors="active") as context:
-        page = open_page(context, url)
-        draw(page, DIGITS[1])
-        bar = answer(page).locator(".bars li.first .track")
-        expect(bar).to_have_css("border-top-style", "solid")
-        text = page.evaluate("getComputedStyle(document.body).color")
-        expect(bar.locator("i")).to_have_css("background-color", text)
+def test_bars_are_seen_in_forced_colours(desktop: Visitor, url: str) -> None:
+    page = desktop.open(url, forced_colors="active")
+    draw(page, DIGITS[1])
+    bar = answer(page).locator(".bars li.first .track")
+    expect(bar).to_have_css("border-top-style", "solid")
+    text = page.evaluate("getComputedStyle(document.body).color")
+    expect(bar.locator("i")).to_have_css("background-color", text)

@@ -3,14 +3,12 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, FloatRect, Locator, Page, Request, expect
+from playwright.sync_api import FloatRect, Locator, Page, Request, expect
 
 from .conftest import CARDS, EXAMPLES, MARKS, PUBLISHED, ROOT
-from .driving import DIGITS, SCREENS, answer, clear, context_of, draw, go, open_page, says, upload
+from .driving import DIGITS, SCREENS, Visitor, answer, clear, draw, go, hearing, says, upload, violations
 from .test_accessible import SMALL
 
 pytestmark = MARKS
@@ -27,18 +25,15 @@ def _studied() -> None:
 
 
 @pytest.fixture(params=SIZES)
-def sized(request: pytest.FixtureRequest, browser: Browser, url: str) -> Iterator[Page]:
-    width, height = SIZES[request.param]
-    phone = request.param == "phone"
-    size = {"width": width, "height": height}
-    with browser.new_context(viewport=size, has_touch=phone, is_mobile=phone) as context:  # type: ignore[arg-type]
-        yield open_page(context, url + ADDRESS)
+def sized(request: pytest.FixtureRequest, desktop: Visitor, phone: Visitor, url: str) -> Page:
+    visitor = phone if request.param == "phone" else desktop
+    return visitor.open(url, ADDRESS, size=SIZES[request.param])
 
 
 @pytest.fixture
-def page(context: BrowserContext, url: str) -> Page:
+def page(desktop: Visitor, url: str) -> Page:
     """A page with a model that has a study file."""
-    return open_page(context, url + ADDRESS)
+    return desktop.open(url, ADDRESS)
 
 
 def look(page: Page) -> Locator:
@@ -92,18 +87,18 @@ def test_closed_it_asks_for_nothing(page: Page) -> None:
         if "/gradio_api/run/" in request.url and '\\"stage\\"' in (request.post_data or ""):
             asked.append(request.url)
 
-    page.on("request", note)
-    draw(page, DIGITS[4])
-    expect(says(page)).to_contain_text("4")
-    assert asked == []
-    look(page)
-    assert asked
-    page.locator(".inside-panel summary").click()
-    count = len(asked)
-    clear(page)
-    draw(page, DIGITS[1])
-    expect(says(page)).to_contain_text("1")
-    assert len(asked) == count
+    with hearing(page, "request", note):
+        draw(page, DIGITS[4])
+        expect(says(page)).to_contain_text("4")
+        assert asked == []
+        look(page)
+        assert asked
+        page.locator(".inside-panel summary").click()
+        count = len(asked)
+        clear(page)
+        draw(page, DIGITS[1])
+        expect(says(page)).to_contain_text("1")
+        assert len(asked) == count
 
 
 def test_of_many_changes_the_last_one_counts_and_few_are_asked_for(page: Page) -> None:
@@ -121,13 +116,12 @@ def test_of_many_changes_the_last_one_counts_and_few_are_asked_for(page: Page) -
         if request in under_way:  # and not one that began before the test listened
             under_way.remove(request)
 
-    page.on("request", begun)
-    page.on("requestfinished", ended)
-    image = panel.locator(".move")
-    image.focus()
-    for _ in range(12):
-        page.keyboard.press("ArrowRight")
-    expect(panel.locator("figcaption").first).to_have_text("moved by 12, 0 pixels")
+    with hearing(page, "request", begun), hearing(page, "requestfinished", ended):
+        image = panel.locator(".move")
+        image.focus()
+        for _ in range(12):
+            page.keyboard.press("ArrowRight")
+        expect(panel.locator("figcaption").first).to_have_text("moved by 12, 0 pixels")
     assert set(at_once) == {1}
     assert len(at_once) <= 12
 
@@ -244,17 +238,17 @@ def test_class_activation_maps_come_at_once_and_covering_when_asked(page: Page) 
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-def test_axe_finds_nothing_in_the_panel_and_fingers_hit_it(screen: str, browser: Browser, url: str) -> None:
-    with context_of(browser, screen) as context:
-        page = open_page(context, url + ADDRESS)
-        draw(page, DIGITS[4])
-        expect(answer(page).locator(".bars")).to_be_visible()
-        look(page)
-        # On a busy machine a call may take so long that what it replaces fades.
-        page.add_style_tag(content=".waiting > * { opacity: 1 !important; transition: none !important; }")
-        found = Axe().run(page).response["violations"]
-        assert [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found] == []
-        if screen == "phone":
-            assert page.evaluate(SMALL) == []
-            assert page.locator(".inside-panel summary").bounding_box()["height"] >= 44
-            assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]
+def test_axe_finds_nothing_in_the_panel_and_fingers_hit_it(
+    screen: str, desktop: Visitor, phone: Visitor, url: str
+) -> None:
+    page = (phone if screen == "phone" else desktop).look_at(url, screen, ADDRESS)
+    draw(page, DIGITS[4])
+    expect(answer(page).locator(".bars")).to_be_visible()
+    look(page)
+    # On a busy machine a call may take so long that what it replaces fades.
+    page.add_style_tag(content=".waiting > * { opacity: 1 !important; transition: none !important; }")
+    assert violations(page) == []
+    if screen == "phone":
+        assert page.evaluate(SMALL) == []
+        assert page.locator(".inside-panel summary").bounding_box()["height"] >= 44
+        assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from .conftest import CHROMIUM, EXAMPLES, MARKS
-from .driving import DIGITS, TABS, answer, clear, draw, go, open_page, says, upload
+from .driving import DIGITS, TABS, Visitor, answer, clear, draw, go, open_page, says, upload
 
 pytestmark = MARKS
 
@@ -123,9 +123,8 @@ def test_back_returns_to_the_last_tab(page: Page) -> None:
     expect(says(page)).to_have_text(re.compile("^7 "))
 
 
-def test_an_address_leads_to_a_tab_and_a_model(context: BrowserContext, url: str) -> None:
-    page = context.new_page()
-    page.goto(f"{url}/#understand/vanilla_vgg16.cifar10")
+def test_an_address_leads_to_a_tab_and_a_model(desktop: Visitor, url: str) -> None:
+    page = desktop.go_to(url, "/#understand/vanilla_vgg16.cifar10")
     page.locator(TABS["Understand"]).first.wait_for()
     page.goto(f"{url}/#digit/improved_googlenet.mnist")
     page.reload()
@@ -134,4 +133,3 @@ def test_an_address_leads_to_a_tab_and_a_model(context: BrowserContext, url: str
     chooser.click()
     page.get_by_role("option").first.click()
     expect(page).to_have_url(re.compile(r"#digit/\w+\.mnist$"))
-    page.close()

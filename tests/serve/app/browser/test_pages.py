@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Response
 from serve.app.verdict import Verdict, verdict
 
 from .conftest import CARDS, CHROMIUM, EXAMPLES, MARKS
-from .driving import DIGITS, TABS, answer, draw, go, open_page, says, upload
+from .driving import DIGITS, TABS, Visitor, answer, draw, go, open_page, says, upload
 
 pytestmark = MARKS
 
@@ -66,59 +66,54 @@ def six(running: type, tiny: type, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-def test_compare_six(browser: Browser, six: SimpleNamespace, width: int) -> None:
-    with browser.new_context(viewport={"width": width, "height": 900}) as context:
-        page = context.new_page()
-        page.goto(six.url)
-        go(page, "Picture")
-        upload(page, "picture", EXAMPLES / "picture-frog.png")
-        expect(answer(page, "picture")).to_contain_text("Improved GoogLeNet")
-        go(page, "Compare")
-        rows = page.locator("#comparison tbody tr")
-        expect(rows).to_have_count(6)
-        with Image.open(EXAMPLES / "picture-frog.png") as frog:
-            pixels = np.asarray(frog)
-        titles = ["Improved GoogLeNet", "Improved ResNet18", "Improved VGG16"]
-        titles += [name.replace("Improved", "Vanilla") for name in titles]
-        verdicts: list[Verdict] = []
-        for i, (model, name, parameters) in enumerate(zip(six.models, titles, SIX.values(), strict=True)):
-            assert rows.nth(i).locator("th").inner_text() == name
-            said, share, time, size, ours, paper = rows.nth(i).locator("td").all_text_contents()
-            logits = model.logits(pixels[None])[0]
-            exponents = np.exp(logits - logits.max())
-            verdicts.append(verdict(exponents / exponents.sum()))
-            named = verdicts[-1].classes or (model.best(pixels),)
-            assert said == f"{' or '.join(CLASSES[index] for index in named)} {verdicts[-1].words}"
-            assert share == f"{100 / exponents.sum():.1f} %"
-            assert re.fullmatch(r"\d+\.\d ms", time)
-            assert size == f"{parameters / 1e6:.1f} M"
-            assert ours == f"{91.25 - i:.2f} % in int8"
-            assert paper == f"{81.75 - i:.2f} %"
-        votes = Counter(CLASSES[one.classes[0]] for one in verdicts if len(one.classes) == 1)
-        ((best, count),) = votes.most_common(1)
-        agreement = f"{count} of 6 models say {best}" if count > 1 else "No two of 6 models agree"
-        assert page.locator("#comparison [role=status]").inner_text() == agreement
-        # No cell is cut off, covers another, or is too small to read.
-        boxes = [cell.bounding_box() for cell in rows.locator("td").all()]
-        assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
-        sizes = rows.locator("td").evaluate_all(
-            "cells => cells.map(cell => parseFloat(getComputedStyle(cell).fontSize))"
-        )
-        assert min(sizes) >= 14
-        assert rows.locator("td").evaluate_all("cells => cells.every(cell => cell.scrollWidth <= cell.clientWidth)")
-        # The dropdown shows the same accuracy and precision.
-        go(page, "Understand")
-        expect(page.get_by_label("Model and its test accuracy").locator("visible=true")).to_have_value(
-            "Improved GoogLeNet · 91.25 % in int8"
-        )
+def test_compare_six(desktop: Visitor, six: SimpleNamespace, width: int) -> None:
+    page = desktop.go_to(six.url, size=(width, 900))
+    go(page, "Picture")
+    upload(page, "picture", EXAMPLES / "picture-frog.png")
+    expect(answer(page, "picture")).to_contain_text("Improved GoogLeNet")
+    go(page, "Compare")
+    rows = page.locator("#comparison tbody tr")
+    expect(rows).to_have_count(6)
+    with Image.open(EXAMPLES / "picture-frog.png") as frog:
+        pixels = np.asarray(frog)
+    titles = ["Improved GoogLeNet", "Improved ResNet18", "Improved VGG16"]
+    titles += [name.replace("Improved", "Vanilla") for name in titles]
+    verdicts: list[Verdict] = []
+    for i, (model, name, parameters) in enumerate(zip(six.models, titles, SIX.values(), strict=True)):
+        assert rows.nth(i).locator("th").inner_text() == name
+        said, share, time, size, ours, paper = rows.nth(i).locator("td").all_text_contents()
+        logits = model.logits(pixels[None])[0]
+        exponents = np.exp(logits - logits.max())
+        verdicts.append(verdict(exponents / exponents.sum()))
+        named = verdicts[-1].classes or (model.best(pixels),)
+        assert said == f"{' or '.join(CLASSES[index] for index in named)} {verdicts[-1].words}"
+        assert share == f"{100 / exponents.sum():.1f} %"
+        assert re.fullmatch(r"\d+\.\d ms", time)
+        assert size == f"{parameters / 1e6:.1f} M"
+        assert ours == f"{91.25 - i:.2f} % in int8"
+        assert paper == f"{81.75 - i:.2f} %"
+    votes = Counter(CLASSES[one.classes[0]] for one in verdicts if len(one.classes) == 1)
+    ((best, count),) = votes.most_common(1)
+    agreement = f"{count} of 6 models say {best}" if count > 1 else "No two of 6 models agree"
+    assert page.locator("#comparison [role=status]").inner_text() == agreement
+    # No cell is cut off, covers another, or is too small to read.
+    boxes = [cell.bounding_box() for cell in rows.locator("td").all()]
+    assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    sizes = rows.locator("td").evaluate_all("cells => cells.map(cell => parseFloat(getComputedStyle(cell).fontSize))")
+    assert min(sizes) >= 14
+    assert rows.locator("td").evaluate_all("cells => cells.every(cell => cell.scrollWidth <= cell.clientWidth)")
+    # The dropdown shows the same accuracy and precision.
+    go(page, "Understand")
+    expect(page.get_by_label("Model and its test accuracy").locator("visible=true")).to_have_value(
+        "Improved GoogLeNet · 91.25 % in int8"
+    )
 
 
-def test_tabs_fit_a_phone_without_a_menu(browser: Browser, url: str) -> None:
-    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
-        page = open_page(context, url)
-        tops = [page.get_by_role("tab", name=tab, exact=True).bounding_box() for tab in TABS]
-        assert len({round(box["y"]) for box in tops if box}) == 1
-        assert all(box and box["x"] + box["width"] <= 390 for box in tops)
+def test_tabs_fit_a_phone_without_a_menu(phone: Visitor, url: str) -> None:
+    page = phone.open(url, size=(390, 844))
+    tops = [page.get_by_role("tab", name=tab, exact=True).bounding_box() for tab in TABS]
+    assert len({round(box["y"]) for box in tops if box}) == 1
+    assert all(box and box["x"] + box["width"] <= 390 for box in tops)
 
 
 def warmth(image: Locator) -> int:
@@ -138,13 +133,8 @@ def warmth(image: Locator) -> int:
 
 
 def test_understand_shows_a_heat_map_and_the_confusions(page: Page) -> None:
-    go(page, "Picture")
-    page.locator(".gallery-item").locator("visible=true").nth(7).click()
-    expect(says(page, "picture")).to_contain_text("ship")
-    go(page, "Understand")
     study = page.locator("#study")
-    expect(study.locator(".says")).to_contain_text("ship")
-    for example in (7, 5, 3, 1):  # and again for pictures of which the model is sure whatever is covered
+    for example in (7, 5, 3, 1):  # also pictures of which the model is sure whatever is covered
         go(page, "Picture")
         page.locator(".gallery-item").locator("visible=true").nth(example).click()
         name = ["airplane", "automobile", "bird", "cat", "dog", "frog", "horse", "ship", "truck"][example]
@@ -225,27 +215,21 @@ def is_text(response: Response) -> bool:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_overflows_on_a_phone(browser: Browser, url: str, scheme: str) -> None:
-    with browser.new_context(
-        viewport={"width": 360, "height": 740},
-        has_touch=True,
-        is_mobile=True,
-        color_scheme=scheme,  # type: ignore[arg-type]
-    ) as context:
-        page = open_page(context, url)
-        for tab in TABS:
-            go(page, tab)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
-        tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}
-        assert len(tops) == 1  # no tab is on a second line
-        go(page, "Digit")
-        chooser = page.get_by_label("Model and its test accuracy").locator("visible=true").first
-        arrow = page.locator(".icon-wrap:visible").first.bounding_box()
-        box = chooser.bounding_box()
-        assert arrow
-        assert box
-        padding = chooser.evaluate("e => parseFloat(getComputedStyle(e).paddingRight)")
-        assert box["x"] + box["width"] - padding <= arrow["x"]  # its text ends before the arrow
+def test_nothing_overflows_on_a_phone(phone: Visitor, url: str, scheme: str) -> None:
+    page = phone.open(url, size=(360, 740), scheme=scheme)
+    for tab in TABS:
+        go(page, tab)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+    tops = {page.get_by_role("tab", name=tab, exact=True).bounding_box()["y"] for tab in TABS}
+    assert len(tops) == 1  # no tab is on a second line
+    go(page, "Digit")
+    chooser = page.get_by_label("Model and its test accuracy").locator("visible=true").first
+    arrow = page.locator(".icon-wrap:visible").first.bounding_box()
+    box = chooser.bounding_box()
+    assert arrow
+    assert box
+    padding = chooser.evaluate("e => parseFloat(getComputedStyle(e).paddingRight)")
+    assert box["x"] + box["width"] - padding <= arrow["x"]  # its text ends before the arrow
 
 
 def test_everything_has_a_name_and_takes_the_keyboard(page: Page) -> None:

@@ -66,9 +66,8 @@ def test_pictures_are_pasted_one_after_another(page: Page) -> None:
         expect(says(page, "picture")).to_contain_text(name)
 
 
-def test_the_clipboard_button_pastes(context: BrowserContext, url: str) -> None:
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page = open_page(context, url)
+def test_the_clipboard_button_pastes(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     go(page, "Picture")
     page.evaluate(
         """async data => {
@@ -81,9 +80,8 @@ def test_the_clipboard_button_pastes(context: BrowserContext, url: str) -> None:
     expect(says(page, "picture")).to_contain_text("frog")
 
 
-def test_a_photo_is_taken_with_the_camera(context: BrowserContext, url: str) -> None:
-    context.grant_permissions(["camera"])
-    page = open_page(context, url)
+def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
+    page.context.grant_permissions(["camera"])
     go(page, "Picture")
     box = page.locator("#picture")
     box.get_by_role("button", name="Capture from camera").click()

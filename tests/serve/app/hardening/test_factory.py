@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -48,27 +47,6 @@ def uvicorn(models: Path, *options: object) -> Iterator[SimpleNamespace]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_open_page_does_not_keep_it_from_ending(tiny: Any, tmp_path: Path, number: int) -> None:
-    tiny(tmp_path / "model").write()
-    begun, ended = threading.Event(), threading.Event()
-    with uvicorn(tmp_path) as server:
-
-        def stay() -> None:
-            with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/x", timeout=90) as answer:
-                for _ in answer.iter_raw():
-                    begun.set()
-                ended.set()  # if the response were cut off, httpx would raise
-
-        page = threading.Thread(target=stay)
-        page.start()
-        assert begun.wait(30)
-        server.process.send_signal(number)
-        server.process.wait(60)
-        page.join()
-    assert ended.is_set()
 
 
 def test_with_several_workers_it_says_that_the_app_needs_one(tiny: Any, tmp_path: Path, encode: Any) -> None:
