@@ -87,12 +87,12 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def few_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 150 images of each dataset to train on and 50 to test, for networks that are not tiny."""
+    """A data folder of 150 images of each dataset to train on and 100 to test, for networks that are not tiny."""
     folder = tmp_path_factory.mktemp("few")
     for file in SAMPLES.rglob("*.parquet"):
         copy = folder / file.relative_to(SAMPLES)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pq.read_table(file)[: 150 if file.name.startswith("train") else 50], copy)
+        pq.write_table(pq.read_table(file)[: 150 if file.name.startswith("train") else 100], copy)
     return folder
 
 
