@@ -19,16 +19,19 @@ import huggingface_hub
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
 from train import fit
-from train.cards import publishing
+from train.cards import checks, evaluation, publishing
 from train.data import loading
 from train.data.preprocess import Preprocess
 from train.data.reference import DataError
+from train.onnx_export import build, metadata
 from train.paper import paper
 from train.training import models
 
@@ -43,6 +46,9 @@ datasets.config.HF_DATASETS_CACHE = CACHE
 # No test asks the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+# The server that is forked for processes of the tests; it is started at the first of them.
+multiprocessing.set_forkserver_preload(["train.fit"])
 
 SAMPLES = models.REPOSITORY / "train" / "samples"
 DATASETS = ("mnist", "cifar10")
@@ -81,12 +87,12 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def few_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 300 images of each dataset to train on and 100 to test, for networks that are not tiny."""
+    """A data folder of 150 images of each dataset to train on and 100 to test, for networks that are not tiny."""
     folder = tmp_path_factory.mktemp("few")
     for file in SAMPLES.rglob("*.parquet"):
         copy = folder / file.relative_to(SAMPLES)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pq.read_table(file)[: 300 if file.name.startswith("train") else 100], copy)
+        pq.write_table(pq.read_table(file)[: 150 if file.name.startswith("train") else 100], copy)
     return folder
 
 
@@ -161,7 +167,6 @@ class Child:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
     """Starts `train/fit.py`. Importing it takes seconds: that happens once, in a server that is forked for each run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.fit"])
     children = []
 
     def call(*arguments: object, before: tuple[Any, int] | None = None, **environment: object) -> Child:
@@ -199,22 +204,43 @@ def _outcome() -> Callable[[Path], tuple[bytes, list[dict[str, str]], dict[str, 
     return outcome
 
 
-@pytest.fixture(scope="session", params=DATASETS)
-def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("publish") / f"run-{request.param}"
-    reset_accelerate()
-    arguments = ("--model", "tiny_net", "--dataset", request.param, "--data-dir", SAMPLES, "--epochs", 2)
-    more = ("--batch-size", 32, "--learning-rate", 0.05, "--output-dir", folder)
-    assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is filled once for all files and all processes of a run of the tests; they take copies of it."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, complete = shared / name, shared / f"{name}.complete"
+    with FileLock(shared / f"{name}.lock"):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of another process, which failed
+            folder.mkdir()
+            reset_accelerate()
+            make(folder)
+            reset_accelerate()
+            complete.touch()
     return folder
 
 
+@pytest.fixture(scope="session", params=DATASETS)
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def train(folder: Path) -> None:
+        arguments = ("--model", "tiny_net", "--dataset", request.param, "--data-dir", SAMPLES, "--epochs", 2)
+        more = ("--batch-size", 32, "--learning-rate", 0.05, "--output-dir", folder / "run")
+        assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
+
+    made = made_once(tmp_path_factory, f"run-{request.param}", train)
+    return Path(shutil.copytree(made / "run", tmp_path_factory.mktemp("publish") / f"run-{request.param}"))
+
+
 @pytest.fixture(scope="session")
-def card(run_folder: Path) -> Iterator[Path]:
-    reset_accelerate()
-    name = f"tiny_net.{json.loads((run_folder / 'args.json').read_text())['dataset']}"
-    yield publishing.publish(run_folder, run_folder.parent / name, SAMPLES, False, paper.accuracy)
-    reset_accelerate()
+def card(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dataset = json.loads((run_folder / "args.json").read_text())["dataset"]
+    name = f"tiny_net.{dataset}"
+    made = made_once(
+        tmp_path_factory,
+        f"card-{dataset}",
+        lambda folder: publishing.publish(run_folder, folder / name, SAMPLES, False, paper.accuracy),
+    )
+    return Path(shutil.copytree(made / name, run_folder.parent / name))
 
 
 @pytest.fixture
@@ -229,9 +255,12 @@ def dataset(card: Path) -> loading.Dataset:
 
 
 @pytest.fixture(scope="session")
-def own_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a network for one's own pictures, of two classes, started from another run's weights."""
-    folder = tmp_path_factory.mktemp("own")
+def own_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network for one's own pictures, of two classes, started from another run's weights; to be left unchanged."""
+    return made_once(tmp_path_factory, "own", own_pictures_published) / "tiny_net.my insects"
+
+
+def own_pictures_published(folder: Path) -> None:
     pictures = folder / "my insects"
     generator = np.random.default_rng(0)
     for channel, label in enumerate(("bee", "wasp")):
@@ -248,10 +277,47 @@ def own_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         more = ("--model", "tiny_net", "--epochs", 1, "--batch-size", 16, "--output-dir", folder / run)
         assert fit.main([str(argument) for argument in (*arguments, *more)]) == 0
     reset_accelerate()
-    yield publishing.publish(folder / "second", folder / "tiny_net.my insects", None, False, paper.accuracy)
-    reset_accelerate()
+    publishing.publish(folder / "second", folder / "tiny_net.my insects", None, False, paper.accuracy)
+
+
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishes cards without ONNX files, the most of its time: for tests of all else. Their outputs are torch's."""
+
+    def outputs(_: Path, model: nn.Module, test: loading.Split, batch_size: int | None = None) -> dict[str, np.ndarray]:
+        return dict.fromkeys(("torch", *metadata.FILES), evaluation.torch_outputs(model, test, batch_size=batch_size))
+
+    monkeypatch.setattr(build, "export", lambda _: [])
+    monkeypatch.setattr(build, "state_accuracies", lambda _: None)
+    monkeypatch.setattr(checks, "onnx_files", lambda _: metadata.FILES)
+    monkeypatch.setattr(checks, "outputs", outputs)
 
 
 def torch_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
         return model.eval()(Preprocess(models.pretrained_cfg(model))(images)).numpy()
+
+
+def without_repeated_blocks(model: nn.Module) -> nn.Module:
+    """One of the project's networks without blocks like the one before: the same kinds of layers, sooner exported."""
+    for name in ("inception4b", "inception4c", "inception5a"):
+        if hasattr(model, name):
+            setattr(model, name, nn.Identity())
+    for name in ("layer2", "layer3", "layer4"):
+        if hasattr(model, name):
+            model.get_submodule(name)[1] = nn.Identity()
+    return model
+
+
+def narrow_vgg16(name: str, hidden: int = 16) -> Any:
+    """VGG16 with narrow linear layers, initialised as the whole one: its 120 million weights take seconds to draw."""
+    model: Any = timm.create_model(name, device="meta")
+    mlp = model.pre_logits
+    mlp.fc1 = nn.Linear(mlp.fc1.in_features, hidden, device="meta")
+    mlp.fc2 = nn.Linear(hidden, hidden, device="meta")
+    model.head.fc = nn.Linear(hidden, 10, device="meta")
+    model.to_empty(device="cpu")._initialize_weights()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    return model

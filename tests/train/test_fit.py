@@ -257,7 +257,7 @@ def test_a_resumed_run_names_all_the_code_it_saw(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to tell of the launcher's end")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_end_of_the_launcher_is_the_end_of_the_run(tmp_path: Path, number: int) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
     folder = tmp_path / "run"

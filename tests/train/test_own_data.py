@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 import numpy as np
+import onnx
 import pytest
 import tiny_networks
 import torch
@@ -19,10 +20,11 @@ from train import evaluate, export, publish, records, verify
 from train.cards import model_card, provenance, publishing
 from train.data import loading, tables
 from train.data.reference import DataError
-from train.onnx_export import build, metadata, quantize
+from train.onnx_export import build, graph, metadata, quantize
 from train.paper import paper
 from train.training import distillation, models
 from train.training.runs import run_data
+from zoo.calibration import of_weights
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -246,6 +248,26 @@ def test_measuring_takes_the_batch_size_that_it_is_given(
         assert f"{wrong!r}: must be a whole number of at least 1" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def fp32(own_card: Path) -> onnx.ModelProto:
+    """The graph of the card's weights: every export of them begins with it."""
+    model, config = models.load_card(own_card)
+    return graph.build(model, tuple(config["image_size"]), of_weights(model))
+
+
+@pytest.fixture
+def exported_before(fp32: onnx.ModelProto) -> Iterator[None]:
+    def copied(*_: object) -> onnx.ModelProto:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(fp32)
+        return proto
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "build", copied)
+        yield
+
+
+@pytest.mark.usefixtures("exported_before")
 @pytest.mark.parametrize("failure", ["raises", "harms"])
 def test_a_model_that_int8_would_harm_has_the_fp32_file_alone(
     failure: str, own_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

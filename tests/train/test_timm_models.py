@@ -21,9 +21,10 @@ from train.paper import paper
 from train.training import models
 
 Run = Callable[..., tuple[int, str, str]]
-# timm's own small networks for tests, with the layers of the large ones; the others are those that people use.
-SMALL = ["test_efficientnet", "test_vit"]
+# One of timm's own small networks for tests, with the layers of a large one; the others are tested with -m slow.
+SMALL = ["test_efficientnet"]
 COMMON = [
+    "test_vit",
     "test_resnet",
     "test_convnext",
     "resnet18",

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import zoo.pretrained
 # `import zoo` looks for published weights once, so each question about them is put to a fresh interpreter.
 QUESTIONS = """
 import json, os, sys
-import timm, torch, zoo
+import timm, torch
+before = set(sys.modules)
+import zoo
+imported = {name.partition(".")[0] for name in set(sys.modules) - before}
 
 def error(name):
     try:
@@ -36,6 +40,7 @@ gray = torch.linspace(-1, 1, 64 * 64).view(1, 1, 64, 64)
 rgb = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 with torch.no_grad():
     answers = {
+        "imported": sorted(imported - {"torch", "timm"} - set(sys.stdlib_module_names)),
         "list_pretrained": timm.list_pretrained(["improved_*", "vanilla_*"]),
         "default_tag": timm.create_model("improved_resnet18").default_cfg["tag"],
         "dtypes": sorted({str(p.dtype) for m in (mnist, local, default, features) for p in m.parameters()}),
@@ -55,21 +60,34 @@ def halve(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_published_weights(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """Two networks, and what a fresh interpreter answers that finds their weights published, and nothing else."""
+    cards = tmp_path_factory.mktemp("cards")
     torch.manual_seed(0)
     models = {n: halve(timm.create_model(n)) for n in ("improved_resnet18.mnist", "vanilla_googlenet.cifar10")}
     for name, model in models.items():
         half = timm.create_model(name).half()
         half.load_state_dict(model.state_dict())
-        save_for_hf(half, str(tmp_path / name), safe_serialization=True)
-
-    environment = {**os.environ, "ZOO_MODEL_CARDS": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        save_for_hf(half, str(cards / name), safe_serialization=True)
+    environment = {**os.environ, "ZOO_MODEL_CARDS": str(cards), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", QUESTIONS], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
+    return models, json.loads(done.stdout)
 
+
+def test_import_is_quiet_and_brings_torch_and_timm_only(
+    published: tuple[dict[str, nn.Module], dict[str, Any]],
+) -> None:
+    """That it printed nothing shows in the answers, which are all that was printed; a warning would be an error."""
+    _, answers = published
+    assert answers["imported"] == ["zoo"]
+
+
+def test_published_weights(published: tuple[dict[str, nn.Module], dict[str, Any]]) -> None:
+    models, answers = published
     assert answers["list_pretrained"] == sorted(models)
     assert answers["default_tag"] == "cifar10"
     assert answers["dtypes"] == ["torch.float32"]
@@ -135,9 +153,9 @@ def test_three_channels_to_one(name: str, model: nn.Module, checkpoint: Path) ->
 
 
 @pytest.mark.parametrize("name", ["improved_vgg16", "vanilla_resnet18", "improved_resnet18", "vanilla_googlenet"])
-def test_one_channel_to_three(name: str, tmp_path: Path) -> None:
+def test_one_channel_to_three(name: str, lively: Callable[[str], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = timm.create_model(f"{name}.mnist").eval()
+    source = lively(f"{name}.mnist").eval()
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     gray = torch.randn(2, 1, 64, 64)
     with torch.no_grad():

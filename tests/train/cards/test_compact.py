@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import narrow_vgg16
 from safetensors.torch import save_file
 from torch import nn
 
@@ -79,11 +80,7 @@ def test_principal_directions_are_kept_and_the_mean_with_them() -> None:
 
 def test_layers_of_full_rank_are_left_whole() -> None:
     torch.manual_seed(0)
-    model = timm.create_model("vanilla_vgg16").eval()
-    model.pre_logits.fc1 = nn.Linear(25088, 40)
-    model.pre_logits.fc2 = nn.Linear(40, 40)
-    model.head.fc = nn.Linear(40, 10)
-    folded = fold(model, (3, 32, 32))
+    folded = fold(narrow_vgg16("vanilla_vgg16", 40).eval(), (3, 32, 32))
     assert isinstance(factor(folded).pre_logits.fc2, nn.Linear)
     assert factor(nn.ReLU()).__class__ is nn.ReLU
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import zoo
 from train import publish
+from train.cards import hub as pushing
 from train.cards.compact import MODEL_TYPE, for_other_readers
 from train.files import sha256
 from train.training import models
@@ -183,9 +184,12 @@ def test_a_card_goes_to_the_hub_and_comes_back(hub: FakeHub, tmp_path: Path) -> 
     assert run(load, hub, tmp_path / "other", **variables).returncode == 0
 
 
-def test_a_name_that_the_hub_refuses_gets_one_line(hub: FakeHub, tmp_path: Path) -> None:
-    card = models.REPOSITORY / "model_cards" / NAME
-    done = run(PUSH.replace("CARD", repr(str(card))).replace("NAME", "'no/such/name'"), hub, tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_a_name_that_the_hub_refuses_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its client does, before it asks the Hub."""
+    monkeypatch.setattr(pushing, "outdated", lambda _: False)  # whatever ONNX files lie there
+    monkeypatch.setattr(pushing, "files", lambda _: [])
+    assert publish.main([str(models.card(NAME)), "--push", "no/such/name"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("publish.py: cannot push to 'no/such/name': ")

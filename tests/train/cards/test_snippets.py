@@ -52,26 +52,49 @@ def run(code: str, folder: Path, *arguments: Path, **environment: str) -> str:
     return done.stdout
 
 
-# One process for all snippets of a card, each with a namespace of its own.
+# One process for all snippets of some folders, each with a namespace of its own.
 EACH = """
-import json, sys
-for key, code in json.load(open(sys.argv[1])).items():
-    print("##", key)
-    exec(code, {})
+import json, os, sys
+for folder, snippets in json.load(open(sys.argv[1])).items():
+    os.chdir(folder)
+    for key, code in snippets.items():
+        print("##", folder, key)
+        exec(code, {})
 """
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_snippets_run(name: str, tmp_path: Path) -> None:
-    card, found = models.card(name), snippets(name)
+def printed(folders: dict[str, dict[str, str]], file: Path, **environment: str) -> dict[str, dict[str, str]]:
+    """Run snippets, by folder and by what tells them apart; return what each prints."""
+    file.write_text(json.dumps(folders))
+    said: dict[str, dict[str, str]] = {folder: {} for folder in folders}
+    output = run(EACH, file.parent, file, **environment)
+    for folder, key, text in re.findall(r"^## (.*) (.*)\n((?:(?!## ).*\n)*)", output, re.MULTILINE):
+        said[folder][key] = text
+    return said
+
+
+def runnable(name: str) -> dict[str, str]:
+    """The snippets that need no Hub, as far as what they need is there."""
+    found = snippets(name)
     found.pop("hf-hub:")  # below
     assert ("transformers" in found) == ("googlenet" in name)  # whole weights
     if find_spec("transformers") is None:
         found.pop("transformers", None)
-    if not (card / "model.onnx").exists():  # make onnx
+    if not (models.card(name) / "model.onnx").exists():  # make onnx
         del found["onnxruntime"]
-    (tmp_path / "snippets.json").write_text(json.dumps(found))
-    said = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", run(EACH, card, tmp_path / "snippets.json"), re.MULTILINE))
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    folders = {str(models.card(name)): runnable(name) for name in NAMES}
+    said = printed(folders, tmp_path_factory.mktemp("snippets") / "snippets.json")
+    return {Path(folder).name: texts for folder, texts in said.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_snippets_run(name: str, answers: dict[str, dict[str, str]]) -> None:
+    found, said = runnable(name), answers[name]
     assert said.keys() == found.keys()
     label = "4" if name.endswith("mnist") else "frog"
     first, *others = said["zoo.probabilities"].splitlines()
@@ -92,27 +115,34 @@ def hub() -> Iterator[FakeHub]:
         yield served
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_hub_snippet_needs_timm_and_this_package_alone(name: str, hub: FakeHub, tmp_path: Path) -> None:
-    """Its code alone, without `model_cards`: the repository has the weights."""
-    code = snippets(name)["hf-hub:"]
-    (repository,) = re.findall(r"hf-hub:([^\"]*)", code)
-    assert repository == f"ORG/{name}"
+def test_the_hub_snippets_need_timm_and_this_package_alone(hub: FakeHub, tmp_path: Path) -> None:
+    """Their code alone, without `model_cards`: the repositories have the weights."""
     shutil.copytree(models.REPOSITORY / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
-    lines = [
-        {"key": "file", "value": {"path": file, "content": base64.b64encode((models.card(name) / file).read_bytes())}}
-        for file in ("config.json", "model.safetensors")
-    ]
-    hub.create(repository)
-    hub.commit(repository, lines)
-    code += "\nimport zoo.calibration\nprint(zoo.calibration.of_weights(model).temperature, zoo.__file__)"
-    said = run(
-        code, tmp_path, PYTHONPATH=str(tmp_path), HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "cache"),
-        HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
-    )  # fmt: skip
-    temperature, file = said.split()
-    assert float(temperature) == json.loads((models.card(name) / "config.json").read_text())["temperature"]
-    assert Path(file).is_relative_to(tmp_path)
+    codes = {}
+    for name in NAMES:
+        code = snippets(name)["hf-hub:"]
+        (repository,) = re.findall(r"hf-hub:([^\"]*)", code)
+        assert repository == f"ORG/{name}"
+        contents = {file: (models.card(name) / file).read_bytes() for file in ("config.json", "model.safetensors")}
+        hub.create(repository)
+        hub.commit(
+            repository,
+            [
+                {"key": "file", "value": {"path": file, "content": base64.b64encode(content)}}
+                for file, content in contents.items()
+            ],
+        )
+        codes[name] = f"{code}\nimport zoo.calibration\n"
+        codes[name] += "print(zoo.calibration.of_weights(model).temperature, zoo.__file__)"
+    said = printed(
+        {str(tmp_path): codes}, tmp_path / "snippets.json", PYTHONPATH=str(tmp_path), HF_ENDPOINT=hub.address,
+        HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
+    )[str(tmp_path)]  # fmt: skip
+    assert list(said) == list(NAMES)
+    for name, text in said.items():
+        temperature, file = text.split()
+        assert float(temperature) == json.loads((models.card(name) / "config.json").read_text())["temperature"]
+        assert Path(file).is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("card", models.cards(), ids=lambda card: card.name)

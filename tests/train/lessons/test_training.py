@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from conftest import narrow_vgg16
 
 from train.data import loading
 from train.lessons import training
@@ -61,7 +62,7 @@ def test_an_epoch_is_that_of_the_loop(few: loading.Dataset, tmp_path: Path) -> N
 
 def test_vgg16_is_trained_folded_and_returned_whole(few: loading.Dataset) -> None:
     torch.manual_seed(0)
-    model: Any = section4.build("vgg16", dataset="mnist", side=32)
+    model = narrow_vgg16("vanilla_vgg16.mnist")
     before = model.pre_logits.fc1.weight.clone()
     tiny = replace(few, train=few.train.spread(4), validation=few.validation.spread(2))
     list(training.side_by_side({"vgg": (model, replace(recipe(1), batch_size=4))}, tiny))

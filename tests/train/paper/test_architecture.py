@@ -118,7 +118,7 @@ def test_the_third_branch_of_the_inception_module_is_torchvisions(networks: dict
 @pytest.mark.parametrize("family", ["resnet18", "googlenet"])
 def test_improved_networks_have_the_vanilla_blocks(networks: dict[str, Network], family: str) -> None:
     assert layers.blocks(networks[f"improved_{family}"]) == layers.blocks(networks[f"vanilla_{family}"])
-    assert layers.blocks(networks["improved_vgg16"]) == []
+    assert layers.blocks(networks["improved_vgg16"]) == ()
 
 
 @pytest.mark.parametrize("family", ["vgg16", "resnet18", "googlenet"])

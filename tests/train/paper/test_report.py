@@ -12,6 +12,7 @@ import pytest
 from train import publish, records, report
 from train.cards.rendering import table
 from train.paper import claims, ours, paper, tables
+from train.paper.figures import files as figures
 from train.training import models, recipes
 from zoo.catalog import DATASETS
 
@@ -187,6 +188,7 @@ def test_report_is_that_of_the_published_models(written: str, folder: Path) -> N
 
 def test_writing_the_report_again_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PROJECT", folder)
+    monkeypatch.setattr(figures, "DATASETS", {"mnist": DATASETS["mnist"]})  # the same plots as CIFAR-10's
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     assert report.main([]) == 0
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
@@ -277,6 +279,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_of_the_papers_recipe_is_added(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PROJECT", tmp_path)
+    for name in ("_reliability", "_robustness"):  # it adds nothing to these plots
+        monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(figures, "DATASETS", {"cifar10": DATASETS["cifar10"]})
     assert report.main([str(run)]) == 0
     text = (tmp_path / "REPORT.md").read_text()
     row = "| Improved VGG16, CIFAR-10 | 79.02 / 81.25 | 82.50 | 0.50 (50) | 0.50 | 50 | 0 | a computer, bf16 "

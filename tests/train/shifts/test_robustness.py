@@ -15,7 +15,7 @@ from train.shifts import robustness as shifts
 from train.shifts.corruptions.catalog import CORRUPTIONS, corrupt
 from train.shifts.robustness import Robustness
 
-IMAGES = 40
+IMAGES = 16
 
 
 def measure(card: Path, kept: Path) -> Robustness:
@@ -78,12 +78,12 @@ def test_goes_on_where_it_was(twin: Path, tmp_path: Path, runs: list[np.ndarray]
 
 def test_command_prints_a_table(twin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = robustness.main(
-        [str(twin), "--images", "20", "--data-dir", str(SAMPLES), "--logits", str(tmp_path / "kept")]
+        [str(twin), "--images", "10", "--data-dir", str(SAMPLES), "--logits", str(tmp_path / "kept")]
     )
     assert status == 0
     lines = capsys.readouterr().out.splitlines()
     stated = json.loads((twin / "robustness.json").read_text())
-    assert lines[0].startswith(f"{twin.name}: {stated['clean']['accuracy']:.2f} % on 20 clean images")
+    assert lines[0].startswith(f"{twin.name}: {stated['clean']['accuracy']:.2f} % on 10 clean images")
     assert {line.split()[0] for line in lines[2:]} == set(stated["corruptions"])
 
 
@@ -108,8 +108,10 @@ def test_mistakes_are_one_line(
     assert line.format(name=dataset.name) in message
 
 
-def test_images_of_ones_own_are_refused(own_card: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert robustness.main([str(own_card)]) == 2
+def test_images_of_ones_own_are_refused(twin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps(config | {"dataset": "/pictures/my insects"}))
+    assert robustness.main([str(twin)]) == 2
     (message,) = capsys.readouterr().err.splitlines()
     assert "corruptions are of cifar10 and mnist, not of" in message
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from conftest import narrow_vgg16
 from torch import nn
 
 import zoo  # noqa: F401
@@ -13,17 +14,16 @@ from train.speed.fold import DistinctCells, factor, fold, groups, unfold
 
 
 def narrow_vgg(name: str) -> Any:
-    """A VGG16 of narrow linear layers, not to spend a test's time on 400 MB of weights."""
+    """A VGG16 of narrow linear layers whose logits are not small."""
     return copy.deepcopy(_narrow_vgg(name))
 
 
 @functools.cache
 def _narrow_vgg(name: str) -> Any:
     torch.manual_seed(0)
-    model: Any = timm.create_model(name)
-    model.pre_logits.fc1 = nn.Linear(model.pre_logits.fc1.in_features, 16)
-    model.pre_logits.fc2 = nn.Linear(16, 16)
-    model.head.fc = nn.Linear(16, 10)
+    model = narrow_vgg16(name)
+    for layer in (model.pre_logits.fc1, model.pre_logits.fc2, model.head.fc):
+        layer.reset_parameters()
     return model
 
 
@@ -68,7 +68,7 @@ def test_training_the_folded_network_is_training_the_whole_one(name: str, native
 
     def train(model: nn.Module) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
-        for _ in range(3):
+        for _ in range(2):
             nn.functional.cross_entropy(model(x), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -112,7 +112,7 @@ def test_layers_of_low_rank_become_two(rank: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folded_layer_starts_with_the_variance_of_the_whole_one() -> None:
-    model = timm.create_model("improved_vgg16")
+    model = narrow_vgg16("improved_vgg16", 256)
     folded = fold(model, (3, 64, 64), to_train=True)
-    per_cell = folded.pre_logits.fc1.weight.view(4096, 512, 3, 3).std((0, 1))
+    per_cell = folded.pre_logits.fc1.weight.view(256, 512, 3, 3).std((0, 1))
     torch.testing.assert_close(per_cell, torch.full((3, 3), 0.01), atol=1e-4, rtol=0)

@@ -51,7 +51,8 @@ def compare(rank: int, port: int) -> None:
 def test_shares_of_a_batch_are_normalised_as_the_whole() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    torch.multiprocessing.spawn(compare, (port,), nprocs=PROCESSES)  # raises what a process raised
+    # Raises what a process raised.
+    torch.multiprocessing.start_processes(compare, (port,), nprocs=PROCESSES, start_method="forkserver")
 
 
 def test_on_gpus_activations_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_fine_tuning_on_own_pictures(run: Run, colour_run: Path, pictures: Path, tmp_path: Path) -> None:
     """From a run with ten classes to three: the head is new, everything else begins where the run ended."""
     own = ("--model", "tiny_net", "--dataset", pictures, "--pretrained", colour_run)

@@ -227,6 +227,7 @@ def test_a_folder_called_like_the_papers_datasets_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_the_card_and_its_commands_read_the_same_splits(
     run: Run, folder: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ def test_the_card_and_its_commands_read_the_same_splits(
         assert found["test_images"] == metrics["test_images"]
 
 
+@pytest.mark.usefixtures("no_onnx")
 @pytest.mark.parametrize("form", ["run", "card"])
 def test_a_classifier_of_other_classes_is_not_taken_over(
     run: Run, folder: Path, arguments: tuple[object, ...], tmp_path: Path, form: str

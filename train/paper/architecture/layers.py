@@ -113,7 +113,8 @@ def network(name: str, side: int | None = None, in_chans: int = 3) -> Network:
     return Network(name, size, tuple(_merged(_trace(model, size, BLOCKS, name))))
 
 
-def blocks(of: Network) -> list[Block]:
+@cache
+def blocks(of: Network) -> tuple[Block, ...]:
     """Read a network's blocks that differ in their layers: the first of each kind.
 
     Blocks that differ in numbers alone, as GoogLeNet's nine Inception modules do, are of one kind.
@@ -129,7 +130,7 @@ def blocks(of: Network) -> list[Block]:
             entered = shapes[layer.inputs[0]]
             block = _block(layer, _trace(model.get_submodule(layer.name), entered, (), of.name), entered)
             found.setdefault(tuple(tuple(part.kind for part in branch) for branch in block.branches), block)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def counterpart(name: str) -> str | None:
