@@ -112,6 +112,26 @@ def test_clear_is_undone_and_a_reload_keeps_the_drawing(page: Page) -> None:
     expect(answer(page)).to_contain_text("Nothing to read yet")
 
 
+def test_a_page_that_nobody_uses_comes_to_rest(context: BrowserContext, url: str) -> None:
+    context.add_init_script(
+        "window.drawn = 0; const frame = requestAnimationFrame;"
+        "window.requestAnimationFrame = (draw) => (drawn++, frame(draw));"
+    )
+    page = open_page(context, url)
+    draw(page, DIGITS[7])
+    expect(says(page)).to_have_text(re.compile("^7 "))
+    assert page.evaluate("drawn") > 0
+    rests = """async () => {
+        for (let turn = 0; turn < 30; turn++) {
+            const before = drawn;
+            await new Promise((resolve) => setTimeout(resolve, 500));
+            if (drawn - before < 3) return true;
+        }
+        return false;
+    }"""
+    assert page.evaluate(rests)  # a loop would draw 30 frames in each turn
+
+
 def test_back_returns_to_the_last_tab(page: Page) -> None:
     draw(page, DIGITS[7])
     for tab in ("Compare", "Models"):
