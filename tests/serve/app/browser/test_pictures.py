@@ -2,13 +2,14 @@
 
 import base64
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from .conftest import EXAMPLES, MARKS
+from .conftest import CHROMIUM, EXAMPLES, FLAGS, MARKS
 from .driving import answer, go, open_page, says, upload
 
 pytestmark = MARKS
@@ -80,8 +81,17 @@ def test_the_clipboard_button_pastes(page: Page) -> None:
     expect(says(page, "picture")).to_contain_text("frog")
 
 
-def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
-    page.context.grant_permissions(["camera"])
+@pytest.fixture
+def page_with_camera(browser: Browser, url: str) -> Iterator[Page]:
+    with (
+        browser.browser_type.launch(executable_path=CHROMIUM, args=FLAGS) as chromium,
+        chromium.new_context(viewport={"width": 1200, "height": 900}, permissions=["camera"]) as context,
+    ):
+        yield open_page(context, url)
+
+
+def test_a_photo_is_taken_with_the_camera(page_with_camera: Page) -> None:
+    page = page_with_camera
     go(page, "Picture")
     box = page.locator("#picture")
     box.get_by_role("button", name="Capture from camera").click()
