@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,14 +241,19 @@ def test_connections_that_have_begun_are_accepted(family: int, address: str) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems round a backlog of 0 up")
-def test_new_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel holds one connection at most, as nobody accepts it."""
+@pytest.mark.parametrize("held", [0, 1])
+def test_new_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """Where the system has no packet filter, the kernel holds one connection at most, as nobody accepts it."""
     from serve.http import listening
 
     monkeypatch.setattr(listening, "ACCEPTING", 0)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    if held:
+        monkeypatch.setattr(listening, "_drop_handshakes", lambda _: False)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
         asyncio.run(listening.finish_listening([listener]))
-        with socket.create_connection(listener.getsockname()), pytest.raises(TimeoutError):
+        for _ in range(held):
+            clients.enter_context(socket.create_connection(listener.getsockname(), timeout=30))
+        with pytest.raises(TimeoutError):
             socket.create_connection(listener.getsockname(), timeout=0.3)
 
 
