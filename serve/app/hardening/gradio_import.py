@@ -2,7 +2,7 @@
 
 With each class of a component it parses its source, renders a file of type hints for editors (`.pyi`), and compares it
 with the one beside the source, which its package holds already. That is half of the time that `import gradio` takes
-(2.0 of 3.7 s on one core of a Xeon), where nobody edits anything; and where a server may write there, several servers
+(1.7 of 3.7 s on one core of a Xeon), where nobody edits anything; and where a server may write there, several servers
 rewrite the same files at once (https://github.com/gradio-app/gradio/issues/10121).
 """
 

@@ -69,8 +69,9 @@
 		}
 	}
 
-	// Gradio counts the seconds of its own start at each frame, and of what is taken off the page meanwhile, and never
-	// stops: a tenth of a core for as long as the page is open. Without a call under way there is nothing to count.
+	// Gradio counts the seconds of what is under way at each frame. Where the display is taken off the page meanwhile, as
+	// that of its own start always is, it counts for ever: a tenth of a core for as long as the page is open. So it is
+	// stopped while no call is under way, when there is nothing to count.
 	const SECONDS = /\(performance\.now\(\)-[\w$]+\([\w$]+\)\)\/1e3/;
 	const frame = window.requestAnimationFrame.bind(window);
 	window.requestAnimationFrame = (draw) => (calls === 0 && SECONDS.test(draw) ? 0 : frame(draw));
