@@ -60,7 +60,7 @@ class Tiny:
 
         Args:
             precision: fp32 or int8.
-            cost: Steps that make each run slower, about 5 ms each on one core.
+            cost: Steps that make each run slower, 1 to 5 ms each on one core.
             fragile: A run fails if the first byte of an image is 255.
             ballast: Additional bytes of weights.
             metadata: Entries that replace or extend the file's metadata.

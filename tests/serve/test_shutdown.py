@@ -303,7 +303,7 @@ def test_under_nohup_a_hangup_is_ignored(tiny: Any, tmp_path: Path, running: Any
 def test_what_cannot_be_finished_in_time_gets_a_response(
     tiny: Any, tmp_path: Path, running: Any, encode: Encode
 ) -> None:
-    model = tiny(tmp_path / "slow").write(cost=60)
+    model = tiny(tmp_path / "slow").write(cost=200)  # all of them take seconds, also on a fast machine
     data = encode(model.images(1)[0])
     arguments = ("--models", tmp_path, "--no-app", "--shutdown-timeout", 0.3, "--max-batch", 1, "--threads", 1)
     outcomes: list[int] = []
