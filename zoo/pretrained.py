@@ -7,14 +7,18 @@ folder `model_cards`; in a checkout or an editable install it is next to the pac
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import download_from_hf
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from zoo import __version__
 from zoo.catalog import DATASETS, DEFAULT_DATASET
@@ -114,6 +118,30 @@ def _expand_in_place(module: nn.Module, state_dict: dict[str, Any], prefix: str,
     state_dict.update({prefix + name: tensor for name, tensor in whole.items()})
 
 
+class _ZerosForDraws(TorchFunctionMode):
+    """Fills tensors with zeros instead of random numbers: those of a VGG16 take as long as loading its weights."""
+
+    DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch, unless it draws."""
+        kwargs = kwargs or {}
+        if func not in self.DRAWS:
+            return func(*args, **kwargs)
+        with torch.no_grad():
+            return (args[0] if args else kwargs["tensor"]).zero_()
+
+
+def _is_replaced(cfg: PretrainedCfg, kwargs: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint replaces all that a new model draws; else timm lets layers keep it."""
+    return (
+        not (kwargs.get("features_only") or cfg.custom_load)
+        and kwargs.get("pretrained_strict", True)
+        and kwargs.get("num_classes", cfg.num_classes) == cfg.num_classes
+        and kwargs.get("in_chans", cfg.input_size[0]) == cfg.input_size[0]
+    )
+
+
 def build_model(
     model_cls: type[ModelT],
     variant: str,
@@ -121,6 +149,7 @@ def build_model(
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     pretrained_filter_fn: FilterFn | None = None,
+    draws_slowly: bool = False,
     **kwargs: Any,
 ) -> ModelT:
     """Build a model with timm's `build_model_with_cfg`; it then loads compact checkpoints too.
@@ -132,6 +161,7 @@ def build_model(
         pretrained_cfg: as in timm.
         pretrained_cfg_overlay: as in timm.
         pretrained_filter_fn: adapts a checkpoint, after its expansion, to the model.
+        draws_slowly: random weights that a checkpoint replaces are not drawn; not for a filter that keeps some of them.
         kwargs: further arguments of `build_model_with_cfg` and of the class.
 
     Returns:
@@ -157,15 +187,16 @@ def build_model(
         )
     if pretrained and cfg.hf_hub_id and not (cfg.file or cfg.state_dict):
         check_download(cfg.hf_hub_id)
-    model = build_model_with_cfg(
-        model_cls,
-        variant,
-        pretrained,
-        pretrained_cfg=pretrained_cfg,
-        pretrained_cfg_overlay=pretrained_cfg_overlay,
-        pretrained_filter_fn=_expanding(pretrained_filter_fn),
-        **kwargs,
-    )
+    with _ZerosForDraws() if draws_slowly and pretrained and _is_replaced(cfg, kwargs) else nullcontext():
+        model = build_model_with_cfg(
+            model_cls,
+            variant,
+            pretrained,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            pretrained_filter_fn=_expanding(pretrained_filter_fn),
+            **kwargs,
+        )
     # For `zoo.calibration`: timm leaves out a classifier for another number of classes.
     model.has_pretrained_classifier = pretrained and getattr(model, "num_classes", None) == cfg.num_classes  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_expand_in_place)  # type: ignore[no-untyped-call]  # torch gives no types

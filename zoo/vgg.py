@@ -189,6 +189,7 @@ def _create_vgg16(variant: str, pretrained: bool, **kwargs: Any) -> VGG:
         model_cfg=cfgs["vgg16"],
         feature_cfg={"flatten_sequential": True, "out_indices": out_indices},
         pretrained_filter_fn=checkpoint_filter_fn,
+        draws_slowly=True,
         **kwargs,
     )
 

@@ -139,9 +139,24 @@ def checkpoint(model: nn.Module, tmp_path: Path) -> Path:
 
 
 def test_own_checkpoint_loads_unchanged(name: str, model: nn.Module, checkpoint: Path) -> None:
+    before = torch.get_rng_state()
     loaded = create_from(checkpoint, name).state_dict()
+    if name.endswith("vgg16"):  # what the weights replace is not drawn, which would take as long
+        assert torch.equal(torch.get_rng_state(), before)
     for parameter, value in model.state_dict().items():
         assert torch.equal(loaded[parameter], value), parameter
+
+
+@pytest.mark.parametrize("name", ["improved_vgg16"])
+@pytest.mark.parametrize("options", [{"num_classes": 5}, {"pretrained_strict": False}])
+def test_a_layer_without_weights_is_drawn(name: str, options: dict[str, Any], model: nn.Module, tmp_path: Path) -> None:
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    torch.save(weights, tmp_path / "weights.pth")
+    torch.manual_seed(0)
+    drawn: Any = timm.create_model(name, num_classes=options.get("num_classes", 10))
+    torch.manual_seed(0)
+    loaded: Any = create_from(tmp_path / "weights.pth", name, **options)
+    assert torch.equal(loaded.head.fc.weight, drawn.head.fc.weight)
 
 
 @pytest.mark.parametrize("name", ["vanilla_resnet18", "improved_resnet18", "vanilla_googlenet", "improved_googlenet"])
