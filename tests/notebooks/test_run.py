@@ -43,7 +43,7 @@ def test_lessons_run_in_their_short_form() -> None:
     for number, lesson in enumerate(lessons):
         for cell in lesson.cells:
             cell.id = f"{number}-{cell.id}"
-        cells += [nbformat.v4.new_code_cell("%reset -f"), *lesson.cells]
+        cells += [nbformat.v4.new_code_cell("%reset_selective -f ."), *lesson.cells]
     notebooks.run(nbformat.v4.new_notebook(cells=cells), short=True)
     for lesson in lessons:
         check(lesson)
