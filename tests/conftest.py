@@ -1,10 +1,15 @@
 """What the tests of training and of the server share."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+# A process of tests imports a hundred packages, whose objects stay. By default Python looks through all of them so
+# often that it takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 # Before pytest-xdist reads the groups, and after tests/serve/conftest.py has made the serial one.
