@@ -28,7 +28,8 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m serve --build yes $(ARGS)
 
 # Tests that start servers keep to one of the processes, those of the browser to another. OpenMP threads that wait for a core would only spin.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Without bytecode each process would compile all tests again.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test: check onnx
 	$(PYTEST) -m "not slow" $(ARGS)
