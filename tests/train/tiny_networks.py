@@ -153,6 +153,13 @@ def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+def draw_no_curves(_: int) -> None:
+    """Drawing the curves after an epoch takes longer than a tiny network's epoch."""
+    from train.training.results import plots
+
+    mock.patch.object(plots, "curves").start()
+
+
 def share_cores(jobs: int) -> None:
     """What begins each of an export's processes; by importing this file they get to know its networks."""
     torch.set_num_threads(1)

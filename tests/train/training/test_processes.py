@@ -1,6 +1,7 @@
 """Two processes on the CPU, by gloo, give the loss curve of one."""
 
 import csv
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_networks
 import torch
 from conftest import SAMPLES, Child
 from safetensors.torch import load_file
@@ -50,6 +52,11 @@ def compare(one: Path, two: Path, validation: float = 1e-5) -> None:
     assert [found["processes"] for found in figures] == [1, 2]
     assert [found["test_images"] for found in figures] == [1000, 1000]  # none counted twice
     assert figures[0]["test_accuracy"] == pytest.approx(figures[1]["test_accuracy"], abs=0.11)
+
+
+@pytest.fixture(scope="module", name="start")
+def _start(start: Callable[..., Child]) -> Callable[..., Child]:
+    return functools.partial(start, before=(tiny_networks.draw_no_curves, 0))
 
 
 @pytest.fixture(scope="module")
