@@ -19,6 +19,9 @@ import torch
 from conftest import SAMPLES, Child
 from safetensors.torch import load_file
 
+# The runs of these tests are forked from one server, which imports training once: for all of them in one process.
+pytestmark = pytest.mark.xdist_group("start")
+
 ARGUMENTS = (
     # With BatchNorm; each process drops units of its own.
     *("--model", "tiny_net", "--model-kwargs", "drop_rate=0.0", "--dataset", "mnist", "--data-dir", str(SAMPLES)),

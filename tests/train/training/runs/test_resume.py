@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 
 from train.training.runs import checkpoint
 
+# The runs of these tests are forked from one server, which imports training once: for all of them in one process.
+pytestmark = pytest.mark.xdist_group("start")
+
 ARGUMENTS = (
     *("--model", "tiny_net", "--dataset", "mnist", "--data-dir", str(SAMPLES)),
     *("--recipe", "fast", "--epochs", "3", "--seed", "7", "--learning-rate", "0.05", "--batch-size", "128"),

@@ -23,6 +23,7 @@ def description(seed: int = 0) -> RunDescription:
     )
 
 
+@pytest.mark.xdist_group("start")
 def test_two_runs_started_at_once_do_not_both_train(start: Callable[..., Child], tmp_path: Path) -> None:
     """In one new folder, with different seeds: `args.json` is that of the run that trains."""
     folder = tmp_path / "run"
