@@ -2,6 +2,7 @@
 
 import atexit
 import csv
+import functools
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from accelerate.state import AcceleratorState, GradientState
 from filelock import FileLock
 from PIL import Image
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from train import fit
 from train.cards import checks, evaluation, publishing
@@ -34,6 +36,7 @@ from train.data.reference import DataError
 from train.onnx_export import build, metadata
 from train.paper import paper
 from train.training import models
+from train.training.results import plots
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_networks
@@ -64,6 +67,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """PyTorch's exporter reads the source of 500 operators for each graph: half of what a tiny network's takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accelerate decides on device and precision once in a process; here every test is a process of its own."""
@@ -87,12 +98,12 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def few_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 150 images of each dataset to train on and 100 to test, for networks that are not tiny."""
+    """A data folder of 100 images of each dataset to train on and 64 to test, for networks that are not tiny."""
     folder = tmp_path_factory.mktemp("few")
     for file in SAMPLES.rglob("*.parquet"):
         copy = folder / file.relative_to(SAMPLES)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pq.read_table(file)[: 150 if file.name.startswith("train") else 100], copy)
+        pq.write_table(pq.read_table(file)[: 100 if file.name.startswith("train") else 64], copy)
     return folder
 
 
@@ -291,6 +302,16 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "state_accuracies", lambda _: None)
     monkeypatch.setattr(checks, "onnx_files", lambda _: metadata.FILES)
     monkeypatch.setattr(checks, "outputs", outputs)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave an empty file for their curves: to draw them takes longer than to train a tiny network."""
+
+    def curves(_rows: object, _title: str, path: Path, *_: object) -> None:
+        path.touch()
+
+    monkeypatch.setattr(plots, "curves", curves)
 
 
 def torch_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_images_are_the_samples_or_what_is_at_hand(
     assert (len(fewer.train), len(fewer.validation), len(fewer.test)) == (50, 50, 50)
     assert len(fewer.test.labels.unique()) == 10
     monkeypatch.setenv("ZOO_DATA_DIR", str(few_samples))
-    assert len(lesson.load("mnist").test) == 100
+    assert len(lesson.load("mnist").test) == 64
 
 
 def test_a_table_is_markdown() -> None:

@@ -25,11 +25,11 @@ from train.training import distillation, models, objective
 from train.training.distillation import SoftTargets, Teacher
 from train.training.loop import Options, Run
 from train.training.recipes import Recipe
-from train.training.results import plots
 from zoo.googlenet import AUX_LOSS_WEIGHT
 
 Fit = Callable[..., tuple[int, str, str]]
-TAUGHT = ("--model", "tiny_net", "--data-dir", SAMPLES, "--epochs", 2, "--batch-size", 32, "--learning-rate", 0.05)
+TAUGHT = ("--model", "tiny_net", "--epochs", 2, "--batch-size", 32, "--learning-rate", 0.05)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def one_line(errors: str) -> str:
@@ -112,8 +112,7 @@ def test_nothing_is_computed_for_what_is_alike() -> None:
 
 
 @pytest.fixture
-def few(cifar10: loading.Dataset, monkeypatch: pytest.MonkeyPatch) -> loading.Dataset:
-    monkeypatch.setattr(plots, "curves", lambda *_: None)
+def few(cifar10: loading.Dataset) -> loading.Dataset:
     return dataclasses.replace(
         cifar10, train=cifar10.train.take(slice(100)), validation=cifar10.validation.take(slice(50))
     )
@@ -174,9 +173,9 @@ def test_a_student_comes_to_agree_with_its_teacher(
 
 @pytest.mark.usefixtures("no_onnx")
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
-def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, tmp_path: Path) -> None:
+def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, few_samples: Path, tmp_path: Path) -> None:
     """A run's folder or a published model; it goes into the run's description and no state; the card names it."""
-    arguments = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0)
+    arguments = (*TAUGHT, "--dataset", "cifar10", "--data-dir", few_samples)
     status, _, errors = run(*arguments, "--teacher", run_folder, "--output-dir", tmp_path / "by-run")
     assert (status, errors) == (0, "")
     status, _, errors = run(*arguments, "--teacher", card, "--output-dir", tmp_path / "by-card")
@@ -199,7 +198,7 @@ def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, tmp_
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
     reset_accelerate()
-    published = publishing.publish(tmp_path / "by-card", tmp_path / "published", SAMPLES, False, paper.accuracy)
+    published = publishing.publish(tmp_path / "by-card", tmp_path / "published", few_samples, False, paper.accuracy)
     metrics = json.loads((published / "metrics.json").read_text())
     text = (published / "README.md").read_text()
     settings = records.read(records.RunSettings, published / "metrics.json")
@@ -227,10 +226,11 @@ def test_a_run_tells_of_its_teacher(run: Fit, run_folder: Path, card: Path, tmp_
 
 
 @pytest.mark.parametrize("run_folder", ["cifar10"], indirect=True)
-def test_resumed_with_the_same_teacher_alone(run: Fit, run_folder: Path, tmp_path: Path) -> None:
+def test_resumed_with_the_same_teacher_alone(run: Fit, run_folder: Path, few_samples: Path, tmp_path: Path) -> None:
     """Bit for bit as without a stop; another teacher, or another share of the loss, is refused."""
     teacher = Path(shutil.copytree(run_folder, tmp_path / "teacher"))
-    arguments: tuple[object, ...] = (*TAUGHT, "--dataset", "cifar10", "--save-minutes", 0, "--teacher", teacher)
+    arguments: tuple[object, ...] = (*TAUGHT, "--dataset", "cifar10", "--data-dir", few_samples, "--save-minutes", 0)
+    arguments += ("--teacher", teacher)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run(*arguments, "--output-dir", whole)[0] == 0
     shutil.copytree(whole, resumed)
@@ -272,7 +272,8 @@ def test_resumed_with_the_same_teacher_alone(run: Fit, run_folder: Path, tmp_pat
     ],
 )
 def test_a_teacher_that_cannot_teach(run: Fit, tmp_path: Path, arguments: tuple[object, ...], words: list[str]) -> None:
-    status, _, errors = run(*TAUGHT, "--dataset", "cifar10", *arguments, "--output-dir", tmp_path / "run")
+    data = ("--dataset", "cifar10", "--data-dir", SAMPLES)
+    status, _, errors = run(*TAUGHT, *data, *arguments, "--output-dir", tmp_path / "run")
     assert status == 2
     assert all(word in one_line(errors) for word in words)
     assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from train.paper import paper
 from train.training import loop, models
 
 Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from train.training.runs import epoch_log
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = ("ant", "bee", "cow")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def image(file: Path) -> None:
