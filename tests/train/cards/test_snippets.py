@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,32 +42,39 @@ def snippets(name: str) -> dict[str, str]:
     return found
 
 
-def run(code: str, folder: Path, *arguments: Path, **environment: str) -> str:
-    """Run code in a folder; return what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-    variables = {**os.environ, "PYTHONPATH": str(models.REPOSITORY), "TRANSFORMERS_VERBOSITY": "error", **environment}
-    done = subprocess.run(command, cwd=folder, env=variables, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{code}\n{done.stderr}"
-    return done.stdout
-
-
-# One process for all snippets of some folders, each with a namespace of its own.
+# One process for all snippets of some folders, each with a namespace of its own. Importing torch and timm takes most of
+# the time: that happens once, before the processes are forked that find this package in one place or another. Taking
+# all of it down again would take a second each time.
 EACH = """
-import json, os, sys
-for folder, snippets in json.load(open(sys.argv[1])).items():
-    os.chdir(folder)
-    for key, code in snippets.items():
-        print("##", folder, key)
-        exec(code, {})
+import json, os, sys, warnings
+import timm, torch
+for place, folders in json.load(open(sys.argv[1])).items():
+    with warnings.catch_warnings(action="ignore"):  # that libraries have threads: none of them is at work
+        child = os.fork()
+    if child == 0:
+        sys.path.insert(0, place)
+        for folder, snippets in folders.items():
+            os.chdir(folder)
+            for key, code in snippets.items():
+                print("##", folder, key)
+                exec(code, {})
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        os._exit(1)
+os._exit(0)
 """
 
 
-def printed(folders: dict[str, dict[str, str]], file: Path, **environment: str) -> dict[str, dict[str, str]]:
-    """Run snippets, by folder and by what tells them apart; return what each prints."""
-    file.write_text(json.dumps(folders))
-    said: dict[str, dict[str, str]] = {folder: {} for folder in folders}
-    output = run(EACH, file.parent, file, **environment)
-    for folder, key, text in re.findall(r"^## (.*) (.*)\n((?:(?!## ).*\n)*)", output, re.MULTILINE):
+def printed(places: dict[str, dict[str, dict[str, str]]], file: Path, **environment: str) -> dict[str, dict[str, str]]:
+    """Run snippets, by the place of the package, folder and what tells them apart; return what each prints."""
+    file.write_text(json.dumps(places))
+    command = [sys.executable, "-W", "error", "-c", EACH, str(file)]
+    variables = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", **environment}
+    done = subprocess.run(command, cwd=file.parent, env=variables, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    said: dict[str, dict[str, str]] = {folder: {} for folders in places.values() for folder in folders}
+    for folder, key, text in re.findall(r"^## (.*) (.*)\n((?:(?!## ).*\n)*)", done.stdout, re.MULTILINE):
         said[folder][key] = text
     return said
 
@@ -85,16 +91,49 @@ def runnable(name: str) -> dict[str, str]:
     return found
 
 
+def downloading(hub: FakeHub, name: str) -> str:
+    """The snippet that loads a card from the Hub, which has its files then; and what it says of them."""
+    code = snippets(name)["hf-hub:"]
+    (repository,) = re.findall(r"hf-hub:([^\"]*)", code)
+    assert repository == f"ORG/{name}"
+    contents = {file: (models.card(name) / file).read_bytes() for file in ("config.json", "model.safetensors")}
+    hub.create(repository)
+    hub.commit(
+        repository,
+        [
+            {"key": "file", "value": {"path": file, "content": base64.b64encode(content)}}
+            for file, content in contents.items()
+        ],
+    )
+    return f"{code}\nimport zoo.calibration\nprint(zoo.calibration.of_weights(model).temperature, zoo.__file__)"
+
+
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    folders = {str(models.card(name)): runnable(name) for name in NAMES}
-    said = printed(folders, tmp_path_factory.mktemp("snippets") / "snippets.json")
-    return {Path(folder).name: texts for folder, texts in said.items()}
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's code alone, without `model_cards`."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(models.REPOSITORY / "zoo", folder / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(elsewhere: Path) -> dict[str, dict[str, str]]:
+    """What all snippets print, by folder."""
+    here = {str(models.card(name)): runnable(name) for name in NAMES}
+    with fake_hub.serving() as hub:
+        places = {
+            str(models.REPOSITORY): here,
+            str(elsewhere): {str(elsewhere): {name: downloading(hub, name) for name in NAMES}},
+        }
+        return printed(
+            places, elsewhere / "snippets.json", HF_ENDPOINT=hub.address, HF_HOME=str(elsewhere / "cache"),
+            HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_snippets_run(name: str, answers: dict[str, dict[str, str]]) -> None:
-    found, said = runnable(name), answers[name]
+    found, said = runnable(name), answers[str(models.card(name))]
     assert said.keys() == found.keys()
     label = "4" if name.endswith("mnist") else "frog"
     first, *others = said["zoo.probabilities"].splitlines()
@@ -109,40 +148,14 @@ def test_the_snippets_run(name: str, answers: dict[str, dict[str, str]]) -> None
         assert json.loads(labels)[int(index)] == label
 
 
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with fake_hub.serving() as served:
-        yield served
-
-
-def test_the_hub_snippets_need_timm_and_this_package_alone(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_hub_snippets_need_timm_and_this_package_alone(answers: dict[str, dict[str, str]], elsewhere: Path) -> None:
     """Their code alone, without `model_cards`: the repositories have the weights."""
-    shutil.copytree(models.REPOSITORY / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))
-    codes = {}
-    for name in NAMES:
-        code = snippets(name)["hf-hub:"]
-        (repository,) = re.findall(r"hf-hub:([^\"]*)", code)
-        assert repository == f"ORG/{name}"
-        contents = {file: (models.card(name) / file).read_bytes() for file in ("config.json", "model.safetensors")}
-        hub.create(repository)
-        hub.commit(
-            repository,
-            [
-                {"key": "file", "value": {"path": file, "content": base64.b64encode(content)}}
-                for file, content in contents.items()
-            ],
-        )
-        codes[name] = f"{code}\nimport zoo.calibration\n"
-        codes[name] += "print(zoo.calibration.of_weights(model).temperature, zoo.__file__)"
-    said = printed(
-        {str(tmp_path): codes}, tmp_path / "snippets.json", PYTHONPATH=str(tmp_path), HF_ENDPOINT=hub.address,
-        HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
-    )[str(tmp_path)]  # fmt: skip
+    said = answers[str(elsewhere)]
     assert list(said) == list(NAMES)
     for name, text in said.items():
         temperature, file = text.split()
         assert float(temperature) == json.loads((models.card(name) / "config.json").read_text())["temperature"]
-        assert Path(file).is_relative_to(tmp_path)
+        assert Path(file).is_relative_to(elsewhere)
 
 
 @pytest.mark.parametrize("card", models.cards(), ids=lambda card: card.name)
