@@ -37,6 +37,7 @@ from train.onnx_export import build, metadata
 from train.paper import paper
 from train.training import models
 from train.training.results import plots
+from zoo.googlenet import GoogLeNet, Inception
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_networks
@@ -321,9 +322,11 @@ def torch_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:
 
 def without_repeated_blocks(model: nn.Module) -> nn.Module:
     """One of the project's networks without blocks like the one before: the same kinds of layers, sooner exported."""
-    for name in ("inception4b", "inception4c", "inception5a"):
-        if hasattr(model, name):
-            setattr(model, name, nn.Identity())
+    if isinstance(model, GoogLeNet):  # one block for each size of the maps, and one after another
+        for name in ("3a", "4a", "4b", "4c", "4d"):
+            setattr(model, f"inception{name}", nn.Identity())
+        model.inception3b = Inception(192, 128, 128, 192, 32, 96, 64)
+        model.inception4e = Inception(480, 256, 160, 320, 32, 128, 128)
     for name in ("layer2", "layer3", "layer4"):
         if hasattr(model, name):
             model.get_submodule(name)[1] = nn.Identity()
