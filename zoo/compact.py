@@ -63,8 +63,9 @@ def repeat_cells(weight: Tensor, cells: Tensor) -> Tensor:
     """
     cells = cells.long().to(weight.device)
     n = int(cells.max()) + 1
-    grid = weight.view(len(weight), -1, n, n)
-    return grid.index_select(2, cells).index_select(3, cells).flatten(1)
+    copied = (cells[:, None] * n + cells).flatten()
+    grids = weight.view(-1, n * n)
+    return grids.gather(1, copied.expand(len(grids), -1)).view(len(weight), -1)
 
 
 def expand(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
