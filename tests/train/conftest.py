@@ -38,6 +38,7 @@ from train.paper import paper
 from train.training import models
 from train.training.results import plots
 from zoo.googlenet import GoogLeNet, Inception
+from zoo.pretrained import _ZerosForDraws
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_networks
@@ -315,6 +316,13 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "curves", curves)
 
 
+@pytest.fixture
+def no_draws() -> Iterator[None]:
+    """Networks begin with zeros, for tests that do not look at them: a VGG16 takes a second to draw."""
+    with _ZerosForDraws():
+        yield
+
+
 def torch_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
         return model.eval()(Preprocess(models.pretrained_cfg(model))(images)).numpy()
@@ -333,13 +341,13 @@ def without_repeated_blocks(model: nn.Module) -> nn.Module:
     return model
 
 
-def narrow_vgg16(name: str, hidden: int = 16) -> Any:
+def narrow_vgg16(name: str, hidden: int = 16, classes: int = 10) -> Any:
     """VGG16 with narrow linear layers, initialised as the whole one: its 120 million weights take seconds to draw."""
     model: Any = timm.create_model(name, device="meta")
     mlp = model.pre_logits
     mlp.fc1 = nn.Linear(mlp.fc1.in_features, hidden, device="meta")
     mlp.fc2 = nn.Linear(hidden, hidden, device="meta")
-    model.head.fc = nn.Linear(hidden, 10, device="meta")
+    model.head.fc = nn.Linear(hidden, classes, device="meta")
     model.to_empty(device="cpu")._initialize_weights()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

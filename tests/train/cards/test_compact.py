@@ -43,7 +43,7 @@ def test_vgg16_comes_back_from_a_small_share(
     torch.manual_seed(0)
     # No more than there are directions kept: what is lost, is lost to 8 bits, whatever this network makes of images.
     images = loading.load(dataset, build.SAMPLES).train.images[:RANK]
-    model = settled(timm.create_model(name), images)
+    model = settled(narrow_vgg16(name, 4096), images)  # as wide as ever
     state = compact(model, images)
     assert state["pre_logits.fc1.weight.cells"].tolist() == cells
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -17,6 +17,7 @@ def fields(model: nn.Module) -> dict[str, int | None]:
     return {layer.name: layer.receptive_field for layer in layers.layers(model)}
 
 
+@pytest.mark.usefixtures("no_draws")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("improved", [False, True])
 def test_layers_have_all_parameters_and_the_last_shape(family: str, improved: bool) -> None:
@@ -30,6 +31,7 @@ def test_layers_have_all_parameters_and_the_last_shape(family: str, improved: bo
     assert all(layer.stride is not None and layer.shape[1] * layer.stride == 64 for layer in maps)
 
 
+@pytest.mark.usefixtures("no_draws")
 def test_receptive_fields_are_those_that_are_known() -> None:
     vgg = fields(section4.build("vgg16"))
     assert [vgg[f"features.{i}"] for i in (0, 2, 4, 9, 16, 23, 30)] == [3, 5, 6, 16, 44, 100, 212]

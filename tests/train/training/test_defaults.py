@@ -10,7 +10,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from conftest import SAMPLES, reset_accelerate
+from conftest import SAMPLES, narrow_vgg16, reset_accelerate
 from torch import nn
 
 from train.data import loading
@@ -175,10 +175,11 @@ def some_images(count: int, seed: int = 0) -> Split:
     return Split(images, torch.arange(count) % 4)
 
 
-@pytest.mark.parametrize("network", ["vanilla_resnet18", "vanilla_googlenet", "vanilla_vgg16", "resnet10t"])
+@pytest.mark.parametrize("network", ["vanilla_resnet18", "vanilla_googlenet", "vanilla_vgg16", "test_resnet"])
 def test_fitting_changes_the_classifier_alone(network: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(network, num_classes=4)
+    narrow = network.endswith("vgg16")
+    model = narrow_vgg16(network, classes=4) if narrow else timm.create_model(network, num_classes=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     split = some_images(40)
     fine_tuning.fit_classifier(model, split, 0.1, torch.device("cpu"))
