@@ -21,13 +21,17 @@ from train.training.results import plots
 from train.training.results.plots import SMOOTHED
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """The figures that are written, by the name of their file."""
+def caught(patch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """The figures that are written from now on, by the name of their file."""
     found: dict[str, Figure] = {}
     for module in (curves, plots):
-        monkeypatch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
+        patch.setattr(module, "save", lambda figure, path: found.update({path.name: figure}))
     return found
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    return caught(monkeypatch)
 
 
 def rows(epochs: int, **values: float) -> list[dict[str, float]]:
@@ -35,12 +39,14 @@ def rows(epochs: int, **values: float) -> list[dict[str, float]]:
     return [{"epoch": float(i + 1), **usual, **values} for i in range(epochs)]
 
 
-@pytest.fixture
-def written(drawn: dict[str, Figure], tmp_path: Path) -> dict[str, Figure]:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
     """The curves of this checkout's models and reproductions."""
     published, reproduced = ours.published(models.cards()), ours.reproductions()
-    for dataset in paper.TABLES:
-        files._curves(published, reproduced, dataset, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = caught(patch)
+        for dataset in paper.TABLES:
+            files._curves(published, reproduced, dataset, tmp_path_factory.mktemp(dataset))
     return drawn
 
 

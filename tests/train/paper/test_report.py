@@ -12,6 +12,7 @@ import pytest
 from train import publish, records, report
 from train.cards.rendering import table
 from train.paper import claims, ours, paper, tables
+from train.paper.figures import curves
 from train.paper.figures import files as figures
 from train.training import models, recipes
 from zoo.catalog import DATASETS
@@ -186,8 +187,15 @@ def test_report_is_that_of_the_published_models(written: str, folder: Path) -> N
         assert (folder / plot).stat().st_size > 4000
 
 
+def draw_alone(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Of the plots over the epochs, draw these alone: each takes as long as the report's text."""
+    grid = curves.grid
+    monkeypatch.setattr(curves, "grid", lambda *args: grid(*args) if args[-1].name in names else None)
+
+
 def test_writing_the_report_again_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PROJECT", folder)
+    draw_alone(monkeypatch, "mnist-loss.png", "mnist-paper-accuracy.png")
     monkeypatch.setattr(figures, "DATASETS", {"mnist": DATASETS["mnist"]})  # the same plots as CIFAR-10's
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     assert report.main([]) == 0
@@ -281,6 +289,7 @@ def test_a_run_of_the_papers_recipe_is_added(run: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(models, "PROJECT", tmp_path)
     for name in ("_reliability", "_robustness"):  # it adds nothing to these plots
         monkeypatch.setattr(figures, name, lambda *_: None)
+    draw_alone(monkeypatch, "cifar10-paper-accuracy.png")
     monkeypatch.setattr(figures, "DATASETS", {"cifar10": DATASETS["cifar10"]})
     assert report.main([str(run)]) == 0
     text = (tmp_path / "REPORT.md").read_text()
