@@ -50,7 +50,8 @@ with torch.no_grad():
         "error_default": error("improved_resnet18"),
         "error_tag": error("vanilla_vgg16.mnist"),
     }
-print(json.dumps(answers))
+print(json.dumps(answers), flush=True)
+os._exit(0)  # to take all libraries down takes a second
 """
 
 
@@ -149,13 +150,12 @@ def test_own_checkpoint_loads_unchanged(name: str, model: nn.Module, checkpoint:
 
 @pytest.mark.parametrize("name", ["improved_vgg16"])
 @pytest.mark.parametrize("options", [{"num_classes": 5}, {"pretrained_strict": False}])
-def test_a_layer_without_weights_is_drawn(name: str, options: dict[str, Any], model: nn.Module, tmp_path: Path) -> None:
+def test_a_layer_without_weights_is_drawn(name: str, options: dict[str, Any], model: nn.Module) -> None:
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
-    torch.save(weights, tmp_path / "weights.pth")
     torch.manual_seed(0)
     drawn: Any = timm.create_model(name, num_classes=options.get("num_classes", 10))
     torch.manual_seed(0)
-    loaded: Any = create_from(tmp_path / "weights.pth", name, **options)
+    loaded: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights}, **options)
     assert torch.equal(loaded.head.fc.weight, drawn.head.fc.weight)
 
 
@@ -168,13 +168,13 @@ def test_three_channels_to_one(name: str, model: nn.Module, checkpoint: Path) ->
 
 
 @pytest.mark.parametrize("name", ["improved_vgg16", "vanilla_resnet18", "improved_resnet18", "vanilla_googlenet"])
-def test_one_channel_to_three(name: str, lively: Callable[[str], nn.Module], tmp_path: Path) -> None:
+def test_one_channel_to_three(name: str, lively: Callable[[str], nn.Module]) -> None:
     torch.manual_seed(0)
     source = lively(f"{name}.mnist").eval()
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
     gray = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
-        adapted = create_from(tmp_path / "weights.pth", f"{name}.mnist", in_chans=3)
+        overlay = {"state_dict": source.state_dict()}
+        adapted = timm.create_model(f"{name}.mnist", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=3).eval()
         expected = source(gray)
         torch.testing.assert_close(adapted(gray.repeat(1, 3, 1, 1)), expected, rtol=1e-4, atol=1e-4)
 

@@ -27,7 +27,7 @@ def torchvision_model(network: str, **options: Any) -> Any:
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
+            nn.init.kaiming_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, nn.BatchNorm2d):
