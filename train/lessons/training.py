@@ -1,5 +1,6 @@
 """Short trainings side by side, epoch by epoch, so that a notebook can draw the curves while they grow."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -53,7 +54,7 @@ def side_by_side(
         for title, (model, recipe) in models_and_recipes.items():
             folded = fold(model, models.pretrained_cfg(model)["input_size"], to_train=True)
             float32 = replace(recipe, mixed_precision="no")
-            options = loop.Options(seed=seed, title=title, cuda_graphs=False)
+            options = loop.Options(seed=seed, save_minutes=math.inf, kept=False, cuda_graphs=False)
             runs[title] = loop.Run(folded, dataset, float32, accelerator, Path(folder, str(len(runs))), options)
         set_seed(seed)
         for run in runs.values():

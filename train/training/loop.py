@@ -48,6 +48,7 @@ class Options:
         eval_batch_size: images that each process validates on at a time; None as `predict` has it.
         resume: continue from the newest state in the folder, where there is one.
         save_minutes: time between two states; at the end of an epoch, a tenth of it is enough.
+        kept: save a state and the curves at the end too.
         compiled: compile the model first.
         cuda_graphs: launch each step as one CUDA graph, where that is possible (`graphs.possible`).
         title: of the plots.
@@ -58,6 +59,7 @@ class Options:
     eval_batch_size: int | None = None
     resume: bool = False
     save_minutes: float = 10.0
+    kept: bool = True
     compiled: bool = False
     cuda_graphs: bool = True
     title: str = ""
@@ -279,7 +281,7 @@ class Run:
         self.best.offer(model, progress.rows)
         if self.averaging is not None and progress.epoch < epochs:
             self.averaging.restore(model)
-        save = self.save_due(SHARE_AT_EPOCH_END) or progress.epoch == epochs
+        save = self.save_due(SHARE_AT_EPOCH_END) or (self.options.kept and progress.epoch == epochs)
         if accelerator.is_main_process:  # before saving: a run that is cut off in between writes them again
             epoch_log.write(progress.rows, self.folder / "log.csv")
             self.write_steps()

@@ -33,7 +33,10 @@ def network() -> Any:
     return section4.build("resnet18", dataset="mnist", side=32)
 
 
-def test_networks_take_turns_and_end_trained(few: loading.Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_take_turns_and_end_trained(
+    few: loading.Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.Run, "save", None)  # a state would be thrown away with its folder
     first, second = network(), network()
     before = first.conv1.weight.clone()
     chosen = {"long": (first, recipe(2)), "short": (second, recipe(1))}
@@ -49,7 +52,7 @@ def test_an_epoch_is_that_of_the_loop(few: loading.Dataset, tmp_path: Path) -> N
     (logs,) = training.side_by_side({"it": (model, recipe(1))}, few, seed=3)
     other = network()
     set_seed(3)
-    run = loop.Run(other, few, recipe(1), Accelerator(mixed_precision="no"), tmp_path, loop.Options(seed=3))
+    run = loop.Run(other, few, recipe(1), Accelerator(mixed_precision="no"), tmp_path, loop.Options(seed=3, kept=False))
     run.train()
     (row,) = run.progress.rows
     times = {"seconds", "images_per_second"}
