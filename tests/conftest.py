@@ -12,6 +12,11 @@ import pytest
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_collection_finish() -> None:
+    """Have Python look no more through what has been imported, not even where a test or pytest asks it to."""
+    gc.freeze()
+
+
 # Before pytest-xdist reads the groups, and after tests/serve/conftest.py has made the serial one.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
