@@ -30,6 +30,8 @@ def test_the_zoo_needs_torch_and_timm_only_and_training_nothing_of_serving() -> 
     assert not zoo & {"accelerate", "datasets", "serve", "train", "onnxruntime", "matplotlib", "gradio", "pandas"}
     assert {"train", "zoo", "accelerate"} <= train
     assert not train & {"serve", "gradio", "fastapi"}
+    # They take long to import: the first images that are read need them.
+    assert not train & {"datasets", "pandas"}
 
 
 # `evaluate` is a library of the Hub's too; nothing here depends on it, and its name is the command's.

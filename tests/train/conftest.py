@@ -53,7 +53,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 # The server that is forked for processes of the tests; it is started at the first of them.
-multiprocessing.set_forkserver_preload(["train.fit"])
+multiprocessing.set_forkserver_preload(["train.fit", "train.data.tables"])
 
 SAMPLES = models.REPOSITORY / "train" / "samples"
 DATASETS = ("mnist", "cifar10")

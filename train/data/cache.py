@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 
 from train.files import atomic_write
@@ -32,6 +31,8 @@ def path(*identity: Any) -> Path:
     Args:
         identity: all that decides the arrays' content, as JSON types.
     """
+    import datasets  # takes long to import, and only commands that read images need it
+
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return Path(datasets.config.HF_DATASETS_CACHE) / "decoded" / f"{key}.npz"
 

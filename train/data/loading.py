@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.data import decoding, image_folder, splitting, tables
+from train.data import decoding, image_folder, splitting
 from train.data.encoded import Encoded, Source
 from train.data.manifest import Row
 from train.data.reference import DataError, DataOptions, DatasetRef, recorded, resolve
@@ -148,6 +148,8 @@ def _source(ref: DatasetRef, data_dir: Path | None, options: DataOptions) -> Sou
             f"--data-dir {ref.folder.parent} if it holds that dataset"
         )
     if ref.paper or not Path(place).is_dir() or not image_folder.is_image_folder(Path(place)):
+        from train.data import tables  # imports `datasets`, which takes long
+
         return tables.load(ref.name, place, ref.configuration, options)
     if of_tables := options.given("image_column", "label_column", "split"):
         raise DataError(f"{of_tables[0]}: {ref.name!r} is a folder with a sub-folder for each class, and no table")
