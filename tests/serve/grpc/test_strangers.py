@@ -122,15 +122,8 @@ def test_half_open_calls_do_not_hold_up_others(server: Any, models: list[Any]) -
             heads = b"".join(frame(1, 4, 2 * stream + 1, HEAD) for stream in range(100))
             part = frame(0, 0, 1, b"\0" + struct.pack(">I", 100_000) + bytes(number))
             connection.sendall(PREFACE + frame(4, 0, 0, b"") + heads + part)
-        refused = 0
         for _ in range(20):
-            try:
-                assert works(server, models[0])
-            except grpc.RpcError as error:  # on a busy machine a message may take longer than what counts as slow
-                if error.details() != "too many messages arrive slowly":
-                    raise
-                refused += 1
-        assert refused <= 5
+            assert works(server, models[0])
     finally:
         for connection in connections:
             connection.close()
